@@ -1,0 +1,32 @@
+"""Penstock: durable, event-driven services over Redis Streams."""
+
+from penstock.errors import (
+    ConfigurationError,
+    InvalidEvent,
+    PenstockError,
+    Reject,
+    Snooze,
+    TryAgain,
+    Unavailable,
+    UnsuitableRedis,
+)
+from penstock.event import Event
+from penstock.resilience.retry import Retry
+from penstock.service.app import Service
+from penstock.service.context import BatchContext, Context
+
+__all__ = [
+    "BatchContext",
+    "ConfigurationError",
+    "Context",
+    "Event",
+    "InvalidEvent",
+    "PenstockError",
+    "Reject",
+    "Retry",
+    "Service",
+    "Snooze",
+    "TryAgain",
+    "Unavailable",
+    "UnsuitableRedis",
+]

@@ -1,0 +1,72 @@
+"""Every error Penstock raises on purpose.
+
+PenstockError
+├── ConfigurationError      a file, variable or declaration is wrong: stops at start-up
+├── UnsuitableRedis         the server is too old or set up so that events would be lost
+├── Unavailable             Redis cannot be reached or refuses writes now: try again
+├── InvalidEvent            an entry or payload breaks the event format
+└── Outcome                 raised by a handler to say what becomes of its event
+    ├── Snooze              hand it to me again later; no attempt is used up
+    ├── Reject              it can never succeed: dead-letter it now
+    └── TryAgain            this attempt failed; says when the next may run
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ConfigurationError(PenstockError):
+    """A file, environment variable or declaration is wrong. The message says what to change."""
+
+
+class UnsuitableRedis(PenstockError):
+    """The Redis server is too old, or set up in a way that loses events."""
+
+
+class Unavailable(PenstockError):
+    """Redis cannot take the command now. `reason` is one short phrase, such as `out of memory`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Redis is unavailable: {reason}")
+        self.reason = reason
+
+
+class InvalidEvent(PenstockError):
+    """An entry or payload breaks the event format; the message names the field."""
+
+
+class Outcome(PenstockError):
+    """Base of what a handler raises to decide its event's fate."""
+
+
+class Snooze(Outcome):
+    """Hand this event back after `seconds`, without using up an attempt."""
+
+    def __init__(self, seconds: float) -> None:
+        if seconds < 0:
+            raise ValueError(f"Snooze takes 0 seconds or more, not {seconds}")
+        super().__init__(f"snoozed for {seconds} s")
+        self.seconds = seconds
+
+
+class Reject(Outcome):
+    """Dead-letter this event now: trying again cannot help."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TryAgain(Outcome):
+    """This attempt failed, try again: like any other exception, but with a say in when.
+
+    `after` is the delay in seconds, such as a server's Retry-After; None leaves it to the retry policy.
+    """
+
+    def __init__(self, reason: str, *, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.after = after

@@ -1,0 +1,221 @@
+"""The event: what a stream entry means, and how it is written.
+
+Fields are flat and named after CloudEvents 1.0 attributes (https://cloudevents.io), so that
+`redis-cli XADD` and `XRANGE` are first-class ways in and out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from penstock.errors import InvalidEvent
+from penstock.telemetry.trace_context import TraceContext
+
+UNKNOWN_SOURCE = "redis-cli"
+_KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause"})
+# What Penstock adds to an entry that it parks in a group's retry stream. The names are ours alone there;
+# on any other stream a field of such a name is an unknown field like every other.
+RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = (
+    "retry.entry",
+    "attempt",
+    "retry.crashes",
+    "retry.error",
+)
+
+json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One event as its readers see it.
+
+    `id` is stable: retries, redeliveries and replays keep it. `data` is raw JSON. `time` is RFC 3339.
+    `subject` is what the event is about and its ordering key. `cause` is the id of the event that led
+    to this one. `extra` holds every field this library does not know; it is passed on.
+    """
+
+    type: str
+    id: str
+    data: bytes = b"null"
+    source: str = UNKNOWN_SOURCE
+    time: str
+    subject: str | None = None
+    tenant: str | None = None
+    cause: str | None = None
+    trace: TraceContext
+    tracestate: str | None = None
+    extra: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def json(self) -> Any:
+        """Decode `data`.
+
+        Raises:
+            InvalidEvent: `data` is not JSON.
+        """
+        try:
+            return msgspec.json.decode(self.data)
+        except msgspec.DecodeError as error:
+            raise InvalidEvent(f"data is not JSON: {error}") from None
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a retry entry says of itself beyond the event: where it first lay and how it fared."""
+
+    entry_id: str
+    attempt: int = 1
+    crashes: int = 0
+    error: str | None = None
+
+
+def identity(stream: str, entry_id: str) -> str:
+    """Return the id of an event that was published without one."""
+    return f"{stream}-{entry_id}"
+
+
+def parse_identity(event_id: str) -> tuple[str, str] | None:
+    """Return the stream and entry id that `identity` was made from, or None if it was not."""
+    stream, _, entry = event_id.rpartition("-")
+    stream, _, ms = stream.rpartition("-")
+    if stream and ms.isdecimal() and entry.isdecimal():
+        return stream, f"{ms}-{entry}"
+    return None
+
+
+def derived_id(group: str, cause: str, index: str) -> str:
+    """Return the id of the `index`-th event that `group` publishes because of event `cause`.
+
+    Publishing again after a crash gives the same id, which lets receivers outside the mesh deduplicate.
+    """
+    return hashlib.blake2b(f"{group}\0{cause}\0{index}".encode(), digest_size=16).hexdigest()
+
+
+def entry_time(entry_id: str) -> str:
+    """Return the RFC 3339 time (UTC, milliseconds) at which the server took an entry."""
+    return rfc3339(int(entry_id.partition("-")[0]) / 1000)
+
+
+def rfc3339(timestamp: float) -> str:
+    """Format seconds since the epoch as RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encode_data(data: Any) -> str:
+    """Encode a payload as JSON text.
+
+    Raises:
+        InvalidEvent: the payload holds what JSON cannot.
+    """
+    try:
+        return json_encoder.encode(data).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"data cannot be written as JSON: {error}") from None
+
+
+def encode(
+    event_type: str,
+    data: str,
+    *,
+    event_id: str | None = None,
+    source: str | None = None,
+    time: str | None = None,
+    subject: str | None = None,
+    tenant: str | None = None,
+    traceparent: str | None = None,
+    tracestate: str | None = None,
+    cause: str | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return the flat field list of a stream entry; absent attributes are left out."""
+    fields = ["type", event_type, "data", data]
+    for name, value in (
+        ("id", event_id),
+        ("source", source),
+        ("time", time),
+        ("subject", subject),
+        ("tenant", tenant),
+        ("traceparent", traceparent),
+        ("tracestate", tracestate),
+        ("cause", cause),
+    ):
+        if value is not None:
+            fields.append(name)
+            fields.append(value)
+    if extra:
+        for name, value in extra.items():
+            if name not in _KNOWN:
+                fields += (name, value)
+    return fields
+
+
+def decode(stream: str, entry_id: str, fields: Iterable[bytes]) -> Event:
+    """Read an entry of a stream that producers write to.
+
+    Raises:
+        InvalidEvent: the entry has no type, or an attribute is not UTF-8.
+    """
+    return _decode(stream, entry_id, _text(fields))
+
+
+def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[Event, Origin]:
+    """Read an entry of a group's retry stream; `stream` is the one it was first read from.
+
+    Raises:
+        InvalidEvent: as for `decode`.
+    """
+    text = _text(fields)
+    origin = _origin(entry_id, text)
+    return _decode(stream, origin.entry_id, text), origin
+
+
+def _text(fields: Iterable[bytes]) -> dict[str, Any]:
+    pairs = iter(fields)
+    text: dict[str, Any] = {}
+    for name, value in zip(pairs, pairs, strict=True):
+        if name == b"data":
+            text["data"] = value
+            continue
+        try:
+            text[name.decode()] = value.decode()
+        except UnicodeDecodeError:
+            raise InvalidEvent(f"field {name.decode(errors='replace')!r} is not UTF-8") from None
+    return text
+
+
+def _origin(entry_id: str, text: dict[str, Any]) -> Origin:
+    def number(name: str, default: int) -> int:
+        value = text.pop(name, "")
+        return int(value) if value.isdecimal() else default
+
+    return Origin(
+        entry_id=text.pop(RETRY_ENTRY, entry_id),
+        attempt=number(RETRY_ATTEMPT, 1),
+        crashes=number(RETRY_CRASHES, 0),
+        error=text.pop(RETRY_ERROR, None),
+    )
+
+
+def _decode(stream: str, entry_id: str, text: dict[str, Any]) -> Event:
+    take = text.pop
+    event_type = take("type", "")
+    if not event_type:
+        raise InvalidEvent("no type")
+    event_id = take("id", "") or identity(stream, entry_id)
+    trace = TraceContext.parse(take("traceparent", None))
+    tracestate = take("tracestate", None)
+    return Event(
+        type=event_type,
+        id=event_id,
+        data=take("data", b"null"),
+        source=take("source", UNKNOWN_SOURCE),
+        time=take("time", None) or entry_time(entry_id),
+        subject=take("subject", None),
+        tenant=take("tenant", None),
+        cause=take("cause", None),
+        trace=trace or TraceContext.for_event(event_id),
+        tracestate=tracestate if trace else None,  # it belongs to a traceparent; without one it means nothing
+        extra=text,
+    )

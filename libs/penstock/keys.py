@@ -1,0 +1,64 @@
+"""The name of every Redis key. docs/keys.md describes each with type, lifetime and owner."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """Key names of one mesh; `prefix` lets several meshes share a Redis.
+
+    On a cluster the prefix is where a lane's hash tag goes (`{lane-0}:`), which puts all keys of one
+    commit into one slot. Everything that names a key does so here.
+    """
+
+    prefix: str = ""
+
+    def stream(self, name: str) -> str:
+        """A stream of events."""
+        return f"{self.prefix}{name}"
+
+    def retry(self, stream: str, group: str) -> str:
+        """The stream from which `group` alone reads what it must try again."""
+        return f"{self.prefix}{stream}:{group}:retry"
+
+    def delayed(self, stream: str, group: str) -> str:
+        """What `group` will try again later, by due time."""
+        return f"{self.prefix}{stream}:{group}:delayed"
+
+    def scheduled(self, stream: str) -> str:
+        """What will be published to `stream` later, by due time."""
+        return f"{self.prefix}{stream}:scheduled"
+
+    def trials(self, group: str) -> str:
+        """Which suspect entry each consumer of `group` is running alone."""
+        return f"{self.prefix}trials:{group}"
+
+    def live(self, consumer: str) -> str:
+        """Present while `consumer` is alive."""
+        return f"{self.prefix}live:{consumer}"
+
+    def lock(self, name: str) -> str:
+        """Present for one tick: somebody does the chore `name` now."""
+        return f"{self.prefix}lock:{name}"
+
+    def checkpoint(self, group: str, event_id: str) -> str:
+        """Results of the steps of one event that are done."""
+        return f"{self.prefix}checkpoint:{group}:{event_id}"
+
+    def dedupe(self, scope: str, key: str) -> str:
+        """What was published under a delivery id or idempotency key."""
+        return f"{self.prefix}dedupe:{scope}:{key}"
+
+    def state(self, service: str, name: str) -> str:
+        """State that a service keeps."""
+        return f"{self.prefix}state:{service}:{name}"
+
+    def job(self, event_id: str) -> str:
+        """What became of a job."""
+        return self.state("worker", f"job:{event_id}")
+
+    @property
+    def replayed(self) -> str:
+        """Dead letters that were replayed: entry id to time."""
+        return f"{self.prefix}dlq:replayed"

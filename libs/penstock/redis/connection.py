@@ -1,0 +1,124 @@
+"""Clients, made from a URL, and what their errors mean.
+
+Nothing here retries by itself: a lost reply to XADD would become a duplicate, and one to XREADGROUP would
+strand entries. Callers resend where sending twice is safe.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry as SyncRetry
+
+from penstock.errors import ConfigurationError, Unavailable
+
+SCHEMES = ("redis", "rediss", "unix")
+# What a server answers while it cannot take writes, and how we say it.
+_REFUSALS = {
+    "OOM": "out of memory",
+    "LOADING": "loading its data",
+    "READONLY": "a read-only replica",
+    "MISCONF": "cannot persist to disk",
+    "NOREPLICAS": "too few replicas",
+    "MASTERDOWN": "its primary is down",
+    "CLUSTERDOWN": "the cluster is down",
+    "TRYAGAIN": "a slot is moving",
+    "BUSY": "running a long script",
+    "UNBLOCKED": "changing roles",
+    "NOAUTH": "it asks for a password",
+    "WRONGPASS": "wrong user name or password",
+    "NOPERM": "this user may not do that",
+}
+
+# redis-py annotates every reply as a union over all its modes. Ours is one mode: bytes, RESP2.
+AsyncRedis: TypeAlias = Any
+
+
+def client(url: str, *, timeout: float = 5.0, name: str | None = None) -> AsyncRedis:
+    """Return a client for commands; `timeout` bounds each reply, in seconds.
+
+    Raises:
+        ConfigurationError: the URL's scheme is not one of `SCHEMES`.
+    """
+    check_url(url)
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=min(timeout, 5.0),
+        retry=AsyncRetry(NoBackoff(), 0),
+        client_name=name,
+        protocol=2,
+    )
+
+
+def blocking_client(url: str, *, timeout: float, name: str | None = None) -> Any:
+    """Return a client for a thread of its own.
+
+    Raises:
+        ConfigurationError: as for `client`.
+    """
+    check_url(url)
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=SyncRetry(NoBackoff(), 0),
+        client_name=name,
+        protocol=2,
+    )
+
+
+def check_url(url: str) -> None:
+    """Refuse a URL that no client here understands.
+
+    Raises:
+        ConfigurationError: with the forms that are.
+    """
+    if urlsplit(url).scheme not in SCHEMES:
+        raise ConfigurationError(
+            f"REDIS_URL: {hide_password(url)!r} is not understood; use redis://host:port/db, "
+            "rediss://host:port/db (TLS) or unix:///path/to/socket"
+        )
+
+
+def hide_password(url: str) -> str:
+    """Return the URL with its password masked, for messages."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    return url.replace(f":{parts.password}@", ":***@")
+
+
+def unavailable(error: BaseException) -> Unavailable | None:
+    """Return what `error` means if trying again later can help, else None."""
+    if isinstance(error, RedisTimeoutError):
+        return Unavailable("no reply in time")
+    if isinstance(error, ResponseError | RedisConnectionError):
+        text = str(error)
+        for code, reason in _REFUSALS.items():
+            if text.startswith(code) or f" {code} " in text or f"-{code} " in text:
+                return Unavailable(reason)
+    if isinstance(error, RedisConnectionError | OSError):
+        return Unavailable("cannot connect")
+    return None
+
+
+__all__ = [
+    "SCHEMES",
+    "AsyncRedis",
+    "RedisError",
+    "ResponseError",
+    "blocking_client",
+    "check_url",
+    "client",
+    "hide_password",
+    "unavailable",
+]

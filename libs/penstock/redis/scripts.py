@@ -1,0 +1,37 @@
+"""Lua scripts: one file each, beside the module that calls it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from penstock.redis.connection import AsyncRedis
+
+Argument = str | bytes | int | float
+
+
+class Script:
+    """One Lua file. Calling it sends its digest, and its text only where the server does not know it yet."""
+
+    def __init__(self, package: str, name: str) -> None:
+        self.name = name
+        self._text = resources.files(package).joinpath(f"{name}.lua").read_text()
+        self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, client: AsyncRedis, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+        """Run the script; its reply is whatever the file's head says it returns."""
+        try:
+            return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)
+
+    def run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+        """Run the script from a thread."""
+        try:
+            return client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)

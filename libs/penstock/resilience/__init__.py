@@ -1,0 +1,1 @@
+"""What keeps work going when things fail: retry policy, checkpoints, dead letters."""

@@ -1,0 +1,32 @@
+-- Replay a dead letter once: give the event back to the group that failed it, as a first attempt.
+--
+-- KEYS[1]  dead letter stream
+-- KEYS[2]  hash of replayed dead letters: entry id to time
+-- KEYS[3]  retry stream of the group that failed it
+-- KEYS[4]  what became of the job, if it is one
+-- ARGV[1]  entry id of the dead letter
+-- ARGV[2]  time, RFC 3339
+-- ARGV[3]  what KEYS[4] then says, if it exists
+-- returns  entry id in the retry stream; '' if it was replayed before; false if there is no such dead letter
+
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not found then return false end
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return '' end
+
+local origin
+local fields = {}
+for i = 1, #found[2], 2 do
+  local name, value = found[2][i], found[2][i + 1]
+  if name == 'dlq.entry' then origin = value end
+  if name ~= 'attempt' and string.sub(name, 1, 4) ~= 'dlq.' and string.sub(name, 1, 6) ~= 'retry.' then
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+end
+for _, part in ipairs({'retry.entry', origin, 'attempt', '1', 'retry.crashes', '0'}) do
+  fields[#fields + 1] = part
+end
+local entry = redis.call('XADD', KEYS[3], '*', unpack(fields))
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('SET', KEYS[4], ARGV[3], 'KEEPTTL') end
+return entry

@@ -1,0 +1,374 @@
+"""What a handler is given beside its data: the event, and every effect it may have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast, get_type_hints
+
+import msgspec
+import structlog
+
+from penstock.errors import ConfigurationError, InvalidEvent
+from penstock.event import Event, derived_id, encode, encode_data, json_encoder
+from penstock.keys import Keys
+from penstock.resilience.checkpoint import Checkpoints
+from penstock.streams.publish import Publisher
+from penstock.streams.settle import Output
+from penstock.telemetry.trace_context import TraceContext
+
+T = TypeVar("T")
+current: ContextVar[Context | None] = ContextVar("penstock_context", default=None)
+
+
+class State:
+    """State operations on keys of this service: they take effect together with the event, exactly once.
+
+    Names are relative: `hincrby("counts", "a")` works on key `state:<service>:counts`.
+    """
+
+    def __init__(self, keys: Keys, service: str) -> None:
+        self._keys = keys
+        self._service = service
+        self.operations: list[list[Any]] = []
+
+    def key(self, name: str) -> str:
+        """Return the full Redis key of `name`, for reading."""
+        return self._keys.state(self._service, name)
+
+    def hincrby(self, name: str, field: str, by: int = 1) -> None:
+        """Add `by` to an integer in a hash."""
+        self._add("HINCRBY", name, field, str(by))
+
+    def hincrbyfloat(self, name: str, field: str, by: float) -> None:
+        """Add `by` to a number in a hash."""
+        self._add("HINCRBYFLOAT", name, field, repr(by))
+
+    def hset(self, name: str, values: dict[str, str | float]) -> None:
+        """Set fields of a hash."""
+        if values:
+            self._add("HSET", name, *(str(part) for pair in values.items() for part in pair))
+
+    def hdel(self, name: str, *fields: str) -> None:
+        """Delete fields of a hash."""
+        if fields:
+            self._add("HDEL", name, *fields)
+
+    def zadd(self, name: str, scores: dict[str, float]) -> None:
+        """Set the scores of members of a sorted set."""
+        if scores:
+            self._add("ZADD", name, *(part for member, score in scores.items() for part in (repr(score), member)))
+
+    def zrem(self, name: str, *members: str) -> None:
+        """Remove members of a sorted set."""
+        if members:
+            self._add("ZREM", name, *members)
+
+    def sadd(self, name: str, *members: str) -> None:
+        """Add members to a set."""
+        if members:
+            self._add("SADD", name, *members)
+
+    def srem(self, name: str, *members: str) -> None:
+        """Remove members of a set."""
+        if members:
+            self._add("SREM", name, *members)
+
+    def set(self, name: str, value: str, *, ttl: float | None = None) -> None:
+        """Set a string; `ttl` in seconds."""
+        self._add("SET", name, value, *(() if ttl is None else ("PX", str(round(ttl * 1000)))))
+
+    def incrby(self, name: str, by: int = 1) -> None:
+        """Add `by` to an integer."""
+        self._add("INCRBY", name, str(by))
+
+    def delete(self, name: str) -> None:
+        """Delete a key."""
+        self._add("DEL", name)
+
+    def expire(self, name: str, ttl: float) -> None:
+        """Let a key expire in `ttl` seconds."""
+        self._add("PEXPIRE", name, str(round(ttl * 1000)))
+
+    def _add(self, command: str, name: str, *arguments: str) -> None:
+        self.operations.append([command, self.key(name), *arguments])
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """What all contexts of one service share."""
+
+    service: str
+    keys: Keys
+    publishes: frozenset[str]
+    checkpoints: Checkpoints
+    publisher: Publisher | None = None
+
+    def check_publishes(self, stream: str) -> None:
+        """Refuse to publish where streams.yaml does not say that this service does.
+
+        Raises:
+            ConfigurationError: with the key to add.
+        """
+        if stream not in self.publishes:
+            raise ConfigurationError(f"streams.yaml: services.{self.service}.publishes does not list {stream}; add it")
+
+
+class Effects:
+    """What a handler call brings about; nothing of it happens before the commit."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._emitted: dict[str, int] = {}
+        self.outputs: list[Output] = []
+        self.state = State(scope.keys, scope.service)
+
+    def emit(
+        self,
+        cause: Event,
+        trace: TraceContext,
+        stream: str,
+        type: str,  # noqa: A002 - the attribute's name
+        data: Any,
+        *,
+        index: str | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        delay: float = 0.0,
+    ) -> str:
+        """Add an event caused by `cause`; return its id, which follows from the cause and `index`.
+
+        Without an index it is the number of events that `cause` has brought about so far.
+        """
+        scope = self._scope
+        scope.check_publishes(stream)
+        if index is None:
+            number = self._emitted.get(cause.id, 0)
+            self._emitted[cause.id] = number + 1
+            index = str(number)
+        event_id = derived_id(scope.service, cause.id, index)
+        fields = caused_fields(
+            scope.service, cause, trace, type, data, event_id=event_id, subject=subject, tenant=tenant
+        )
+        if delay > 0:
+            self.outputs.append(Output(scope.keys.scheduled(stream), fields, max(1, round(delay * 1000))))
+        else:
+            self.outputs.append(Output(scope.keys.stream(stream), fields))
+        return event_id
+
+    def clear(self) -> None:
+        """Forget everything: the call failed."""
+        self.outputs.clear()
+        self.state.operations.clear()
+
+
+def caused_fields(
+    service: str,
+    cause: Event,
+    trace: TraceContext,
+    type: str,  # noqa: A002 - the attribute's name
+    data: Any,
+    *,
+    event_id: str,
+    subject: str | None = None,
+    tenant: str | None = None,
+) -> list[str]:
+    """Return the fields of an event that `service` publishes because of `cause`.
+
+    Raises:
+        InvalidEvent: the type is empty, or the data cannot be written as JSON.
+    """
+    if not type:
+        raise InvalidEvent("no type")
+    return encode(
+        type,
+        encode_data(data),
+        event_id=event_id,
+        source=service,
+        subject=subject if subject is not None else cause.subject,
+        tenant=tenant if tenant is not None else cause.tenant,
+        traceparent=trace.traceparent,
+        tracestate=cause.tracestate,
+        cause=cause.id,
+    )
+
+
+class Context:
+    """One event in the hands of a handler."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        event: Event,
+        *,
+        stream: str,
+        attempt: int = 1,
+        queued: float = 0.0,
+    ) -> None:
+        self._scope = scope
+        self._effects = Effects(scope)
+        self._steps: dict[str, bytes] | None = None
+        self._trace: TraceContext | None = None
+        self.event = event
+        self.stream = stream
+        self.attempt = attempt
+        self._started = time.perf_counter()
+        self.queued = queued
+        """Seconds the event waited in the stream before this process read it."""
+
+    @property
+    def service(self) -> str:
+        """Name of the service, and so of the consumer group."""
+        return self._scope.service
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this run of the handler began."""
+        return time.perf_counter() - self._started
+
+    @property
+    def trace(self) -> TraceContext:
+        """Trace context of this run of the handler; what it publishes carries it on."""
+        if self._trace is None:
+            self._trace = self.event.trace.child()
+        return self._trace
+
+    @property
+    def state(self) -> State:
+        """State operations that take effect together with this event, exactly once."""
+        return self._effects.state
+
+    @property
+    def effects(self) -> Effects:
+        """What the handler has brought about so far; for tests and hooks."""
+        return self._effects
+
+    @property
+    def log(self) -> Any:
+        """A logger; every line carries event and trace id."""
+        return structlog.get_logger(self._scope.service)
+
+    def idempotency_key(self, step: str = "") -> str:
+        """Return a key for calls to the outside that is the same on every attempt of this event and step."""
+        return f"{self.event.id}:{step}" if step else self.event.id
+
+    def emit(
+        self,
+        stream: str,
+        type: str,  # noqa: A002 - the attribute's name
+        data: Any = None,
+        *,
+        subject: str | None = None,
+        tenant: str | None = None,
+        delay: float = 0.0,
+    ) -> str:
+        """Publish an event when, and only when, this one is settled as done; return the new event's id.
+
+        Subject and tenant are inherited unless given. `delay` in seconds publishes it later.
+
+        Raises:
+            ConfigurationError: streams.yaml does not let this service publish to `stream`.
+            InvalidEvent: the data cannot be written as JSON.
+        """
+        return self._effects.emit(
+            self.event, self.trace, stream, type, data, subject=subject, tenant=tenant, delay=delay
+        )
+
+    def report(self, stream: str, type: str, data: Any = None) -> str:  # noqa: A002
+        """Publish an event about this attempt, whatever its outcome (for outcome hooks).
+
+        Its id follows from the attempt too: each attempt's report is an event of its own.
+        """
+        return self._effects.emit(self.event, self.trace, stream, type, data, index=f"{type}#{self.attempt}")
+
+    async def publish(self, stream: str, type: str, data: Any = None) -> None:  # noqa: A002
+        """Publish an event now, whatever becomes of this one: at least once, not with the commit.
+
+        Raises:
+            ConfigurationError: streams.yaml does not let this service publish to `stream`.
+            Unavailable: Redis could not take it.
+        """
+        scope = self._scope
+        scope.check_publishes(stream)
+        event_id = derived_id(scope.service, self.event.id, f"{type}#{self.attempt}")
+        fields = caused_fields(scope.service, self.event, self.trace, type, data, event_id=event_id)
+        if scope.publisher is not None:
+            await scope.publisher.publish(stream, fields)
+
+    async def step(self, name: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """Run `function` once for this event, even through crashes and retries, and return its result.
+
+        The result is kept as JSON and, on a later attempt, converted to the function's return annotation.
+        A crash between the step's end and the record of it repeats the step: give what it calls
+        `ctx.idempotency_key(name)`.
+
+        Raises:
+            InvalidEvent: the result cannot be written as JSON.
+        """
+        if self._steps is None:
+            self._steps = await self._scope.checkpoints.load(self.event.id)
+        stored = self._steps.get(name)
+        if stored is not None:
+            return cast(T, _restore(stored, function))
+        result = await function(*args, **kwargs)
+        try:
+            encoded = json_encoder.encode(result)
+        except TypeError as error:
+            raise InvalidEvent(f"the result of step {name} cannot be kept as JSON: {error}") from None
+        kept = await self._scope.checkpoints.store(self.event.id, name, encoded)
+        self._steps[name] = kept
+        return result if kept == encoded else cast(T, _restore(kept, function))
+
+    def settle_steps(self) -> Sequence[Any] | None:
+        """Return the operation that removes this event's checkpoint, or None if it has none."""
+        if not self._steps:
+            return None
+        return ["DEL", self._scope.keys.checkpoint(self._scope.service, self.event.id)]
+
+
+class BatchContext:
+    """Many events in the hands of a batch handler: settled together or not at all."""
+
+    def __init__(self, scope: Scope, events: Sequence[Event]) -> None:
+        self._effects = Effects(scope)
+        self.events = events
+        self.service = scope.service
+
+    @property
+    def state(self) -> State:
+        """State operations that take effect together with these events, exactly once."""
+        return self._effects.state
+
+    @property
+    def effects(self) -> Effects:
+        """What the handler has brought about so far; for tests."""
+        return self._effects
+
+    def emit(
+        self,
+        cause: Event,
+        stream: str,
+        type: str,  # noqa: A002 - the attribute's name
+        data: Any = None,
+        *,
+        subject: str | None = None,
+        tenant: str | None = None,
+        delay: float = 0.0,
+    ) -> str:
+        """Publish an event caused by one of the batch when, and only when, the batch is settled as done.
+
+        Raises:
+            ConfigurationError: streams.yaml does not let this service publish to `stream`.
+            InvalidEvent: the data cannot be written as JSON.
+        """
+        return self._effects.emit(
+            cause, cause.trace.child(), stream, type, data, subject=subject, tenant=tenant, delay=delay
+        )
+
+
+def _restore(stored: bytes, function: Callable[..., Any]) -> Any:
+    try:
+        kind = get_type_hints(function).get("return", Any)
+    except (NameError, TypeError):  # a callable without annotations, or with ones that cannot be resolved
+        kind = Any
+    return msgspec.json.decode(stored, type=kind)

@@ -1,0 +1,146 @@
+"""Handlers: which function wants which events, and how it wants them."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from penstock.errors import ConfigurationError
+from penstock.event import Event
+from penstock.resilience.retry import Retry
+
+Function = Callable[..., Any]
+
+
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
+    """A function and how it wants to be called.
+
+    `types` are event types or patterns (`ticket.*`). `batch` is the most events it takes in one call, None
+    for one by one. `timeout` in seconds and `retry` are None where streams.yaml decides.
+    """
+
+    name: str
+    stream: str
+    types: tuple[str, ...]
+    function: Function
+    decode: Callable[[Event], Any]
+    takes_context: bool
+    is_async: bool
+    batch: int | None = None
+    retry: Retry | None = None
+    timeout: float | None = None
+
+
+def make_handler(
+    function: Function,
+    *,
+    stream: str,
+    types: tuple[str, ...],
+    batch: int | None,
+    retry: Retry | None,
+    timeout: float | None,
+) -> Handler:
+    """Look at a function's signature and make a handler of it.
+
+    Raises:
+        ConfigurationError: its parameters or their annotations cannot be used.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    parameters = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if not 1 <= len(parameters) <= 2:
+        raise ConfigurationError(f"{name}: a handler takes the data and, if it wants, the context")
+    try:
+        annotation = get_type_hints(function, include_extras=True).get(parameters[0].name, Any)
+    except NameError as error:
+        raise ConfigurationError(f"{name}: {error}; annotate with a type that the module can see") from None
+    if batch is not None:
+        annotation = _item_type(name, annotation, batch)
+    return Handler(
+        name=name,
+        stream=stream,
+        types=types,
+        function=function,
+        decode=_decoder(name, annotation),
+        takes_context=len(parameters) == 2,
+        is_async=inspect.iscoroutinefunction(function),
+        batch=batch,
+        retry=retry,
+        timeout=timeout,
+    )
+
+
+def _item_type(name: str, annotation: Any, batch: int) -> Any:
+    if not 1 <= batch <= 1000:
+        raise ConfigurationError(f"{name}: batch is the most events in one call, 1 to 1000, not {batch}")
+    if annotation is Any:
+        return Any
+    if get_origin(annotation) is not list:
+        raise ConfigurationError(f"{name}: a batch handler takes a list, such as list[Event]")
+    return get_args(annotation)[0]
+
+
+def _decoder(name: str, annotation: Any) -> Callable[[Event], Any]:
+    if annotation is Event:
+        return lambda event: event
+    try:
+        decode = msgspec.json.Decoder(annotation).decode
+    except TypeError as error:
+        raise ConfigurationError(f"{name}: {annotation!r} cannot be read from JSON: {error}") from None
+    return lambda event: decode(event.data)
+
+
+class Handlers:
+    """All handlers of a service; finds the one for an event."""
+
+    def __init__(self, handlers: list[Handler]) -> None:
+        self._by_stream: dict[str, list[Handler]] = {}
+        for handler in handlers:
+            self._by_stream.setdefault(handler.stream, []).append(handler)
+        self._found: dict[tuple[str, str], Handler | None] = {}
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams that have handlers."""
+        return list(self._by_stream)
+
+    def find(self, stream: str, event_type: str) -> Handler | None:
+        """Return the handler for a type on a stream: an exact match before a pattern, else the first."""
+        key = stream, event_type
+        try:
+            return self._found[key]
+        except KeyError:
+            pass
+        if len(self._found) > 10_000:  # types come from outside; do not let them grow a cache without bound
+            self._found.clear()
+        handlers = self._by_stream.get(stream, [])
+        exact = (handler for handler in handlers if event_type in handler.types)
+        pattern = (
+            handler for handler in handlers if any(fnmatch.fnmatchcase(event_type, kind) for kind in handler.types)
+        )
+        found = self._found[key] = next(exact, None) or next(pattern, None)
+        return found
+
+    def check_conflicts(self) -> None:
+        """Refuse two handlers for the same type on the same stream.
+
+        Raises:
+            ConfigurationError: naming both.
+        """
+        for stream, handlers in self._by_stream.items():
+            seen: dict[str, str] = {}
+            for handler in handlers:
+                for kind in handler.types:
+                    if kind in seen:
+                        raise ConfigurationError(
+                            f"{handler.name} and {seen[kind]} both handle {kind} on {stream}; a group runs "
+                            "one handler for an event: give one of them to a service of its own"
+                        )
+                    seen[kind] = handler.name

@@ -1,0 +1,334 @@
+"""Running a service: start in order, stop in reverse, hand back what is not done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+
+from penstock.errors import ConfigurationError
+from penstock.keys import Keys
+from penstock.redis.checks import check_server, wait_until_ready
+from penstock.redis.connection import AsyncRedis, client, unavailable
+from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
+from penstock.resilience.dlq import DeadLetterRetention
+from penstock.service.app import Service
+from penstock.service.context import Scope
+from penstock.service.dispatch import Dispatcher
+from penstock.service.intake import Intake
+from penstock.settings import Settings
+from penstock.streams.delay import Mover
+from penstock.streams.janitor import Janitor
+from penstock.streams.presence import Presence
+from penstock.streams.publish import Publisher, check_durability
+from penstock.streams.read import Reader
+from penstock.streams.retention import Retention
+from penstock.streams.settle import Settled, Settler, Source
+from penstock.telemetry import logs
+from penstock.topology import DEAD_LETTERS, ServiceSpec, Topology, load
+
+_log = structlog.get_logger("penstock.service")
+
+
+class Runtime:
+    """What a running service offers to its background tasks."""
+
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        topology: Topology,
+        redis: AsyncRedis,
+        publisher: Publisher,
+    ) -> None:
+        self.service = service
+        self.settings = settings
+        self.topology = topology
+        self.keys = Keys(settings.prefix)
+        self.redis = redis
+        self.publisher = publisher
+        self.stopping = asyncio.Event()
+        """Set when the process has been asked to stop."""
+        self.intake: Intake | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the service does its work now: not stopping, and reading if it reads anything."""
+        return not self.stopping.is_set() and (self.intake is None or self.intake.ready)
+
+
+def redis_url(settings: Settings) -> str:
+    """Return REDIS_URL, or the address at which `penstock up` starts a server."""
+    return settings.redis_url or f"redis://127.0.0.1:{settings.redis_port}/0"
+
+
+def run(service: Service, settings: Settings | None = None, topology: Topology | None = None) -> None:
+    """Run `service` until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: the service, streams.yaml or the environment is wrong.
+        UnsuitableRedis: the server would lose events.
+    """
+    settings = settings or Settings.from_env()
+    logs.configure(level=settings.log_level, form=settings.log_format, service=service.name)
+    topology = topology or load(settings.topology)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(service, settings, topology))
+
+
+async def serve(service: Service, settings: Settings, topology: Topology) -> None:
+    """Run `service` in the current event loop until a signal asks it to stop.
+
+    Raises:
+        ConfigurationError: the service or streams.yaml is wrong.
+        UnsuitableRedis: the server would lose events.
+    """
+    spec = topology.service(service.name)
+    check_streams(service, spec)
+    async with _runtime(service, settings, topology) as runtime:
+        if not spec.consumes:
+            await _serve_tasks(runtime)
+        else:
+            await _Consumption(runtime, spec).serve()
+
+
+def check_streams(service: Service, spec: ServiceSpec) -> None:
+    """Refuse handlers on streams that streams.yaml does not let the service read, and the reverse.
+
+    Raises:
+        ConfigurationError: naming the stream.
+    """
+    handled = service.handlers.streams
+    for stream in handled:
+        if stream not in spec.consumes:
+            raise ConfigurationError(
+                f"streams.yaml: services.{service.name}.consumes does not list {stream}, which has a handler; add it"
+            )
+    for stream in spec.consumes:
+        if stream not in handled:
+            raise ConfigurationError(
+                f"streams.yaml: services.{service.name}.consumes lists {stream}, which no handler of the service "
+                "reads; remove it or write the handler"
+            )
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop  # noqa: PLC0415 - absent on Windows
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+@contextlib.asynccontextmanager
+async def _runtime(service: Service, settings: Settings, topology: Topology) -> AsyncIterator[Runtime]:
+    url = redis_url(settings)
+    redis = client(url, name=service.name)
+    try:
+        await wait_until_ready(redis, url)
+        await check_server(redis)
+        durability = await check_durability(redis, settings.durability)
+        publisher = Publisher(
+            redis,
+            Keys(settings.prefix),
+            durability=durability,
+            durability_timeout=settings.durability_timeout,
+        )
+        async with publisher:
+            runtime = Runtime(service, settings, topology, redis, publisher)
+            with _signals(runtime.stopping):
+                yield runtime
+    finally:
+        await redis.aclose()
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event) -> Any:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _serve_tasks(runtime: Runtime) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for task in runtime.service.tasks:
+            tasks.create_task(_named(task(runtime)))
+        mover = Mover(runtime.redis, _scheduled(runtime))
+        support = [tasks.create_task(coroutine) for coroutine in (mover.run(), *_trimming(runtime))]
+        _log.info("started")
+        await runtime.stopping.wait()
+        for chore in support:
+            chore.cancel()
+    _log.info("stopped")
+
+
+async def _named(awaitable: Any) -> None:
+    await awaitable
+
+
+def _published(runtime: Runtime) -> list[str]:
+    return [stream for stream in runtime.topology.service(runtime.service.name).publishes if stream != DEAD_LETTERS]
+
+
+def _scheduled(runtime: Runtime) -> list[tuple[str, str]]:
+    """Return where this service's delayed publications wait, and where they go."""
+    keys = runtime.keys
+    return [(keys.scheduled(stream), keys.stream(stream)) for stream in _published(runtime)]
+
+
+def _trimming(runtime: Runtime) -> list[Any]:
+    """Return what keeps the streams of this service, and the dead letters, within their bounds."""
+    settings = runtime.settings
+    spec = runtime.topology.service(runtime.service.name)
+    streams = sorted({*spec.consumes, *_published(runtime)})
+    dead_letters = DeadLetterRetention(
+        runtime.redis, runtime.keys, days=settings.dlq_retention_days, entries=settings.dlq_max_entries
+    )
+    return [Retention(runtime.redis, runtime.keys, runtime.topology, streams).run(), dead_letters.run()]
+
+
+class _Consumption:
+    """The part of a service that reads: everything one process runs for its consumer group."""
+
+    def __init__(self, runtime: Runtime, spec: ServiceSpec) -> None:
+        self._runtime = runtime
+        self._spec = spec
+        self._group = runtime.service.name
+        self._consumer = f"{self._group}-{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self._sources = list(_sources(runtime.keys, self._group, list(spec.consumes)))
+
+    async def serve(self) -> None:
+        """Serve until asked to stop."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._serve_in(tasks)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None if len(group.exceptions) == 1 else group
+        _log.info("stopped")
+
+    async def _serve_in(self, tasks: asyncio.TaskGroup) -> None:
+        runtime = self._runtime
+        dispatcher = Dispatcher(
+            self._scope(),
+            self._spec,
+            runtime.service.handlers,
+            consumer=self._consumer,
+            hooks=runtime.service.hooks,
+            client=runtime.redis,
+            tasks=tasks,
+        )
+        retries = [(source.delayed, source.key) for source in self._sources if source.is_retry]
+        mover = Mover(runtime.redis, [*retries, *_scheduled(runtime)])
+        settler = self._settler(dispatcher, mover)
+        dispatcher.use(settler)
+        url = redis_url(runtime.settings)
+        reader = Reader(url, group=self._group, consumer=self._consumer, sources=self._sources)
+        janitor = Janitor(
+            runtime.redis,
+            runtime.keys,
+            group=self._group,
+            sources=self._sources,
+            dlq=runtime.keys.stream(DEAD_LETTERS),
+        )
+        presence = Presence(
+            url,
+            runtime.keys,
+            group=self._group,
+            consumer=self._consumer,
+            sources=self._sources,
+            lease=self._spec.lease,
+            in_hand=lambda: dispatcher.in_hand,
+            lost=dispatcher.lost,
+        )
+        presence.start()
+        try:
+            support = [
+                tasks.create_task(coroutine)
+                for coroutine in (settler.run(), janitor.run(), mover.run(), *_trimming(runtime))
+            ]
+            runtime.intake = Intake(reader, dispatcher, presence, sources=len(self._sources))
+            intake = tasks.create_task(runtime.intake.run())
+            background = [tasks.create_task(_named(task(runtime))) for task in runtime.service.tasks]
+            await runtime.stopping.wait()
+            intake.cancel()
+            await self._drain(dispatcher, settler, background)
+            await self._hand_back(janitor)
+            for task in support:
+                task.cancel()
+        finally:
+            await presence.stop()
+            await reader.aclose()
+
+    def _scope(self) -> Scope:
+        runtime = self._runtime
+        settings = runtime.settings
+        checkpoints: Checkpoints = NoCheckpoints()
+        if settings.checkpoint_enabled:
+            checkpoints = RedisCheckpoints(runtime.redis, runtime.keys, group=self._group, ttl=settings.checkpoint_ttl)
+        return Scope(self._group, runtime.keys, frozenset(self._spec.publishes), checkpoints, runtime.publisher)
+
+    def _settler(self, dispatcher: Dispatcher, mover: Mover) -> Settler:
+        runtime = self._runtime
+
+        def report(settled: Settled) -> None:
+            if settled.unit.waits:
+                mover.look_again()
+            dispatcher.concluded(settled)
+
+        return Settler(
+            runtime.redis,
+            group=self._group,
+            consumer=self._consumer,
+            sources=self._sources,
+            dead_letters=runtime.keys.stream(DEAD_LETTERS) if runtime.settings.dlq_enabled else "",
+            report=report,
+        )
+
+    async def _drain(self, dispatcher: Dispatcher, settler: Settler, background: list[asyncio.Task[None]]) -> None:
+        """Let handlers finish within the grace time, then cancel them; settle what is finished."""
+        grace = self._runtime.settings.drain_timeout
+        try:
+            async with asyncio.timeout(grace):
+                await dispatcher.drained()
+                if background:
+                    await asyncio.wait(background)
+        except TimeoutError:
+            orphans = dispatcher.cancel()
+            _log.warning("grace time is over: handing back what still ran", events=orphans[:100])
+            for task in background:
+                task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(grace, 5.0)):
+                await settler.drain()
+
+    async def _hand_back(self, janitor: Janitor) -> None:
+        try:
+            async with asyncio.timeout(5.0):
+                handed_back = await janitor.release(self._consumer)
+        except Exception as error:
+            if unavailable(error) is None and not isinstance(error, TimeoutError):
+                raise
+            _log.warning("Redis is away: others take over what was in hand once it is back")
+        else:
+            if handed_back:
+                _log.info("handed back", entries=handed_back)
+
+
+def _sources(keys: Keys, group: str, streams: list[str]) -> list[Source]:
+    sources: list[Source] = []
+    for stream in streams:
+        delayed = keys.delayed(stream, group)
+        sources.append(Source(len(sources), stream, keys.retry(stream, group), delayed, is_retry=True))
+        sources.append(Source(len(sources), stream, keys.stream(stream), delayed, is_retry=False))
+    return sources

@@ -1,0 +1,40 @@
+"""Finding services by name: `module:attribute`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from penstock.errors import ConfigurationError
+from penstock.service.app import Service
+
+
+def load_service(target: str, *, variable: str = "") -> Service:
+    """Import `module:attribute` and return the Service found there; `variable` says who asked.
+
+    Raises:
+        ConfigurationError: it cannot be imported, or is no Service.
+    """
+    asked = f"{variable}: " if variable else ""
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(f"{asked}{target!r} is not of the form module:service")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a team's modules lie where it calls us
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{asked}{target}: there is no module {error.name}") from None
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Service):
+        raise ConfigurationError(f"{asked}{target}: {module_name} has no Service called {attribute}")
+    return found
+
+
+def load_services(targets: str, *, variable: str = "") -> list[Service]:
+    """Load several, separated by commas.
+
+    Raises:
+        ConfigurationError: as for `load_service`.
+    """
+    return [load_service(target.strip(), variable=variable) for target in targets.split(",") if target.strip()]

@@ -1,0 +1,1 @@
+"""Publishing, reading and settling: the path of an event through Redis Streams."""

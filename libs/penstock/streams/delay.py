@@ -1,0 +1,48 @@
+"""Delay: events that wait for their time in Redis, visible and safe, rather than in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.scripts import Script
+
+_due = Script("penstock.streams", "due")
+_MOST_EVENTS = 200
+_LONGEST_WAIT = 1.0  # others may schedule something sooner than what we know of
+
+
+class Mover:
+    """Moves due events from their sorted set to their stream. Any number may run side by side."""
+
+    def __init__(self, client: AsyncRedis, routes: list[tuple[str, str]]) -> None:
+        """Serve `routes`, pairs of a sorted set and the stream that its events go to."""
+        self._client = client
+        self._routes = routes
+        self._sooner = asyncio.Event()
+
+    def look_again(self) -> None:
+        """Something was scheduled just now: it may be due before what is waited for."""
+        self._sooner.set()
+
+    async def run(self) -> None:
+        """Move until cancelled."""
+        while True:
+            try:
+                wait = min([await self._move(*route) for route in self._routes], default=_LONGEST_WAIT)
+            except Exception as error:
+                if unavailable(error) is None:
+                    raise
+                wait = _LONGEST_WAIT
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._sooner.wait()
+            self._sooner.clear()
+
+    async def _move(self, delayed: str, stream: str) -> float:
+        """Move what is due; return the seconds until more can be, as far as is known."""
+        moved, next_ms = await _due(self._client, [delayed, stream], [_MOST_EVENTS])
+        if moved == _MOST_EVENTS:
+            return 0.0
+        return _LONGEST_WAIT if next_ms < 0 else min(next_ms / 1000 + 0.001, _LONGEST_WAIT)

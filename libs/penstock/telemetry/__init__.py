@@ -1,0 +1,1 @@
+"""What a person or a tool sees of a running service: logs and trace context."""

@@ -1,0 +1,56 @@
+"""W3C Trace Context: the one id that follows an event through every hop.
+
+Source of the format: https://www.w3.org/TR/trace-context/ (version 00).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+
+import msgspec
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?\Z")
+
+
+class TraceContext(msgspec.Struct, frozen=True):
+    """The trace an event belongs to and the span that published it.
+
+    `span_id` is empty at the root of a trace that no producer started.
+    """
+
+    trace_id: str
+    span_id: str = ""
+    flags: str = "00"
+
+    @classmethod
+    def parse(cls, traceparent: str | None) -> TraceContext | None:
+        """Read a traceparent header; None when absent or malformed (a new trace then starts)."""
+        found = _TRACEPARENT.match(traceparent) if traceparent else None
+        if found is None or found[1] == "0" * 32 or found[2] == "0" * 16:
+            return None
+        return cls(found[1], found[2], found[3])
+
+    @classmethod
+    def for_event(cls, event_id: str) -> TraceContext:
+        """Start the trace of an event that came without one.
+
+        The trace id follows from the event id, so that every group that reads the event, and every
+        redelivery of it, lands in the same trace.
+        """
+        return cls(hashlib.blake2b(event_id.encode(), digest_size=16, person=b"penstock-trace").hexdigest())
+
+    @classmethod
+    def new(cls) -> TraceContext:
+        """Start a trace at random, for work that no event caused."""
+        return cls(f"{random.getrandbits(128) or 1:032x}")
+
+    def child(self) -> TraceContext:
+        """Return the context of a new span within this trace."""
+        return TraceContext(self.trace_id, f"{random.getrandbits(64) or 1:016x}", self.flags)
+
+    @property
+    def traceparent(self) -> str:
+        """The header that carries this context to the next hop."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"

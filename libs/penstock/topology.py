@@ -1,0 +1,239 @@
+"""streams.yaml: the one description of which service reads and writes which stream."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+import yaml
+
+from penstock.errors import ConfigurationError
+from penstock.resilience.retry import Retry
+
+DEAD_LETTERS = "dlq"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Unhandled = Literal["dead", "skip"]
+T = TypeVar("T")
+
+
+class Duration(float):
+    """A number of seconds, written in YAML as a number or as `250ms`, `30s`, `5m`, `12h`, `7d`."""
+
+    @classmethod
+    def parse(cls, value: object) -> Duration:
+        """Read a duration.
+
+        Raises:
+            ValueError: it is not a positive number or one of the forms above.
+        """
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return cls(value)
+        found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if found is None or float(found[1]) == 0:
+            raise ValueError(f"expected a duration such as 30s, 5m or 7d, got {value!r}")
+        return cls(float(found[1]) * _SECONDS[found[2]])
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of everything in streams.yaml: immutable, and an unknown key is an error."""
+
+
+class Retention(Section, frozen=True, kw_only=True):
+    """How much of a stream is kept once every declared group is done with it."""
+
+    age: Duration = Duration(7 * 86400)
+    entries: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+
+
+class Stream(Section, frozen=True, kw_only=True):
+    """A stream that services publish to and read from."""
+
+    retention: Retention = Retention()
+
+
+class Subscription(Section, frozen=True, kw_only=True):
+    """How a service reads one stream.
+
+    `unhandled` says what becomes of an event that no handler asks for: `dead` or `skip`; by default it is
+    dead on `ingest`, where each event is a demand, and skipped elsewhere. `timeout` bounds one handler run.
+    """
+
+    retry: Retry = Retry()
+    unhandled: Unhandled | None = None
+    timeout: Duration = Duration(300)
+
+    def unhandled_on(self, stream: str) -> Unhandled:
+        """Return what becomes of unhandled events of `stream`."""
+        return self.unhandled or ("dead" if stream == "ingest" else "skip")
+
+
+class ServiceSpec(Section, frozen=True, kw_only=True):
+    """A service: the program that runs it, what it reads and what it may publish.
+
+    `run` is a module (`services.worker`) or module:attribute (`shop.tickets:service`); `penstock up` starts
+    those that have one. `concurrency` bounds the handlers that run at once in one process. `lease` is how
+    long a blocked event loop still counts as alive.
+    """
+
+    run: str | None = None
+    consumes: dict[str, Subscription] = {}
+    publishes: tuple[str, ...] = ()
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 200
+    lease: Duration = Duration(30)
+
+
+class Webhook(Section, frozen=True, kw_only=True):
+    """A source of webhooks: how its requests are verified and what event each becomes.
+
+    `secret` names the environment variable that holds the secret (several, comma-separated in its value,
+    while one is rotated); `default_secret` is for demonstrations only. `type` is the event type; in it,
+    `{header:Name}` and `{body:key}` stand for a request header or a top-level key of the body.
+    """
+
+    scheme: str
+    secret: str
+    default_secret: str | None = None
+    type: str
+    tenant: str | None = None
+    stream: str = "ingest"
+
+
+class Topology(Section, frozen=True, kw_only=True):
+    """The whole mesh."""
+
+    streams: dict[str, Stream] = {}
+    services: dict[str, ServiceSpec] = {}
+    webhooks: dict[str, Webhook] = {}
+
+    def service(self, name: str) -> ServiceSpec:
+        """Return the declaration of service `name`.
+
+        Raises:
+            ConfigurationError: it has none.
+        """
+        try:
+            return self.services[name]
+        except KeyError:
+            known = ", ".join(sorted(self.services)) or "none"
+            raise ConfigurationError(
+                f"streams.yaml: services.{name} is missing (declared: {known}); add it with what the "
+                "service consumes and publishes"
+            ) from None
+
+    def groups(self, stream: str) -> list[str]:
+        """Return the groups that read `stream`: a group bears the name of its service."""
+        return [name for name, service in self.services.items() if stream in service.consumes]
+
+
+def load(path: Path | str | None = None) -> Topology:
+    """Read the topology from `path`, else ./streams.yaml, else the one that ships with Penstock.
+
+    Raises:
+        ConfigurationError: the file cannot be read or does not describe a sound mesh.
+    """
+    file = Path(path) if path else Path("streams.yaml")
+    try:
+        if path is None and not file.exists():
+            return parse(resources.files("penstock").joinpath("streams.yaml").read_text())
+        return parse(file.read_text(), name=file.name)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{file}: cannot be read ({error.strerror}); set PENSTOCK_TOPOLOGY to your streams.yaml"
+        ) from None
+
+
+def parse(text: str, *, name: str = "streams.yaml") -> Topology:
+    """Read a topology from YAML text, calling it `name` in errors.
+
+    Raises:
+        ConfigurationError: it is not YAML, has an unknown or ill-typed key, or names do not resolve.
+    """
+    try:
+        raw = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{name}: not YAML: {str(error).replace(chr(10), ' ')}") from None
+    topology = convert(raw, Topology, name)
+    problems = _problems(topology)
+    if problems:
+        raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
+    if DEAD_LETTERS not in topology.streams:
+        topology = msgspec.structs.replace(topology, streams={**topology.streams, DEAD_LETTERS: Stream()})
+    return topology
+
+
+def convert(raw: Any, into: type[T], name: str) -> T:
+    """Convert decoded YAML into a struct; errors name the file and the key.
+
+    Raises:
+        ConfigurationError: a key is unknown or a value does not fit.
+    """
+    try:
+        return msgspec.convert(raw, into, dec_hook=_decode_hook)
+    except msgspec.ValidationError as error:
+        problem = str(error).partition(" - at `")[0]
+        key = ".".join(_path_to_problem(raw, into))
+        raise ConfigurationError(f"{name}: {key + ': ' if key else ''}{problem}") from None
+
+
+def _decode_hook(into: type, value: object) -> object:
+    if into is Duration:
+        return Duration.parse(value)
+    raise NotImplementedError(f"no way to read {into} from YAML")
+
+
+def _path_to_problem(raw: Any, into: Any) -> list[str]:
+    """Return the keys that lead to the first value that does not fit; msgspec itself names no dict key."""
+    if not isinstance(raw, dict):
+        return []
+    if get_origin(into) is dict:
+        kinds = dict.fromkeys(raw, get_args(into)[1])
+    elif isinstance(into, type) and issubclass(into, msgspec.Struct):
+        kinds = get_type_hints(into, include_extras=True)
+    else:
+        return []
+    for key, value in raw.items():
+        if key in kinds and not _fits(value, kinds[key]):
+            return [str(key), *_path_to_problem(value, kinds[key])]
+    return []
+
+
+def _fits(value: Any, into: Any) -> bool:
+    try:
+        msgspec.convert(value, into, dec_hook=_decode_hook)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _problems(topology: Topology) -> list[str]:
+    problems: list[str] = []
+    for kind, names in (("streams", topology.streams), ("services", topology.services)):
+        problems += [
+            f"{kind}.{name}: a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen "
+            "and underscore"
+            for name in names
+            if not _NAME.fullmatch(name)
+        ]
+    known = {*topology.streams, DEAD_LETTERS}
+    for name, service in topology.services.items():
+        for key, streams in (("consumes", service.consumes), ("publishes", service.publishes)):
+            for stream in streams:
+                if stream not in known:
+                    problems.append(f"services.{name}.{key}: {_unresolved(stream, known)}")
+    for name, hook in topology.webhooks.items():
+        if hook.stream not in known:
+            problems.append(f"webhooks.{name}.stream: {_unresolved(hook.stream, known)}")
+    return problems
+
+
+def _unresolved(stream: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(stream, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "declare it under streams"
+    return f"there is no stream {stream}; {hint}"

@@ -1,0 +1,97 @@
+"""The job people need most: an HTTP request that is tried until it succeeds or cannot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Any, Literal
+
+import aiohttp
+import msgspec
+
+from penstock import Context, Reject, Service, TryAgain
+
+jobs = Service("http")
+
+_MOST_BODY = 64_000  # bytes of the answer kept in the result
+_RETRIED = frozenset({408, 425, 429})
+
+
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request to make. `timeout` is in seconds and covers everything from connecting to the last byte."""
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://\S+$", max_length=8_000)]
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    headers: dict[str, str] = {}
+    json: Any = None
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=300)] = 30.0
+
+
+@jobs.on("ingest", type="http.request", timeout=310)
+async def send(request: HttpRequest, ctx: Context) -> dict[str, Any]:
+    """Send the request; 2xx is success, 408, 425, 429, 5xx and network errors are tried again."""
+    headers = {
+        "Idempotency-Key": ctx.idempotency_key(),
+        "traceparent": ctx.trace.traceparent,
+        **request.headers,
+    }
+    try:
+        async with _answer(request, headers) as answer:
+            body = (await _start_of(answer)).decode(errors="replace")
+            _judge(answer, body)
+            return {"status": answer.status, "body": body}
+    except (aiohttp.InvalidURL, ValueError) as error:
+        raise Reject(f"the request cannot be made: {error}") from error
+    except TimeoutError:
+        raise TryAgain(f"no complete answer within {request.timeout:g} s") from None
+    except aiohttp.ClientError as error:
+        raise TryAgain(f"{type(error).__name__}: {error}") from error
+
+
+@asynccontextmanager
+async def _answer(request: HttpRequest, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    timeout = aiohttp.ClientTimeout(total=request.timeout)
+    body = None if request.json is None else msgspec.json.encode(request.json)
+    if body is not None:
+        headers.setdefault("Content-Type", "application/json")
+    async with (
+        aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+        session.request(request.method, request.url, headers=headers, data=body, allow_redirects=False) as answer,
+    ):
+        yield answer
+
+
+async def _start_of(answer: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) >= _MOST_BODY:
+            break
+    return body[:_MOST_BODY]
+
+
+def _judge(answer: aiohttp.ClientResponse, body: str) -> None:
+    status = answer.status
+    if 200 <= status < 300:
+        return
+    said = f"{status} {answer.reason or ''}: {body[:200]}".strip()
+    if status >= 500 or status in _RETRIED:
+        raise TryAgain(said, after=retry_after(answer.headers.get("Retry-After")))
+    raise Reject(said)
+
+
+def retry_after(header: str | None) -> float | None:
+    """Return the seconds a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date), else None."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        when = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,53 @@
+"""Service processes that tests start, watch, freeze and kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+DEADLINE = 20.0
+ROOT = Path(__file__).parent.parent
+
+
+def eventually(check: Callable[[], object], *, deadline: float = DEADLINE, what: str = "") -> None:
+    """Wait until `check` is true; fail with what it last returned after `deadline` seconds."""
+    until = time.monotonic() + deadline
+    while not (last := check()):
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {deadline} s: {what or check}; last: {last!r}")
+        time.sleep(0.005)  # a poll of something that sends no signal
+
+
+@contextlib.contextmanager
+def service_process(
+    *command: str, env: dict[str, str], log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `python <command>` with `env` added to a clean environment; killed at the end if still there."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PENSTOCK_", "REDIS_", "TASK_", "DLQ_"))
+    }
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("ab")) if log else None
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**clean, "PENSTOCK_LOG_FORMAT": "json", **env},
+            stdin=subprocess.DEVNULL,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
