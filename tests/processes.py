@@ -25,9 +25,7 @@ def eventually(check: Callable[[], object], *, deadline: float = DEADLINE, what:
 
 
 @contextlib.contextmanager
-def service_process(
-    *command: str, env: dict[str, str], log: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def service_process(*command: str, env: dict[str, str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run `python <command>` with `env` added to a clean environment; killed at the end if still there."""
     clean = {
         name: value

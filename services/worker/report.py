@@ -5,28 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import msgspec
-
 from penstock import Context, InvalidEvent
 from penstock.event import encode_data, rfc3339
+from penstock.schemas import JobEvent
 from penstock.service.execute import Dead, Done, Outcome, Retried
 from penstock.service.jobs import Job
 
 EVENTS = "events"
-
-
-class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The data of every job.* event. Durations are in seconds, times RFC 3339."""
-
-    job_id: str
-    job_type: str
-    attempt: int
-    duration: float | None = None
-    queue_wait: float | None = None
-    result: Any = None
-    error: str | None = None
-    reason: str | None = None
-    next_attempt_at: str | None = None
 
 
 async def started(context: Context) -> None:
