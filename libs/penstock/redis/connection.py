@@ -42,8 +42,8 @@ _REFUSALS = {
 AsyncRedis: TypeAlias = Any
 
 
-def client(url: str, *, timeout: float = 5.0, name: str | None = None) -> AsyncRedis:
-    """Return a client for commands; `timeout` bounds each reply, in seconds.
+def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) -> AsyncRedis:
+    """Return a client for commands; `timeout` bounds each reply, in seconds (None: the caller does).
 
     Raises:
         ConfigurationError: the URL's scheme is not one of `SCHEMES`.
@@ -52,7 +52,7 @@ def client(url: str, *, timeout: float = 5.0, name: str | None = None) -> AsyncR
     return redis.asyncio.Redis.from_url(
         url,
         socket_timeout=timeout,
-        socket_connect_timeout=min(timeout, 5.0),
+        socket_connect_timeout=5.0,
         retry=AsyncRetry(NoBackoff(), 0),
         client_name=name,
         protocol=2,

@@ -168,9 +168,17 @@ async def _serve_tasks(runtime: Runtime) -> None:
         support = [tasks.create_task(coroutine) for coroutine in (mover.run(), *_trimming(runtime))]
         _log.info("started")
         await runtime.stopping.wait()
-        for chore in support:
-            chore.cancel()
+        await _end(support)
     _log.info("stopped")
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: on Python 3.11 `asyncio.wait_for`, which redis-py uses, may swallow a cancel."""
+    remaining = set(tasks)
+    while remaining:
+        for task in remaining:
+            task.cancel()
+        _, remaining = await asyncio.wait(remaining, timeout=0.5)
 
 
 async def _named(awaitable: Any) -> None:
@@ -261,11 +269,10 @@ class _Consumption:
             intake = tasks.create_task(runtime.intake.run())
             background = [tasks.create_task(_named(task(runtime))) for task in runtime.service.tasks]
             await runtime.stopping.wait()
-            intake.cancel()
+            await _end([intake])
             await self._drain(dispatcher, settler, background)
             await self._hand_back(janitor)
-            for task in support:
-                task.cancel()
+            await _end(support)
         finally:
             await presence.stop()
             await reader.aclose()

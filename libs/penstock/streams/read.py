@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from penstock.redis.connection import AsyncRedis, client
 from penstock.streams.settle import Source
@@ -21,7 +25,7 @@ class Reader:
     """
 
     def __init__(self, url: str, *, group: str, consumer: str, sources: list[Source]) -> None:
-        self._client: AsyncRedis = client(url, name=f"{consumer}:reader")
+        self._client: AsyncRedis = client(url, timeout=None, name=f"{consumer}:reader")
         self._group = group
         self._consumer = consumer
         self._by_key = {source.key.encode(): source for source in sources}
@@ -61,10 +65,10 @@ class Reader:
 
     async def disconnect(self) -> None:
         """Drop the connection; the next read opens another."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await connection.disconnect(nowait=True)
-            await self._client.connection_pool.release(connection)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
         """Close for good."""
@@ -90,14 +94,16 @@ class Reader:
 
     async def _call(self, *command: Any, timeout: float = _MARGIN) -> Any:
         if self._connection is None:
-            self._connection = await self._client.connection_pool.get_connection()
+            self._connection = self._client.connection_pool.make_connection()
         connection = self._connection
         try:
-            await connection.send_command(*command)
-            reply = await connection.read_response(timeout=timeout)
+            async with asyncio.timeout(timeout):
+                await connection.send_command(*command)
+                return await connection.read_response(timeout=math.inf)
         except ResponseError:
             raise
-        except BaseException:  # a half-read reply: this connection cannot be trusted any more
+        except BaseException as error:  # a half-read reply: this connection cannot be trusted any more
             await self.disconnect()
+            if isinstance(error, TimeoutError):
+                raise RedisTimeoutError("no reply in time") from None
             raise
-        return reply
