@@ -15,18 +15,34 @@ DEADLINE = 20.0
 ROOT = Path(__file__).parent.parent
 
 
-def eventually(check: Callable[[], object], *, deadline: float = DEADLINE, what: str = "") -> None:
+def eventually(
+    check: Callable[[], object], *, deadline: float = DEADLINE, what: str = "", every: float = 0.005
+) -> None:
     """Wait until `check` is true; fail with what it last returned after `deadline` seconds."""
     until = time.monotonic() + deadline
     while not (last := check()):
         if time.monotonic() > until:
             raise AssertionError(f"not within {deadline} s: {what or check}; last: {last!r}")
-        time.sleep(0.005)  # a poll of something that sends no signal
+        time.sleep(every)  # a poll of something that sends no signal
+
+
+def is_running(pid: int) -> bool:
+    """Return whether the process exists and has not ended; one that nobody has waited for yet has."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"
 
 
 @contextlib.contextmanager
 def service_process(*command: str, env: dict[str, str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `python <command>` with `env` added to a clean environment; killed at the end if still there."""
+    """Run `python <command>` with `env` added to a clean environment; killed at the end if still there.
+
+    Ports are whatever is free unless `env` says otherwise.
+    """
+    ports = {f"PENSTOCK_{name}_PORT": "0" for name in ("WORKER", "METRICS", "ALERTS", "NOTIFIER")}
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -37,7 +53,7 @@ def service_process(*command: str, env: dict[str, str], log: Path | None = None)
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
-            env={**clean, "PENSTOCK_LOG_FORMAT": "json", **env},
+            env={**clean, **ports, "PENSTOCK_LOG_FORMAT": "json", **env},
             stdin=subprocess.DEVNULL,
             stderr=output,
             start_new_session=True,

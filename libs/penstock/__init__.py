@@ -11,7 +11,7 @@ from penstock.errors import (
     UnsuitableRedis,
 )
 from penstock.event import Event
-from penstock.resilience.retry import Retry
+from penstock.retry import Retry
 from penstock.service.app import Service
 from penstock.service.context import BatchContext, Context
 

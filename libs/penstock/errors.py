@@ -46,7 +46,7 @@ class Snooze(Outcome):
     """Hand this event back after `seconds`, without using up an attempt."""
 
     def __init__(self, seconds: float) -> None:
-        if seconds < 0:
+        if not seconds >= 0:  # NaN is neither
             raise ValueError(f"Snooze takes 0 seconds or more, not {seconds}")
         super().__init__(f"snoozed for {seconds} s")
         self.seconds = seconds

@@ -7,6 +7,7 @@ Fields are flat and named after CloudEvents 1.0 attributes (https://cloudevents.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import msgspec
 
 from penstock.errors import InvalidEvent
-from penstock.telemetry.trace_context import TraceContext
+from penstock.trace_context import TraceContext
 
 UNKNOWN_SOURCE = "redis-cli"
 _KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause"})
+_LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z
+_ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 # What Penstock adds to an entry that it parks in a group's retry stream. The names are ours alone there;
 # on any other stream a field of such a name is an unknown field like every other.
 RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = (
@@ -35,7 +38,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is stable: retries, redeliveries and replays keep it. `data` is raw JSON. `time` is RFC 3339.
     `subject` is what the event is about and its ordering key. `cause` is the id of the event that led
-    to this one. `extra` holds every field this library does not know; it is passed on.
+    to this one. `entry_id` is that of the stream entry it was first read as, so its first part is when the
+    server took it, in ms. `extra` holds every field this library does not know; it is passed on.
     """
 
     type: str
@@ -48,6 +52,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     trace: TraceContext
     tracestate: str | None = None
+    entry_id: str = "0-0"
     extra: dict[str, str] = msgspec.field(default_factory=dict)
 
     def json(self) -> Any:
@@ -58,7 +63,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """
         try:
             return msgspec.json.decode(self.data)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
             raise InvalidEvent(f"data is not JSON: {error}") from None
 
 
@@ -78,11 +83,15 @@ def identity(stream: str, entry_id: str) -> str:
 
 def parse_identity(event_id: str) -> tuple[str, str] | None:
     """Return the stream and entry id that `identity` was made from, or None if it was not."""
-    stream, _, entry = event_id.rpartition("-")
+    stream, _, entry_id = event_id.rpartition("-")
     stream, _, ms = stream.rpartition("-")
-    if stream and ms.isdecimal() and entry.isdecimal():
-        return stream, f"{ms}-{entry}"
-    return None
+    entry_id = f"{ms}-{entry_id}"
+    return (stream, entry_id) if stream and _is_entry_id(entry_id) else None
+
+
+def _is_entry_id(text: str) -> bool:
+    found = _ENTRY_ID.fullmatch(text)
+    return found is not None and max(int(found[1]), int(found[2])) < 2**64
 
 
 def derived_id(group: str, cause: str, index: str) -> str:
@@ -94,8 +103,11 @@ def derived_id(group: str, cause: str, index: str) -> str:
 
 
 def entry_time(entry_id: str) -> str:
-    """Return the RFC 3339 time (UTC, milliseconds) at which the server took an entry."""
-    return rfc3339(int(entry_id.partition("-")[0]) / 1000)
+    """Return the RFC 3339 time (UTC, milliseconds) at which the server took an entry.
+
+    A producer may choose the id: what lies beyond RFC 3339's last year is cut to it.
+    """
+    return rfc3339(min(int(entry_id.partition("-")[0]), _LAST_MS) / 1000)
 
 
 def rfc3339(timestamp: float) -> str:
@@ -129,8 +141,12 @@ def encode(
     cause: str | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Return the flat field list of a stream entry; absent attributes are left out."""
-    fields = ["type", event_type, "data", data]
+    """Return the flat field list of a stream entry; absent attributes are left out.
+
+    Raises:
+        InvalidEvent: an attribute is no text, or none that UTF-8 can hold.
+    """
+    fields = ["type", _checked("type", event_type), "data", data]
     for name, value in (
         ("id", event_id),
         ("source", source),
@@ -143,12 +159,23 @@ def encode(
     ):
         if value is not None:
             fields.append(name)
-            fields.append(value)
+            fields.append(_checked(name, value))
     if extra:
         for name, value in extra.items():
             if name not in _KNOWN:
-                fields += (name, value)
+                fields += (_checked(name, name), _checked(name, value))
     return fields
+
+
+def _checked(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidEvent(f"{name} must be text, not {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidEvent(f"{name} holds what UTF-8 cannot: {value!r}") from None
+    return value
 
 
 def decode(stream: str, entry_id: str, fields: Iterable[bytes]) -> Event:
@@ -168,6 +195,8 @@ def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[E
     """
     text = _text(fields)
     origin = _origin(entry_id, text)
+    if not _is_entry_id(origin.entry_id):
+        raise InvalidEvent(f"{RETRY_ENTRY} is no entry id: {origin.entry_id!r}")
     return _decode(stream, origin.entry_id, text), origin
 
 
@@ -217,5 +246,6 @@ def _decode(stream: str, entry_id: str, text: dict[str, Any]) -> Event:
         cause=take("cause", None),
         trace=trace or TraceContext.for_event(event_id),
         tracestate=tracestate if trace else None,  # it belongs to a traceparent; without one it means nothing
+        entry_id=entry_id,
         extra=text,
     )

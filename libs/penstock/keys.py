@@ -54,6 +54,15 @@ class Keys(msgspec.Struct, frozen=True):
         """State that a service keeps."""
         return f"{self.prefix}state:{service}:{name}"
 
+    def breaker(self, name: str) -> str:
+        """State of a circuit breaker; `:failures` and `:probes` lie beside it."""
+        return f"{self.prefix}breaker:{name}"
+
+    @property
+    def breakers(self) -> str:
+        """Names of all circuit breakers."""
+        return f"{self.prefix}breakers"
+
     def job(self, event_id: str) -> str:
         """What became of a job."""
         return self.state("worker", f"job:{event_id}")

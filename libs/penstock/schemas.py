@@ -5,7 +5,8 @@ Durations are in seconds, rates per second, times RFC 3339 in UTC.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -46,13 +47,30 @@ class Exemplar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
 
 
+COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "events": ("type", "service", "tenant", "job_type"),
+    "jobs": ("job_type", "service", "tenant"),
+}
+"""The series that count events, with the labels they may have."""
+GAUGES: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
+    ("lag_age", "lag", "oldest_pending", "pending", "delayed", "retry", "dead", "consumers"), ("stream", "group")
+)
+"""The series that tell a state of the mesh, with their labels."""
+
+
 class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One series of one window.
 
-    `name` is `events` (labels type, service, tenant: what the mesh processed) or a gauge of the mesh itself:
-    `lag_age`, `lag`, `oldest_pending`, `pending`, `delayed`, `dead`, `consumers` (labels stream, group).
-    Counted series carry count and what follows from it; gauges carry the last `value` of the window.
-    `errors` counts job.failed and job.dead; `error_rate` is errors / count.
+    Counted ones carry count and what follows from it (`error_rate` is errors / count):
+
+    - `events` (labels type, service, tenant, job_type, each where it is known): every event. `errors` are
+      job.failed and job.dead, so within one type the rate is 0 or 1.
+    - `jobs` (labels job_type, service, tenant): the same, joined over how an attempt ended; its error rate is
+      the share of attempts that failed. Each attempt thus counts in `events` and in `jobs`.
+
+    Gauges of the mesh (labels stream, group) carry the last `value` of the window: `lag_age` (seconds that
+    the first undelivered event has waited), `lag`, `oldest_pending` (seconds), `pending`, `delayed`, `retry`,
+    `dead` (dead letters not replayed) and `consumers` (processes alive).
     """
 
     name: str
@@ -68,10 +86,18 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MetricsWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """metrics.window, on `metrics`: one closed window. Large ones come in several events (`part` of `parts`)."""
+    """metrics.window, on `metrics`: one closed window. Large ones come in several events (`part` of `parts`).
+
+    Each window of `seconds` (10 or 60) comes once for each `scope`. `events` holds the counted series and is
+    closed once every event that belongs to it has been counted, however late that is; there is none where
+    nothing happened. `mesh` holds the gauges and is closed by the clock, so that a lag shows even when it
+    is the processor itself that lags. `late` counts events of earlier windows that were published, in this
+    one, too late to be counted there.
+    """
 
     start: str
     seconds: int
+    scope: Literal["events", "mesh"] = "events"
     series: list[Series]
     part: int = 1
     parts: int = 1
@@ -79,10 +105,11 @@ class MetricsWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """alert.triggered and alert.resolved, on `alerts`.
+    """alert.triggered, alert.repeated (it fires still, or more joined it) and alert.resolved, on `alerts`.
 
     `fingerprint` is the same for one alert from trigger to resolve: rule and labels. `since` is when it began
-    to fire; `resolved_at` is set once it is over. `reason` says in words why it fired or resolved.
+    to fire; `resolved_at` is set once it is over. `reason` says in words why it fired or resolved. `flapping`:
+    it came and went so often that it is one alert now, until it has been calm.
     """
 
     fingerprint: str
@@ -98,6 +125,30 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resolved_at: str | None = None
     exemplars: list[str] = []
     runbook: str | None = None
+    flapping: bool = False
+
+
+class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """notification.due, on `notifications`: one change of an alert on its way to one channel.
+
+    `order` sorts the changes of one alert. `recipient` is the one of several, where the channel has several.
+    `failover` lists the channels that stand in should this one fail for good; `instead_of` is the channel that
+    this one stands in for, and `why` it failed.
+    """
+
+    channel: str
+    alert: Alert
+    order: str
+    recipient: str | None = None
+    failover: list[str] = []
+    instead_of: str | None = None
+    why: str | None = None
+
+
+class ChannelTest(msgspec.Struct, frozen=True, kw_only=True):
+    """notification.test, on `notifications`: somebody wants to see a message arrive."""
+
+    channel: str
 
 
 class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -108,6 +159,7 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     delivery_id: str
     channel: str
+    recipient: str | None = None
     fingerprint: str
     rule: str
     transition: Literal["triggered", "resolved", "test"]

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from penstock.errors import ConfigurationError
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def _env(name: str, default: Any) -> Any:
@@ -29,11 +30,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the environment says. Durations are in seconds, sizes in bytes."""
 
     redis_url: str | None = _env("REDIS_URL", None)
-    redis_port: Port = _env("PENSTOCK_REDIS_PORT", 6379)
+    redis_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = _env("PENSTOCK_REDIS_PORT", 6379)
     data_dir: str = _env("PENSTOCK_DATA_DIR", ".penstock")
     topology: str | None = _env("PENSTOCK_TOPOLOGY", None)
     prefix: str = _env("PENSTOCK_PREFIX", "")
     jobs: str = _env("PENSTOCK_JOBS", "")
+    worker_host: str = _env("PENSTOCK_WORKER_HOST", "127.0.0.1")
+    worker_port: Port = _env("PENSTOCK_WORKER_PORT", 8084)
+    health_host: str = _env("PENSTOCK_HEALTH_HOST", "127.0.0.1")
+    health_port: Port = _env("PENSTOCK_HEALTH_PORT", 0)
     job_ttl: Count = _env("PENSTOCK_JOB_TTL", 604_800)
     job_started: bool = _env("PENSTOCK_JOB_STARTED", False)
     durability: Literal["memory", "aof", "replica"] = _env("PENSTOCK_DURABILITY", "memory")
@@ -46,12 +51,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_host: str = _env("PENSTOCK_GATEWAY_HOST", "127.0.0.1")
     gateway_port: Port = _env("PENSTOCK_GATEWAY_PORT", 8080)
     gateway_max_body: Count = _env("PENSTOCK_GATEWAY_MAX_BODY", 100_000)
+    gateway_head_timeout: Positive = _env("PENSTOCK_GATEWAY_HEAD_TIMEOUT", 10.0)
     gateway_body_timeout: Positive = _env("PENSTOCK_GATEWAY_BODY_TIMEOUT", 10.0)
     gateway_max_connections: Count = _env("PENSTOCK_GATEWAY_MAX_CONNECTIONS", 1_000)
     gateway_max_backlog: Count = _env("PENSTOCK_GATEWAY_MAX_BACKLOG", 1_000_000)
+    gateway_traces: bool | None = _env("PENSTOCK_GATEWAY_TRACES", None)
+
+    metrics_host: str = _env("PENSTOCK_METRICS_HOST", "127.0.0.1")
+    metrics_port: Port = _env("PENSTOCK_METRICS_PORT", 8081)
+    metrics_lateness: Positive = _env("PENSTOCK_METRICS_LATENESS", 2.0)
+    metrics_series: Count = _env("PENSTOCK_METRICS_SERIES", 1_000)
+
+    alerts: str | None = _env("PENSTOCK_ALERTS", None)
+    alerts_host: str = _env("PENSTOCK_ALERTS_HOST", "127.0.0.1")
+    alerts_port: Port = _env("PENSTOCK_ALERTS_PORT", 8082)
+
+    notify: str | None = _env("PENSTOCK_NOTIFY", None)
+    notifier_host: str = _env("PENSTOCK_NOTIFIER_HOST", "127.0.0.1")
+    notifier_port: Port = _env("PENSTOCK_NOTIFIER_PORT", 8083)
+    allow_private_targets: bool = _env("PENSTOCK_ALLOW_PRIVATE_TARGETS", False)
 
     checkpoint_enabled: bool = _env("TASK_CHECKPOINT_ENABLED", True)
     checkpoint_ttl: Count = _env("TASK_CHECKPOINT_TTL", 604_800)
+    breaker_failure_threshold: Count = _env("CIRCUIT_BREAKER_FAILURE_THRESHOLD", 5)
+    breaker_failure_window: Positive = _env("CIRCUIT_BREAKER_FAILURE_WINDOW", 60)
+    breaker_recovery_timeout: Positive = _env("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", 60)
+    breaker_half_open_max_calls: Count = _env("CIRCUIT_BREAKER_HALF_OPEN_MAX_CALLS", 3)
     dlq_enabled: bool = _env("DLQ_ENABLED", True)
     dlq_retention_days: Positive = _env("DLQ_RETENTION_DAYS", 30)
     dlq_max_entries: Count = _env("DLQ_MAX_ENTRIES", 10_000)
@@ -67,16 +92,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: a value does not fit; the message names the variable.
         """
-        given = os.environ if environ is None else environ
-        values: dict[str, str] = {}
-        for field in msgspec.structs.fields(cls):
-            value = read_secret(field.encode_name, given)
-            if value:  # an empty variable is an unset one, as compose files write it
-                values[field.encode_name] = value
-        try:
-            return msgspec.convert(values, cls, strict=False)
-        except msgspec.ValidationError as error:
-            raise ConfigurationError(f"environment: {_sentence(str(error))}") from None
+        return read_variables(cls, environ)
+
+
+def read_variables(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
+    """Read a struct whose fields are named after environment variables.
+
+    Raises:
+        ConfigurationError: a value does not fit; the message names the variable.
+    """
+    given = os.environ if environ is None else environ
+    values: dict[str, str] = {}
+    for field in msgspec.structs.fields(kind):
+        value = read_secret(field.encode_name, given)
+        if value:  # an empty variable is an unset one, as compose files write it
+            values[field.encode_name] = value
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"environment: {_sentence(str(error))}") from None
 
 
 def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
@@ -86,15 +120,15 @@ def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | No
         ConfigurationError: the file cannot be read.
     """
     given = os.environ if environ is None else environ
-    if name in given:
-        return given[name]
     path = given.get(f"{name}_FILE")
-    if path is None:
-        return None
+    if given.get(name) or not path:  # compose files write an empty variable for one that is not set
+        return given.get(name)
     try:
         return Path(path).read_text().strip()
     except OSError as error:
         raise ConfigurationError(f"environment: {name}_FILE: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"environment: {name}_FILE: {path} is not UTF-8 text") from None
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -105,7 +139,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     for name in sorted(given):
         if not name.startswith("PENSTOCK_") or name.removesuffix("_FILE") in known:
             continue
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)  # PENSTOCK_ alone makes names alike
         sentences.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
     return sentences
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
 
 from penstock.errors import ConfigurationError
-from penstock.resilience.retry import Retry
+from penstock.retry import Retry
 
-DEAD_LETTERS = "dlq"
+DEAD_LETTERS, EVENTS = "dlq", "events"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_YAML_NAMES = {"`object`": "a mapping", "`array`": "a list", "`null`": "nothing (write {} for the defaults)"}
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Unhandled = Literal["dead", "skip"]
 T = TypeVar("T")
@@ -33,7 +35,7 @@ class Duration(float):
         Raises:
             ValueError: it is not a positive number or one of the forms above.
         """
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return cls(value)
         found = _DURATION.fullmatch(value) if isinstance(value, str) else None
         if found is None or float(found[1]) == 0:
@@ -105,12 +107,22 @@ class Webhook(Section, frozen=True, kw_only=True):
     stream: str = "ingest"
 
 
+class Breaker(Section, frozen=True, kw_only=True):
+    """What is special to one circuit breaker; what is absent comes from CIRCUIT_BREAKER_* variables."""
+
+    failure_threshold: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    failure_window: Duration | None = None
+    recovery_timeout: Duration | None = None
+    half_open_max_calls: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class Topology(Section, frozen=True, kw_only=True):
     """The whole mesh."""
 
     streams: dict[str, Stream] = {}
     services: dict[str, ServiceSpec] = {}
     webhooks: dict[str, Webhook] = {}
+    breakers: dict[str, Breaker] = {}
 
     def service(self, name: str) -> ServiceSpec:
         """Return the declaration of service `name`.
@@ -147,6 +159,8 @@ def load(path: Path | str | None = None) -> Topology:
         raise ConfigurationError(
             f"{file}: cannot be read ({error.strerror}); set PENSTOCK_TOPOLOGY to your streams.yaml"
         ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{file}: not UTF-8 text; save it as UTF-8") from None
 
 
 def parse(text: str, *, name: str = "streams.yaml") -> Topology:
@@ -155,17 +169,38 @@ def parse(text: str, *, name: str = "streams.yaml") -> Topology:
     Raises:
         ConfigurationError: it is not YAML, has an unknown or ill-typed key, or names do not resolve.
     """
-    try:
-        raw = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{name}: not YAML: {str(error).replace(chr(10), ' ')}") from None
-    topology = convert(raw, Topology, name)
+    topology = convert(read_yaml(text, name), Topology, name)
     problems = _problems(topology)
     if problems:
         raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
     if DEAD_LETTERS not in topology.streams:
         topology = msgspec.structs.replace(topology, streams={**topology.streams, DEAD_LETTERS: Stream()})
     return topology
+
+
+def read_yaml(text: str, name: str) -> Any:
+    """Decode YAML text, calling it `name` in errors; an empty one is an empty mapping.
+
+    Raises:
+        ConfigurationError: it is not YAML, or a key is there twice.
+    """
+    try:
+        return yaml.load(text, _Loader) or {}  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{name}: not YAML: {str(error).replace(chr(10), ' ')}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice: of the two, YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def convert(raw: Any, into: type[T], name: str) -> T:
@@ -178,14 +213,17 @@ def convert(raw: Any, into: type[T], name: str) -> T:
         return msgspec.convert(raw, into, dec_hook=_decode_hook)
     except msgspec.ValidationError as error:
         problem = str(error).partition(" - at `")[0]
+        for name_in_json, name_in_yaml in _YAML_NAMES.items():
+            problem = problem.replace(name_in_json, name_in_yaml)
         key = ".".join(_path_to_problem(raw, into))
         raise ConfigurationError(f"{name}: {key + ': ' if key else ''}{problem}") from None
 
 
 def _decode_hook(into: type, value: object) -> object:
-    if into is Duration:
-        return Duration.parse(value)
-    raise NotImplementedError(f"no way to read {into} from YAML")
+    parse = getattr(into, "parse", None)  # Duration, and others of its kind
+    if parse is None:
+        raise NotImplementedError(f"no way to read {into} from YAML")
+    return parse(value)
 
 
 def _path_to_problem(raw: Any, into: Any) -> list[str]:
@@ -195,7 +233,7 @@ def _path_to_problem(raw: Any, into: Any) -> list[str]:
     if get_origin(into) is dict:
         kinds = dict.fromkeys(raw, get_args(into)[1])
     elif isinstance(into, type) and issubclass(into, msgspec.Struct):
-        kinds = get_type_hints(into, include_extras=True)
+        kinds = {field.encode_name: field.type for field in msgspec.structs.fields(into)}
     else:
         return []
     for key, value in raw.items():
@@ -214,11 +252,11 @@ def _fits(value: Any, into: Any) -> bool:
 
 def _problems(topology: Topology) -> list[str]:
     problems: list[str] = []
-    for kind, names in (("streams", topology.streams), ("services", topology.services)):
+    for kind in ("streams", "services", "webhooks"):
         problems += [
             f"{kind}.{name}: a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen "
             "and underscore"
-            for name in names
+            for name in getattr(topology, kind)
             if not _NAME.fullmatch(name)
         ]
     known = {*topology.streams, DEAD_LETTERS}

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
 from penstock import Context, Reject, Service, TryAgain
+from penstock.telemetry.spans import Attributes
 
 jobs = Service("http")
 
@@ -32,16 +34,19 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 @jobs.on("ingest", type="http.request", timeout=310)
 async def send(request: HttpRequest, ctx: Context) -> dict[str, Any]:
     """Send the request; 2xx is success, 408, 425, 429, 5xx and network errors are tried again."""
-    headers = {
-        "Idempotency-Key": ctx.idempotency_key(),
-        "traceparent": ctx.trace.traceparent,
-        **request.headers,
-    }
+    about: Attributes = {"http.request.method": request.method, "server.address": urlsplit(request.url).hostname or ""}
     try:
-        async with _answer(request, headers) as answer:
-            body = (await _start_of(answer)).decode(errors="replace")
-            _judge(answer, body)
-            return {"status": answer.status, "body": body}
+        with ctx.span(request.method, kind="client", attributes=about) as call:
+            headers = {
+                "Idempotency-Key": ctx.idempotency_key(),
+                "traceparent": call.context.traceparent,
+                **request.headers,
+            }
+            async with _answer(request, headers) as answer:
+                call.attributes["http.response.status_code"] = answer.status
+                body = (await _start_of(answer)).decode(errors="replace")
+                _judge(answer, body)
+                return {"status": answer.status, "body": body}
     except (aiohttp.InvalidURL, ValueError) as error:
         raise Reject(f"the request cannot be made: {error}") from error
     except TimeoutError:

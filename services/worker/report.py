@@ -8,8 +8,8 @@ from typing import Any
 from penstock import Context, InvalidEvent
 from penstock.event import encode_data, rfc3339
 from penstock.schemas import JobEvent
-from penstock.service.execute import Dead, Done, Outcome, Retried
 from penstock.service.jobs import Job
+from penstock.service.outcome import Dead, Done, Outcome, Retried
 
 EVENTS = "events"
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 
 from penstock import Service
+from penstock.service import http
+from penstock.service.lifecycle import Runtime
 from penstock.service.loading import load_services
 from penstock.settings import Settings
-from services.worker import http_request, report, ticket
+from services.worker import demo, http_request, report, ticket
 
 
 def build(settings: Settings) -> Service:
@@ -17,9 +19,16 @@ def build(settings: Settings) -> Service:
         ConfigurationError: PENSTOCK_JOBS names something that cannot be imported or is no service.
     """
     service = Service("worker")
-    for jobs in (ticket.jobs, http_request.jobs, *load_services(settings.jobs, variable="PENSTOCK_JOBS")):
+    for jobs in (ticket.jobs, http_request.jobs, demo.jobs, *load_services(settings.jobs, variable="PENSTOCK_JOBS")):
         service.include(jobs)
     service.on_outcome(functools.partial(report.outcome, ttl=settings.job_ttl))
     if settings.job_started:
         service.on_start(report.started)
+    service.task(_health)
     return service
+
+
+async def _health(runtime: Runtime) -> None:
+    """Serve /livez, /readyz and /metrics."""
+    settings = runtime.settings
+    await http.serve(runtime, [], host=settings.worker_host, port=settings.worker_port, variable="PENSTOCK_WORKER_PORT")

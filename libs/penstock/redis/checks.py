@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from penstock.errors import UnsuitableRedis
 from penstock.redis.connection import AsyncRedis, hide_password, unavailable
 
-_OLDEST = (7, 0)
+OLDEST = (7, 0)
 _log = structlog.get_logger("penstock.redis")
 
 
@@ -53,7 +53,7 @@ async def check_server(client: AsyncRedis) -> None:
     """
     server = await client.info("server")
     version = str(server.get("redis_version", "0"))
-    if _numbers(version) < _OLDEST:
+    if numbers(version) < OLDEST:
         raise UnsuitableRedis(
             f"this server is Redis {version}; Penstock needs Redis 7.0 or Valkey 8: upgrade it, or unset "
             "REDIS_URL to use the embedded one"
@@ -84,5 +84,6 @@ async def _check_persistence(client: AsyncRedis) -> None:
         _log.warning("Redis persists nothing: a restart loses every event; set `appendonly yes`")
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """Return major and minor of a version."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

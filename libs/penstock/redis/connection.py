@@ -102,13 +102,17 @@ def unavailable(error: BaseException) -> Unavailable | None:
     if isinstance(error, RedisTimeoutError):
         return Unavailable("no reply in time")
     if isinstance(error, ResponseError | RedisConnectionError):
-        text = str(error)
-        for code, reason in _REFUSALS.items():
-            if text.startswith(code) or f" {code} " in text or f"-{code} " in text:
-                return Unavailable(reason)
+        reason = _REFUSALS.get(_code(error))
+        if reason is not None:
+            return Unavailable(reason)
     if isinstance(error, RedisConnectionError | OSError):
         return Unavailable("cannot connect")
     return None
+
+
+def _code(error: RedisError) -> str:
+    """Return the first word of the server's answer; redis-py takes it away from those it has a class for."""
+    return error.status_code or str(error).rpartition(" caused error: ")[2].partition(" ")[0]
 
 
 __all__ = [

@@ -14,6 +14,7 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 from penstock.topology import DEAD_LETTERS
+from penstock.trace_context import TraceContext
 
 _replay = Script("penstock.resilience", "replay")
 _PAGE = 500
@@ -25,7 +26,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A dead letter: the event, which group gave up on it, and why.
 
     `letter` is its id in the queue. `entry` is the id it had in `stream`. `replayed` is when it was given
-    back to its group, None if it was not.
+    back to its group, None if it was not. `traceparent` is the span of the run that failed.
     """
 
     letter: str
@@ -40,6 +41,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     time: str
     fingerprint: str
     traceback: str = ""
+    traceparent: str = ""
     replayed: str | None = None
     event: dict[str, str] = {}
 
@@ -78,8 +80,12 @@ class DeadLetters:
         mark = await self._client.hget(self._keys.replayed, letter)
         return _decode(rows[0][0], rows[0][1], mark.decode() if mark else None)
 
-    async def replay(self, letter: DeadLetter) -> bool:
-        """Give the event back to the group that failed it; False if that was done before."""
+    async def replay(self, letter: DeadLetter) -> str | None:
+        """Give the event back to the group that failed it, in a new trace that links to the old one.
+
+        Returns the new trace's id, or None if the letter was replayed before or is gone.
+        """
+        trace = TraceContext.new().child().keep()  # somebody wants to know how it goes this time
         queued = msgspec.json.encode({"state": "queued", "type": letter.type, "attempts": 0})
         entry = await _replay(
             self._client,
@@ -89,9 +95,9 @@ class DeadLetters:
                 self._keys.retry(letter.stream, letter.group),
                 self._keys.job(letter.event_id),
             ],
-            [letter.letter, rfc3339(time.time()), queued],
+            [letter.letter, rfc3339(time.time()), queued, trace.traceparent, letter.traceparent],
         )
-        return bool(entry)
+        return trace.trace_id if entry else None
 
     async def purge(self, letters: list[DeadLetter]) -> int:
         """Delete dead letters and the checkpoints they kept; return how many were there."""
@@ -173,6 +179,7 @@ def _decode(letter: bytes, fields: dict[bytes, bytes], replayed: str | None) -> 
         time=text.get("dlq.time", ""),
         fingerprint=text.get("dlq.fingerprint", ""),
         traceback=text.get("dlq.traceback", ""),
+        traceparent=text.get("dlq.traceparent", ""),
         replayed=replayed,
         event={
             name: value for name, value in text.items() if not name.startswith(("dlq.", "retry.")) and name != "attempt"

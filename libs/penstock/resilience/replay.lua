@@ -1,4 +1,5 @@
--- Replay a dead letter once: give the event back to the group that failed it, as a first attempt.
+-- Replay a dead letter once: give the event back to the group that failed it, as a first attempt, in a
+-- new trace that links to the one that failed.
 --
 -- KEYS[1]  dead letter stream
 -- KEYS[2]  hash of replayed dead letters: entry id to time
@@ -7,6 +8,8 @@
 -- ARGV[1]  entry id of the dead letter
 -- ARGV[2]  time, RFC 3339
 -- ARGV[3]  what KEYS[4] then says, if it exists
+-- ARGV[4]  traceparent of the new trace
+-- ARGV[5]  traceparent of the run that failed, '' if it is not known
 -- returns  entry id in the retry stream; '' if it was replayed before; false if there is no such dead letter
 
 local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
@@ -14,11 +17,15 @@ if not found then return false end
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return '' end
 
 local origin
-local fields = {}
+local fields = {'traceparent', ARGV[4]}
+if ARGV[5] ~= '' then
+  fields[3], fields[4] = 'links', ARGV[5]
+end
+local mine = {attempt = true, traceparent = true, tracestate = true, links = true}
 for i = 1, #found[2], 2 do
   local name, value = found[2][i], found[2][i + 1]
   if name == 'dlq.entry' then origin = value end
-  if name ~= 'attempt' and string.sub(name, 1, 4) ~= 'dlq.' and string.sub(name, 1, 6) ~= 'retry.' then
+  if not mine[name] and string.sub(name, 1, 4) ~= 'dlq.' and string.sub(name, 1, 6) ~= 'retry.' then
     fields[#fields + 1] = name
     fields[#fields + 1] = value
   end

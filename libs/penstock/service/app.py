@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from penstock.errors import ConfigurationError
-from penstock.resilience.retry import Retry
-from penstock.service.dispatch import Hooks, OutcomeHook, StartHook
+from penstock.retry import Retry
+from penstock.service.execute import Hooks, OutcomeHook, StartHook
 from penstock.service.handlers import Function, Handler, Handlers, make_handler
 
 if TYPE_CHECKING:
@@ -49,13 +49,15 @@ class Service:
         batch: int | None = None,
         retry: Retry | None = None,
         timeout: float | None = None,
+        needs: Sequence[str] = (),
     ) -> Callable[[F], F]:
         """Handle events of `stream` whose type is, or matches, `type` (`ticket.*`).
 
         The function takes the data, validated into the annotation of its first parameter (Event for the
         whole event), and optionally a Context. Plain functions run in threads. With `batch` it takes a list
         of up to that many and optionally a BatchContext. `retry` and `timeout` (seconds) override
-        streams.yaml.
+        streams.yaml. While a circuit breaker in `needs` is open (see Context.breaker) its events wait, and
+        no attempt is used up.
 
         Raises:
             ConfigurationError: the function's signature cannot be used.
@@ -64,7 +66,15 @@ class Service:
         def register(function: F) -> F:
             types = (type,) if isinstance(type, str) else tuple(type)
             self._handlers.append(
-                make_handler(function, stream=stream, types=types, batch=batch, retry=retry, timeout=timeout)
+                make_handler(
+                    function,
+                    stream=stream,
+                    types=types,
+                    batch=batch,
+                    retry=retry,
+                    timeout=timeout,
+                    needs=tuple(needs),
+                )
             )
             return function
 

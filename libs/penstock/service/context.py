@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
-from typing import Any, TypeVar, cast, get_type_hints
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Literal, Protocol, TypeVar, cast, get_type_hints
 
 import msgspec
 import structlog
@@ -13,13 +14,15 @@ import structlog
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import Event, derived_id, encode, encode_data, json_encoder
 from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis
+from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Checkpoints
-from penstock.streams.publish import Publisher
 from penstock.streams.settle import Output
-from penstock.telemetry.trace_context import TraceContext
+from penstock.telemetry.spans import Active, Attributes, Kind, Silence, Span, Telemetry, messaging, span
+from penstock.trace_context import TraceContext
 
 T = TypeVar("T")
-current: ContextVar[Context | None] = ContextVar("penstock_context", default=None)
+_TOO_LATE = "this run of the handler is over: what it brings about now can have no effect"
 
 
 class State:
@@ -32,10 +35,21 @@ class State:
         self._keys = keys
         self._service = service
         self.operations: list[list[Any]] = []
+        self.guards: list[tuple[str, str, str | Literal[False]]] = []
+        self.sealed = False
 
     def key(self, name: str) -> str:
         """Return the full Redis key of `name`, for reading."""
         return self._keys.state(self._service, name)
+
+    def expect(self, name: str, field: str, value: str | None) -> None:
+        """Settle only if `field` of the hash `name` still holds `value` then; None: it is not there.
+
+        Otherwise nothing of this run takes effect, no attempt is used up, and the handler runs again: what it
+        reads, decides and writes is thus one step, however many replicas do the same. The handler must
+        read the guarded field first, and change it with every commit.
+        """
+        self.guards.append((self.key(name), field, False if value is None else value))
 
     def hincrby(self, name: str, field: str, by: int = 1) -> None:
         """Add `by` to an integer in a hash."""
@@ -75,6 +89,17 @@ class State:
         if members:
             self._add("SREM", name, *members)
 
+    def append(self, name: str, *values: str) -> None:
+        """Put values at the end of a list, in this order."""
+        if values:
+            self._add("RPUSH", name, *values)
+
+    def push(self, name: str, *values: str, most: int) -> None:
+        """Put values in front of a list, the last one foremost, and keep the first `most` of it."""
+        if values:
+            self._add("LPUSH", name, *values)
+            self._add("LTRIM", name, "0", str(most - 1))
+
     def set(self, name: str, value: str, *, ttl: float | None = None) -> None:
         """Set a string; `ttl` in seconds."""
         self._add("SET", name, value, *(() if ttl is None else ("PX", str(round(ttl * 1000)))))
@@ -92,7 +117,26 @@ class State:
         self._add("PEXPIRE", name, str(round(ttl * 1000)))
 
     def _add(self, command: str, name: str, *arguments: str) -> None:
+        if self.sealed:
+            raise RuntimeError(_TOO_LATE)
         self.operations.append([command, self.key(name), *arguments])
+
+
+class Outlet(Protocol):
+    """Where events go that do not wait for the commit: a Publisher."""
+
+    async def publish(self, stream: str, fields: list[str]) -> object:
+        """Publish one event; return once it is kept."""
+
+
+class Breakers(Protocol):
+    """The circuit breakers a handler may call through."""
+
+    def guard(self, name: str, failures: Failure = Exception) -> AbstractAsyncContextManager[None]:
+        """Run what is inside through breaker `name`."""
+
+    def waiting(self, names: Iterable[str]) -> float:
+        """Return the seconds until all of these may let calls pass; 0 when they do."""
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -102,7 +146,10 @@ class Scope(msgspec.Struct, frozen=True):
     keys: Keys
     publishes: frozenset[str]
     checkpoints: Checkpoints
-    publisher: Publisher | None = None
+    outlet: Outlet
+    breakers: Breakers
+    redis: AsyncRedis | None = None
+    telemetry: Telemetry = Silence()
 
     def check_publishes(self, stream: str) -> None:
         """Refuse to publish where streams.yaml does not say that this service does.
@@ -115,12 +162,19 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 class Effects:
-    """What a handler call brings about; nothing of it happens before the commit."""
+    """What a handler call brings about; nothing of it happens before the commit.
+
+    Once sealed it takes nothing more: a plain function goes on in its thread when its time is over, and what
+    it does then must not slip into the commit that says it failed.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._emitted: dict[str, int] = {}
         self.outputs: list[Output] = []
+        self.streams: list[str] = []
+        """Stream of each output."""
+        self.spans: list[Span] = []
         self.state = State(scope.keys, scope.service)
 
     def emit(
@@ -140,6 +194,8 @@ class Effects:
 
         Without an index it is the number of events that `cause` has brought about so far.
         """
+        if self.state.sealed:
+            raise RuntimeError(_TOO_LATE)
         scope = self._scope
         scope.check_publishes(stream)
         if index is None:
@@ -147,19 +203,36 @@ class Effects:
             self._emitted[cause.id] = number + 1
             index = str(number)
         event_id = derived_id(scope.service, cause.id, index)
+        if trace.sampled:
+            self.spans.append(send_span(trace, stream, event_id))
+            trace = self.spans[-1].context
         fields = caused_fields(
             scope.service, cause, trace, type, data, event_id=event_id, subject=subject, tenant=tenant
         )
+        self.streams.append(stream)
         if delay > 0:
             self.outputs.append(Output(scope.keys.scheduled(stream), fields, max(1, round(delay * 1000))))
         else:
             self.outputs.append(Output(scope.keys.stream(stream), fields))
         return event_id
 
-    def clear(self) -> None:
-        """Forget everything: the call failed."""
-        self.outputs.clear()
-        self.state.operations.clear()
+    def seal(self) -> None:
+        """Take nothing more."""
+        self.state.sealed = True
+
+
+def send_span(trace: TraceContext, stream: str, event_id: str) -> Span:
+    """Return the span of publishing one event; its context is what the event carries on."""
+    now = time.time_ns()
+    return Span(
+        name=f"send {stream}",
+        kind="producer",
+        context=trace.child(),
+        parent=trace.span_id,
+        start=now,
+        end=now,
+        attributes=messaging("send", "send", stream, **{"messaging.message.id": event_id}),
+    )
 
 
 def caused_fields(
@@ -208,18 +281,28 @@ class Context:
         self._scope = scope
         self._effects = Effects(scope)
         self._steps: dict[str, bytes] | None = None
+        self._published = 0
         self._trace: TraceContext | None = None
+        self.started_at = time.time_ns()
+        """When this run of the handler began, in nanoseconds since the epoch."""
         self.event = event
         self.stream = stream
         self.attempt = attempt
         self._started = time.perf_counter()
         self.queued = queued
         """Seconds the event waited in the stream before this process read it."""
+        self.notes: dict[str, Any] = {}
+        """What the handler leaves for the outcome hooks of this run; nothing of it is kept."""
 
     @property
     def service(self) -> str:
         """Name of the service, and so of the consumer group."""
         return self._scope.service
+
+    @property
+    def scope(self) -> Scope:
+        """What all contexts of this service share."""
+        return self._scope
 
     @property
     def elapsed(self) -> float:
@@ -230,8 +313,14 @@ class Context:
     def trace(self) -> TraceContext:
         """Trace context of this run of the handler; what it publishes carries it on."""
         if self._trace is None:
-            self._trace = self.event.trace.child()
+            trace = self.event.trace
+            self._trace = (trace if trace.span_id else self._scope.telemetry.begin(trace)).child()
         return self._trace
+
+    @property
+    def redis(self) -> AsyncRedis:
+        """A client for reading, such as this service's own state; what it writes is no part of the commit."""
+        return self._scope.redis
 
     @property
     def state(self) -> State:
@@ -251,6 +340,30 @@ class Context:
     def idempotency_key(self, step: str = "") -> str:
         """Return a key for calls to the outside that is the same on every attempt of this event and step."""
         return f"{self.event.id}:{step}" if step else self.event.id
+
+    def breaker(self, name: str, *, failures: Failure = Exception) -> AbstractAsyncContextManager[None]:
+        """Call a dependency through the circuit breaker `name`, shared by the whole fleet.
+
+        ```python
+        async with ctx.breaker("crm", failures=(aiohttp.ClientError, TimeoutError)):
+            await crm.update(...)
+        ```
+        `failures` says which exceptions count against the dependency: types, or a function that tells.
+        While the breaker is open CircuitOpen ends the run: the event waits and no attempt is used up.
+        """
+        return self._scope.breakers.guard(name, failures)
+
+    def span(
+        self, name: str, *, kind: Kind = "internal", attributes: Attributes | None = None
+    ) -> AbstractContextManager[Active]:
+        """Time a part of the handler as a span of its own.
+
+        ```python
+        with ctx.span("PUT", kind="client") as call:
+            await crm.put(..., headers={"traceparent": call.context.traceparent})
+        ```
+        """
+        return span(self._scope.telemetry, self.trace, name, kind=kind, attributes=attributes)
 
     def emit(
         self,
@@ -290,10 +403,15 @@ class Context:
         """
         scope = self._scope
         scope.check_publishes(stream)
-        event_id = derived_id(scope.service, self.event.id, f"{type}#{self.attempt}")
-        fields = caused_fields(scope.service, self.event, self.trace, type, data, event_id=event_id)
-        if scope.publisher is not None:
-            await scope.publisher.publish(stream, fields)
+        self._published += 1
+        event_id = derived_id(scope.service, self.event.id, f"{type}#{self.attempt}.{self._published}")
+        trace = self.trace
+        if trace.sampled:
+            sent = send_span(trace, stream, event_id)
+            scope.telemetry.record(sent)
+            trace = sent.context
+        fields = caused_fields(scope.service, self.event, trace, type, data, event_id=event_id)
+        await scope.outlet.publish(stream, fields)
 
     async def step(self, name: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """Run `function` once for this event, even through crashes and retries, and return its result.
@@ -310,29 +428,48 @@ class Context:
         stored = self._steps.get(name)
         if stored is not None:
             return cast(T, _restore(stored, function))
-        result = await function(*args, **kwargs)
+        with self.span(f"step {name}"):
+            result = await function(*args, **kwargs)
         try:
             encoded = json_encoder.encode(result)
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidEvent(f"the result of step {name} cannot be kept as JSON: {error}") from None
         kept = await self._scope.checkpoints.store(self.event.id, name, encoded)
         self._steps[name] = kept
         return result if kept == encoded else cast(T, _restore(kept, function))
 
-    def settle_steps(self) -> Sequence[Any] | None:
-        """Return the operation that removes this event's checkpoint, or None if it has none."""
-        if not self._steps:
-            return None
-        return ["DEL", self._scope.keys.checkpoint(self._scope.service, self.event.id)]
+    def forget_steps(self) -> None:
+        """Remove this event's checkpoint, if it has one, when the event is settled."""
+        if self._steps:
+            key = self._scope.keys.checkpoint(self._scope.service, self.event.id)
+            self.state.operations.append(["DEL", key])
+
+    def failed(self, *, keep: bool = True) -> Context:
+        """Return a context for telling that this run failed: of the same event and span, without its effects.
+
+        `keep` has its trace kept from here on, whatever was decided where it began.
+        """
+        self._effects.seal()
+        told = copy.copy(self)
+        if keep and self._scope.telemetry.enabled:
+            told._trace = self.trace.keep()  # noqa: SLF001 - of this very class; what fails is always kept
+        told._effects = Effects(self._scope)  # noqa: SLF001 - of this very class
+        return told
 
 
 class BatchContext:
     """Many events in the hands of a batch handler: settled together or not at all."""
 
     def __init__(self, scope: Scope, events: Sequence[Event]) -> None:
+        self._scope = scope
         self._effects = Effects(scope)
         self.events = events
         self.service = scope.service
+
+    @property
+    def redis(self) -> AsyncRedis:
+        """A client for reading; see `Context.redis`."""
+        return self._scope.redis
 
     @property
     def state(self) -> State:
@@ -361,9 +498,8 @@ class BatchContext:
             ConfigurationError: streams.yaml does not let this service publish to `stream`.
             InvalidEvent: the data cannot be written as JSON.
         """
-        return self._effects.emit(
-            cause, cause.trace.child(), stream, type, data, subject=subject, tenant=tenant, delay=delay
-        )
+        trace = cause.trace if cause.trace.span_id else self._scope.telemetry.begin(cause.trace).child()
+        return self._effects.emit(cause, trace, stream, type, data, subject=subject, tenant=tenant, delay=delay)
 
 
 def _restore(stored: bytes, function: Callable[..., Any]) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
 
 import msgspec
 import structlog
@@ -14,17 +13,15 @@ from penstock import event as codec
 from penstock.errors import InvalidEvent
 from penstock.event import Event, Origin
 from penstock.redis.connection import AsyncRedis, unavailable
-from penstock.service.context import BatchContext, Context, Effects, Scope
-from penstock.service.execute import Dead, Done, Outcome, Policy, Retried, call, dead, execute, judge
+from penstock.service.context import Context, Effects, Scope
+from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler, Handlers
+from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, parked, unhandled
 from penstock.streams.janitor import MOST_DEATHS
 from penstock.streams.presence import Held
 from penstock.streams.read import Row
 from penstock.streams.settle import DEAD, DONE, RETRY, Entry, Settled, Settler, Source, Unit
 from penstock.topology import ServiceSpec
-
-OutcomeHook = Callable[[Context, Outcome], None]
-StartHook = Callable[[Context], Any]
 
 _MOST_UNSETTLED = 1_000
 _PAUSE = 0.5  # seconds between tries while Redis is away
@@ -46,13 +43,6 @@ class Work(msgspec.Struct, eq=False):
     def held(self) -> Held:
         """The key under which it is in hand."""
         return self.source.index, self.entry_id
-
-
-class Hooks(msgspec.Struct, frozen=True):
-    """What a service wants to do around every single-event handler."""
-
-    on_start: tuple[StartHook, ...] = ()
-    on_outcome: tuple[OutcomeHook, ...] = ()
 
 
 class Dispatcher:
@@ -77,15 +67,16 @@ class Dispatcher:
         self._consumer = consumer
         self._spec = spec
         self._handlers = handlers
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[Handler, Policy] = {}
         self._hooks = hooks
         self._client = client
         self._tasks = tasks
         self._settler: Settler | None = None
         self._running = 0
+        self._slots = asyncio.Semaphore(spec.concurrency)
         self._changed = asyncio.Event()
-        self._gathering: dict[str, list[Work]] = {}
-        self._batching: set[str] = set()
+        self._gathering: dict[Handler, list[Work]] = {}
+        self._batching: set[Handler] = set()
         self._suspects: list[Work] = []
         self._trial: asyncio.Task[None] | None = None
         self.in_hand: dict[Held, Work | None] = {}
@@ -118,6 +109,11 @@ class Dispatcher:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def paused(self, stream: str) -> bool:
+        """Whether every handler of `stream` waits for a circuit breaker, so that reading it is of no use."""
+        handlers = self._handlers.on(stream)
+        return bool(handlers) and all(self._scope.breakers.waiting(handler.needs) > 0 for handler in handlers)
+
     async def drained(self) -> None:
         """Wait until no handler runs."""
         while self._running:
@@ -126,6 +122,8 @@ class Dispatcher:
 
     def cancel(self) -> list[str]:
         """Cancel the handlers that still run; return the ids of their events."""
+        if self._trial is not None:
+            self._trial.cancel()
         orphans = []
         for work in self.in_hand.values():
             if work is not None and work.task is not None and not work.task.done():
@@ -145,6 +143,8 @@ class Dispatcher:
 
     def accept(self, rows: list[Row]) -> None:
         """Take entries in hand and start their handlers."""
+        for stream, count in Counter(source.stream for source, _, _ in rows).items():
+            self._scope.telemetry.consumed(count, stream=stream, group=self._scope.service)
         for source, entry_id, fields in rows:
             held = source.index, entry_id
             if held in self.in_hand:
@@ -156,8 +156,8 @@ class Dispatcher:
                 self._settle_plain(source, entry_id, DONE, [])
             else:
                 self._start(source, entry_id, fields)
-        for name in list(self._gathering):
-            self._start_batch(name)
+        for handler in list(self._gathering):
+            self._start_batch(handler)
 
     def concluded(self, settled: Settled) -> None:
         """Let go of a settled unit; see to what could not be settled."""
@@ -165,17 +165,18 @@ class Dispatcher:
             self._bury_invalid(settled.unit, settled.invalid)
             return
         again: list[Work] = []
+        unsettled = bool(settled.refused) or settled.stale
         for index, entry in enumerate(settled.unit.entries):
             work = self.in_hand.pop((entry.source, entry.entry_id), None)
             if index in settled.refused:
                 self.refused += 1
                 _log.warning("commit refused: the entry belongs to another consumer", entry=entry.entry_id)
-            elif settled.refused and work is not None:
+            elif unsettled and work is not None:
                 again.append(work)
         for work in again:
             self.in_hand[work.held] = work
             self._running += 1
-            self._gather(work)
+            self._begin(work)
         self._changed.set()
 
     # Starting
@@ -196,11 +197,19 @@ class Dispatcher:
             return
         work = Work(source, entry_id, event, origin, handler)
         self.in_hand[work.held] = work
+        wait = self._scope.breakers.waiting(handler.needs) if handler.needs else 0.0
+        if wait > 0:
+            self._submit([self._entry(source, entry_id, origin, parked(handler.needs, wait))], Effects(self._scope))
+            return
         if origin.crashes >= MOST_DEATHS - 1:
             self._suspects.append(work)
             if self._trial is None or self._trial.done():
                 self._trial = self._tasks.create_task(self._run_suspects())
-        elif handler.batch is not None:
+        else:
+            self._begin(work)
+
+    def _begin(self, work: Work) -> None:
+        if work.handler.batch is not None:
             self._gather(work)
         else:
             work.task = self._tasks.create_task(self._run(work))
@@ -209,13 +218,10 @@ class Dispatcher:
         if self._spec.consumes[source.stream].unhandled_on(source.stream) == "skip":
             self._settle_plain(source, entry_id, DONE, [])
             return
-        verdict = dead(
-            event.type,
-            "unhandled",
-            f"no handler of {self._scope.service} takes {event.type} on {source.stream}",
-        )
+        verdict = unhandled(self._scope.service, source.stream, event.type)
         context = Context(self._scope, event, stream=source.stream, attempt=origin.attempt)
-        self._conclude(context, verdict, source, entry_id, origin)
+        policy = Policy(self._spec.consumes[source.stream].retry, 0)
+        self._settle(source, entry_id, origin, conclude(context, verdict, policy, self._hooks))
 
     async def _run_suspects(self) -> None:
         """Run entries that were in hand at several deaths one by one, saying which, to find the culprit."""
@@ -229,45 +235,41 @@ class Dispatcher:
                 self._suspects.insert(0, work)
                 await asyncio.sleep(_PAUSE)
                 continue
-            work.task = self._tasks.create_task(self._run(work))
+            run = self._run(work) if work.handler.batch is None else self._run_batch([work])
+            work.task = self._tasks.create_task(run)
             await asyncio.wait([work.task])
 
-    # Running one event
+    # Running
 
     async def _run(self, work: Work) -> None:
-        context = Context(
-            self._scope,
-            work.event,
-            stream=work.source.stream,
-            attempt=work.origin.attempt,
-            queued=_queued(work.entry_id),
-        )
         try:
-            for hook in self._hooks.on_start:
-                await hook(context)
-            outcome = await execute(work.handler, context, self._policy(work))
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                self._let_go(work)
-                raise
-            outcome = self._judge(error, work)
-        except Exception as error:  # noqa: BLE001 - a hook failed: so did this attempt
-            outcome = self._judge(error, work)
-        self._conclude(context, outcome, work.source, work.entry_id, work.origin)
+            async with self._slots:  # COUNT holds for each stream, so a read may bring more than there was room for
+                context = Context(
+                    self._scope,
+                    work.event,
+                    stream=work.source.stream,
+                    attempt=work.origin.attempt,
+                    queued=_queued(work.entry_id),
+                )
+                concluded = await execute(work.handler, context, self._policy(work), self._hooks)
+        except asyncio.CancelledError:
+            self._let_go(work)
+            raise
+        self._settle(work.source, work.entry_id, work.origin, concluded)
 
-    def _conclude(self, context: Context, outcome: Outcome, source: Source, entry_id: str, origin: Origin) -> None:
-        """Turn the outcome into a unit and submit it."""
-        effects = context.effects
-        if isinstance(outcome, Done):
-            steps = context.settle_steps()
-            if steps is not None:
-                effects.state.operations.append(list(steps))
-        else:
-            effects.clear()
-        for hook in self._hooks.on_outcome:
-            hook(context, outcome)
-        self._submit([self._entry(source, entry_id, origin, outcome)], effects)
+    async def _run_batch(self, batch: list[Work]) -> None:
+        waiting = dict(enumerate(batch))
+        handler = batch[0].handler
+        events = [(work.event, work.origin.attempt) for work in batch]
+        try:
+            async for indexes, concluded in execute_batch(handler, self._scope, events, self._policy(batch[0])):
+                part = [waiting.pop(index) for index in indexes]
+                entries = [self._entry(work.source, work.entry_id, work.origin, concluded.outcome) for work in part]
+                self._submit(entries, concluded.effects)
+        except asyncio.CancelledError:
+            for work in waiting.values():
+                self._let_go(work)
+            raise
 
     def _entry(self, source: Source, entry_id: str, origin: Origin, outcome: Outcome) -> Entry:
         if isinstance(outcome, Done):
@@ -285,79 +287,52 @@ class Dispatcher:
             return Entry(source.index, entry_id, RETRY, fields, round(outcome.delay * 1000))
         return Entry(source.index, entry_id, DEAD, self._burial(source, origin.entry_id, origin.attempt, outcome))
 
-    # Running batches
+    # Gathering batches
 
     def _gather(self, work: Work) -> None:
-        self._gathering.setdefault(work.handler.name, []).append(work)
-        self._start_batch(work.handler.name, at_least=work.handler.batch or 1)
+        self._gathering.setdefault(work.handler, []).append(work)
+        self._start_batch(work.handler, at_least=work.handler.batch or 1)
 
-    def _start_batch(self, name: str, at_least: int = 1) -> None:
+    def _start_batch(self, handler: Handler, at_least: int = 1) -> None:
         """Start the next batch of a handler, unless one is under way: meanwhile more gathers."""
-        gathered = self._gathering.get(name, [])
-        if name in self._batching or len(gathered) < at_least:
+        gathered = self._gathering.get(handler, [])
+        if handler in self._batching or len(gathered) < at_least:
             return
-        most = gathered[0].handler.batch or 1
+        most = handler.batch or 1
         batch, rest = gathered[:most], gathered[most:]
         if rest:
-            self._gathering[name] = rest
+            self._gathering[handler] = rest
         else:
-            del self._gathering[name]
-        self._batching.add(name)
-        task = self._tasks.create_task(self._run_batch(name, batch))
+            del self._gathering[handler]
+        self._batching.add(handler)
+        task = self._tasks.create_task(self._run_gathered(batch))
         for work in batch:
             work.task = task
 
-    async def _run_batch(self, name: str, batch: list[Work]) -> None:
+    async def _run_gathered(self, batch: list[Work]) -> None:
+        handler = batch[0].handler
         try:
-            if not await self._try_batch(batch):
-                for work in batch:  # one of them is to blame: alone, only the culprit fails
-                    await self._try_batch([work])
-        except asyncio.CancelledError:
-            for work in batch:
-                self._let_go(work)
-            raise
+            await self._run_batch(batch)
         finally:
-            self._batching.discard(name)
-        if name in self._gathering:
-            self._start_batch(name)
-
-    async def _try_batch(self, batch: list[Work]) -> bool:
-        """Run a batch; return False if it failed and has not been concluded."""
-        items: list[Any] = []
-        good: list[Work] = []
-        for work in batch:
-            if work.held not in self.in_hand:
-                continue
-            try:
-                items.append(work.handler.decode(work.event))
-                good.append(work)
-            except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._conclude_batch([work], dead(work.event.type, "invalid", f"data: {error}"))
-        if not good:
-            return True
-        context = BatchContext(self._scope, [work.event for work in good])
-        policy = self._policy(good[0])
-        try:
-            await call(good[0].handler, items, context, policy.timeout)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its outcome
-            if len(good) > 1:
-                return False
-            self._conclude_batch(good, self._judge(error, good[0]))
-        else:
-            self._conclude_batch(good, Done(), context.effects)
-        return True
-
-    def _conclude_batch(self, batch: list[Work], outcome: Outcome, effects: Effects | None = None) -> None:
-        entries = [self._entry(work.source, work.entry_id, work.origin, outcome) for work in batch]
-        self._submit(entries, effects or Effects(self._scope))
+            self._batching.discard(handler)
+        self._start_batch(handler)
 
     # Settling
 
+    def _settle(self, source: Source, entry_id: str, origin: Origin, concluded: Concluded) -> None:
+        self._submit([self._entry(source, entry_id, origin, concluded.outcome)], concluded.effects)
+
     def _submit(self, entries: list[Entry], effects: Effects) -> None:
         assert self._settler is not None
-        self._settler.submit(Unit(entries, effects.outputs, effects.state.operations))
+        unit = Unit(entries, effects.outputs, effects.state.operations, effects.state.guards)
         self._running -= len(entries)
         self._changed.set()
+        for stream, count in Counter(effects.streams).items():
+            self._scope.telemetry.sent(count, stream=stream)
+        try:
+            self._settler.submit(unit)
+        except InvalidEvent as error:
+            self._bury_invalid(unit, str(error))
 
     def _settle_plain(self, source: Source, entry_id: str, verdict: int, fields: list[str]) -> None:
         """Settle an entry that no handler has seen."""
@@ -366,13 +341,20 @@ class Dispatcher:
     def _bury_invalid(self, unit: Unit, why: str) -> None:
         """Dead-letter entries whose effects Redis can never take."""
         _log.error("effects refused", error=why)
+        self._running += len(unit.entries)
         for entry in unit.entries:
             work = self.in_hand.get((entry.source, entry.entry_id))
-            assert work is not None
-            self._running += 1
+            if work is None or entry.verdict == DEAD:  # even the report of its death was refused
+                self._submit([entry], Effects(self._scope))
+                continue
             verdict = dead(work.event.type, "invalid", f"effects: {why}")
             context = Context(self._scope, work.event, stream=work.source.stream, attempt=work.origin.attempt)
-            self._conclude(context, verdict, work.source, work.entry_id, work.origin)
+            self._settle(
+                work.source,
+                work.entry_id,
+                work.origin,
+                conclude(context, verdict, self._policy(work), self._hooks),
+            )
 
     def _burial(self, source: Source, entry_id: str, attempts: int, verdict: Dead) -> list[str]:
         fields = {
@@ -384,6 +366,7 @@ class Dispatcher:
             "dlq.attempts": str(attempts),
             "dlq.time": codec.rfc3339(time.time()),
             "dlq.fingerprint": verdict.fingerprint,
+            "dlq.traceparent": verdict.traceparent,
             "dlq.traceback": verdict.traceback,
         }
         return [part for pair in fields.items() for part in pair]
@@ -394,16 +377,11 @@ class Dispatcher:
             self._running -= 1
             self._changed.set()
 
-    def _judge(self, error: BaseException, work: Work) -> Outcome:
-        return judge(error, work.event.type, work.origin.attempt, self._policy(work).retry)
-
     def _policy(self, work: Work) -> Policy:
-        found = self._policies.get(work.handler.name)
+        found = self._policies.get(work.handler)
         if found is None:
             subscription = self._spec.consumes[work.source.stream]
-            found = self._policies[work.handler.name] = Policy(
-                work.handler.retry or subscription.retry, work.handler.timeout or subscription.timeout
-            )
+            found = self._policies[work.handler] = Policy.of(work.handler, subscription)
         return found
 
 

@@ -1,52 +1,31 @@
-"""Running a handler on an event and telling what became of it."""
+"""Running handlers: from an event in hand to its outcome and effects, with nothing of Redis in it."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
-import traceback
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
-from penstock.errors import ConfigurationError, InvalidEvent, Reject, Snooze, TryAgain
-from penstock.resilience.retry import Retry
-from penstock.service.context import Context, current
+from penstock.event import Event
+from penstock.retry import Retry
+from penstock.service.context import BatchContext, Context, Effects, Scope
 from penstock.service.handlers import Handler
+from penstock.service.outcome import Dead, Done, Outcome, Retried, judge, unreadable
+from penstock.service.tell import tell_batch, tell_run
+from penstock.telemetry.current import current
+from penstock.topology import Subscription
 
-_MOST_TEXT = 2_000
-_MOST_TRACEBACK = 8_000
+OutcomeHook = Callable[[Context, Outcome], None]
+StartHook = Callable[[Context], Any]
 
-
-class Done(msgspec.Struct, frozen=True):
-    """The handler returned `result`."""
-
-    result: Any = None
-
-
-class Retried(msgspec.Struct, frozen=True):
-    """The handler failed and is tried again after `delay` seconds; a snooze uses up no attempt."""
-
-    delay: float
-    error: str
-    snoozed: bool = False
-
-
-class Dead(msgspec.Struct, frozen=True):
-    """The event goes to the dead letters.
-
-    `reason` is one word: invalid, unhandled, rejected or failed. `fingerprint` is the same for failures
-    of the same kind: event type, reason and place, and a digest of the message without its numbers.
-    """
-
-    reason: str
-    error: str
-    traceback: str = ""
-    fingerprint: str = ""
-
-
-Outcome = Done | Retried | Dead
+_log = structlog.get_logger("penstock.execute")
+# All that reading data into an annotated type may raise.
+_UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -55,72 +34,145 @@ class Policy(msgspec.Struct, frozen=True):
     retry: Retry
     timeout: float
 
+    @classmethod
+    def of(cls, handler: Handler, subscription: Subscription) -> Policy:
+        """Return what holds for `handler`: its own word before that of streams.yaml."""
+        return cls(handler.retry or subscription.retry, handler.timeout or subscription.timeout)
 
-async def execute(handler: Handler, context: Context, policy: Policy) -> Outcome:
-    """Run `handler` on the event of `context`. Only being cancelled is not turned into an outcome."""
+
+class Hooks(msgspec.Struct, frozen=True):
+    """What a service wants to do around every single-event handler."""
+
+    on_start: tuple[StartHook, ...] = ()
+    on_outcome: tuple[OutcomeHook, ...] = ()
+
+
+class Concluded(msgspec.Struct, frozen=True):
+    """A handler run that is over: its outcome, and the effects to settle with it."""
+
+    outcome: Outcome
+    effects: Effects
+
+
+async def execute(handler: Handler, context: Context, policy: Policy, hooks: Hooks) -> Concluded:
+    """Run `handler`, and the hooks around it, on the event of `context`.
+
+    Only being cancelled from outside is not turned into an outcome.
+    """
+    return conclude(context, await _outcome(handler, context, policy, hooks), policy, hooks)
+
+
+def conclude(context: Context, outcome: Outcome, policy: Policy, hooks: Hooks) -> Concluded:
+    """Add to an outcome what outcome hooks have to say; only a handler that is done has effects of its own."""
+    if isinstance(outcome, Done):
+        context.forget_steps()
+    else:
+        context = context.failed(keep=not (isinstance(outcome, Retried) and outcome.snoozed))
+    try:
+        for hook in hooks.on_outcome:
+            hook(context, outcome)
+    except Exception as error:  # noqa: BLE001 - a hook failed: so did this attempt, if it had not already
+        _log.error("an outcome hook failed", event_id=context.event.id, exc_info=error)
+        context = context.failed()
+        if isinstance(outcome, Done):
+            outcome = judge(error, context.event.type, context.attempt, policy.retry)
+    if isinstance(outcome, Dead):
+        outcome = msgspec.structs.replace(outcome, traceparent=context.trace.traceparent)
+    context.effects.seal()
+    tell_run(context, outcome, context.scope)
+    return Concluded(outcome, context.effects)
+
+
+async def execute_batch(
+    handler: Handler, scope: Scope, batch: Sequence[tuple[Event, int]], policy: Policy
+) -> AsyncIterator[tuple[list[int], Concluded]]:
+    """Run a batch handler on events, each with the number of its attempt.
+
+    Yields indexes of events with what became of them. If the handler fails on several it runs on each alone:
+    one of them is to blame, and only that one fails.
+    """
+    good: list[tuple[int, Any]] = []
+    for index, (event, attempt) in enumerate(batch):
+        try:
+            good.append((index, handler.decode(event)))
+        except Exception as error:  # noqa: BLE001 - whatever a type's own code raises is the outcome
+            yield [index], Concluded(_misfit(error, event, attempt, policy), Effects(scope))
+    if len(good) > 1:
+        context = BatchContext(scope, [batch[index][0] for index, _ in good])
+        started_at = time.time_ns()
+        if await _error_of(handler, [data for _, data in good], context, policy.timeout) is None:
+            tell_batch(scope, handler.stream, context.events, context.effects, started_at)
+            yield [index for index, _ in good], Concluded(Done(), context.effects)
+            return
+    for index, data in good:
+        event, attempt = batch[index]
+        context = BatchContext(scope, [event])
+        started_at = time.time_ns()
+        failure = await _error_of(handler, [data], context, policy.timeout)
+        if failure is None:
+            tell_batch(scope, handler.stream, [event], context.effects, started_at)
+            yield [index], Concluded(Done(), context.effects)
+        else:
+            yield [index], Concluded(judge(failure, event.type, attempt, policy.retry), Effects(scope))
+
+
+async def _outcome(handler: Handler, context: Context, policy: Policy, hooks: Hooks) -> Outcome:
     event = context.event
     current.set(context)
+    if context.scope.telemetry.enabled:
+        context.scope.telemetry.activate(context.trace)
     try:
-        data = handler.decode(event)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        return dead(event.type, "invalid", f"data: {error}")
-    try:
-        return Done(await call(handler, data, context, policy.timeout))
-    except Snooze as snooze:
-        return Retried(snooze.seconds, "snoozed", snoozed=True)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        for hook in hooks.on_start:
+            await hook(context)
+        try:
+            data = handler.decode(event)
+        except Exception as error:  # noqa: BLE001 - whatever a type's own code raises is the outcome
+            return _misfit(error, event, context.attempt, policy)
+        return Done(await _call(handler, data, context, policy.timeout))
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        if _cancelled_from_outside(error):
+            raise
         return judge(error, event.type, context.attempt, policy.retry)
 
 
-async def call(handler: Handler, data: Any, context: Any, timeout: float) -> Any:
+def _misfit(error: Exception, event: Event, attempt: int, policy: Policy) -> Outcome:
+    if isinstance(error, _UNREADABLE):
+        return unreadable(error, event.type)
+    return judge(error, event.type, attempt, policy.retry)
+
+
+async def _error_of(handler: Handler, items: list[Any], context: BatchContext, timeout: float) -> BaseException | None:
+    """Call a batch handler; return what it raised. Its context takes no effects afterwards."""
+    try:
+        await _call(handler, items, context, timeout)
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        if _cancelled_from_outside(error):
+            raise
+        return error
+    finally:
+        context.effects.seal()
+    return None
+
+
+def _cancelled_from_outside(error: BaseException) -> bool:
+    """Whether this task is being cancelled, rather than a handler having let one of its own escape."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+async def _call(handler: Handler, data: Any, context: Any, timeout: float) -> Any:
     """Call the function, in a thread if it is a plain one, for at most `timeout` seconds."""
     arguments = (data, context) if handler.takes_context else (data,)
     async with asyncio.timeout(timeout):
         if handler.is_async:
             return await handler.function(*arguments)
-        return await asyncio.to_thread(handler.function, *arguments)
+        result = await asyncio.to_thread(_in_thread, handler.function, arguments)
+        # A decorator may have wrapped an async function in a plain one.
+        return await result if inspect.isawaitable(result) else result
 
 
-def judge(error: BaseException, event_type: str, attempt: int, retry: Retry) -> Outcome:
-    """Decide what becomes of an event whose handler raised `error` on attempt number `attempt`."""
-    if isinstance(error, Reject):
-        return dead(event_type, "rejected", error.reason, error)
-    if isinstance(error, ConfigurationError | InvalidEvent):
-        return dead(event_type, "invalid", str(error), error)
-    if attempt >= retry.attempts:
-        return dead(event_type, "failed", _describe(error), error)
-    delay = retry.delay(attempt)
-    if isinstance(error, TryAgain) and error.after is not None:
-        delay = error.after
-    return Retried(delay, _describe(error))
-
-
-def dead(event_type: str, reason: str, message: str, error: BaseException | None = None) -> Dead:
-    """Make a dead letter's verdict, with traceback and fingerprint."""
-    trace = "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:] if error else ""
-    place = _place(error)
-    normalised = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "N", message)
-    digest = hashlib.blake2b(f"{place}\0{normalised}".encode(errors="replace"), digest_size=4).hexdigest()
-    return Dead(
-        reason=reason,
-        error=message[:_MOST_TEXT].encode(errors="replace").decode(),
-        traceback=trace.encode(errors="replace").decode(),
-        fingerprint=":".join(filter(None, (event_type, reason, place, digest))),
-    )
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, TimeoutError) and not str(error):
-        return "TimeoutError: the handler ran out of time"
-    if isinstance(error, TryAgain):
-        return error.reason[:_MOST_TEXT]
-    text = f"{type(error).__name__}: {error}"[:_MOST_TEXT]
-    return text.encode(errors="replace").decode()
-
-
-def _place(error: BaseException | None) -> str:
-    """Name the function that raised: the innermost frame."""
-    if error is None or error.__traceback__ is None:
-        return ""
-    frame = traceback.extract_tb(error.__traceback__, limit=-1)[-1]
-    return frame.name
+def _in_thread(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except StopIteration as error:  # no future can carry it: whoever awaits would wait for ever
+        raise RuntimeError("the handler raised StopIteration") from error

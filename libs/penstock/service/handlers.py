@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
+import msgspec.inspect
 
 from penstock.errors import ConfigurationError
 from penstock.event import Event
-from penstock.resilience.retry import Retry
+from penstock.retry import Retry
 
 Function = Callable[..., Any]
 
 
-class Handler(msgspec.Struct, frozen=True, kw_only=True):
-    """A function and how it wants to be called.
+class Handler(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A function and how it wants to be called; one function registered twice makes two handlers.
 
     `types` are event types or patterns (`ticket.*`). `batch` is the most events it takes in one call, None
-    for one by one. `timeout` in seconds and `retry` are None where streams.yaml decides.
+    for one by one. `needs` names the circuit breakers without which it cannot work. `timeout` in seconds and
+    `retry` are None where streams.yaml decides.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     batch: int | None = None
     retry: Retry | None = None
     timeout: float | None = None
+    needs: tuple[str, ...] = ()
 
 
 def make_handler(
@@ -43,22 +47,24 @@ def make_handler(
     batch: int | None,
     retry: Retry | None,
     timeout: float | None,
+    needs: tuple[str, ...] = (),
 ) -> Handler:
     """Look at a function's signature and make a handler of it.
 
     Raises:
         ConfigurationError: its parameters or their annotations cannot be used.
     """
-    name = f"{function.__module__}.{function.__qualname__}"
-    parameters = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if not 1 <= len(parameters) <= 2:
+    written = function
+    while isinstance(written, functools.partial):
+        written = written.func
+    name = f"{written.__module__}.{written.__qualname__}"
+    given = inspect.signature(function).parameters.values()
+    parameters = [one for one in given if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    missing = [one for one in given if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    if not 1 <= len(parameters) <= 2 or missing:
         raise ConfigurationError(f"{name}: a handler takes the data and, if it wants, the context")
     try:
-        annotation = get_type_hints(function, include_extras=True).get(parameters[0].name, Any)
+        annotation = get_type_hints(written, include_extras=True).get(parameters[0].name, Any)
     except NameError as error:
         raise ConfigurationError(f"{name}: {error}; annotate with a type that the module can see") from None
     if batch is not None:
@@ -74,6 +80,7 @@ def make_handler(
         batch=batch,
         retry=retry,
         timeout=timeout,
+        needs=needs,
     )
 
 
@@ -94,6 +101,10 @@ def _decoder(name: str, annotation: Any) -> Callable[[Event], Any]:
         decode = msgspec.json.Decoder(annotation).decode
     except TypeError as error:
         raise ConfigurationError(f"{name}: {annotation!r} cannot be read from JSON: {error}") from None
+    if isinstance(msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType):
+        raise ConfigurationError(
+            f"{name}: {annotation!r} cannot be read from JSON; the data comes first, then the context"
+        )
     return lambda event: decode(event.data)
 
 
@@ -105,6 +116,15 @@ class Handlers:
         for handler in handlers:
             self._by_stream.setdefault(handler.stream, []).append(handler)
         self._found: dict[tuple[str, str], Handler | None] = {}
+
+    @property
+    def needs(self) -> set[str]:
+        """Every circuit breaker that some handler needs."""
+        return {name for handlers in self._by_stream.values() for handler in handlers for name in handler.needs}
+
+    def on(self, stream: str) -> list[Handler]:
+        """Return the handlers of one stream."""
+        return self._by_stream.get(stream, [])
 
     @property
     def streams(self) -> list[str]:

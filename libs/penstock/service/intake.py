@@ -10,8 +10,10 @@ from penstock.redis.connection import ResponseError, unavailable
 from penstock.service.dispatch import Dispatcher
 from penstock.streams.presence import Presence
 from penstock.streams.read import Reader
+from penstock.streams.settle import Source
 
 _BLOCK_MS = 2_000
+_PAUSED = 0.25  # seconds between looks at the breakers while there is nothing to read for
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _log = structlog.get_logger("penstock.intake")
 
@@ -19,7 +21,7 @@ _log = structlog.get_logger("penstock.intake")
 class Intake:
     """Feeds a dispatcher from a reader: own pending entries first, after every start and every error."""
 
-    def __init__(self, reader: Reader, dispatcher: Dispatcher, presence: Presence, *, sources: int) -> None:
+    def __init__(self, reader: Reader, dispatcher: Dispatcher, presence: Presence, *, sources: list[Source]) -> None:
         self._reader = reader
         self._dispatcher = dispatcher
         self._presence = presence
@@ -69,9 +71,12 @@ class Intake:
 
     async def _read_once(self) -> None:
         free = await self._dispatcher.room()
+        wanted = [source for source in self._sources if not self._dispatcher.paused(source.stream)]
+        if not wanted:
+            await asyncio.sleep(_PAUSED)
+            return
         # COUNT holds for each stream of the call.
-        rows = await self._reader.new(count=-(-free // self._sources), block_ms=_BLOCK_MS)
-        self._dispatcher.accept(rows)
+        self._dispatcher.accept(await self._reader.new(wanted, count=-(-free // len(wanted)), block_ms=_BLOCK_MS))
 
     def _explain(self, error: Exception) -> bool:
         """Say what is wrong, once for each change; return False if waiting will not help."""

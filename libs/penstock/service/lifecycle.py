@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -16,6 +18,7 @@ from penstock.errors import ConfigurationError
 from penstock.keys import Keys
 from penstock.redis.checks import check_server, wait_until_ready
 from penstock.redis.connection import AsyncRedis, client, unavailable
+from penstock.resilience.breaker import BreakerPolicy, Breakers
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
 from penstock.resilience.dlq import DeadLetterRetention
 from penstock.service.app import Service
@@ -31,9 +34,22 @@ from penstock.streams.read import Reader
 from penstock.streams.retention import Retention
 from penstock.streams.settle import Settled, Settler, Source
 from penstock.telemetry import logs
-from penstock.topology import DEAD_LETTERS, ServiceSpec, Topology, load
+from penstock.telemetry.measures import Measures
+from penstock.telemetry.setup import telemetry
+from penstock.telemetry.spans import Silence, Telemetry
+from penstock.topology import DEAD_LETTERS, EVENTS, Breaker, ServiceSpec, Topology, load
 
 _log = structlog.get_logger("penstock.service")
+
+
+def _breaker_policy(settings: Settings, topology: Topology, name: str) -> BreakerPolicy:
+    special = topology.breakers.get(name, Breaker())
+    return BreakerPolicy(
+        failure_threshold=special.failure_threshold or settings.breaker_failure_threshold,
+        failure_window=special.failure_window or settings.breaker_failure_window,
+        recovery_timeout=special.recovery_timeout or settings.breaker_recovery_timeout,
+        half_open_max_calls=special.half_open_max_calls or settings.breaker_half_open_max_calls,
+    )
 
 
 class Runtime:
@@ -42,17 +58,28 @@ class Runtime:
     def __init__(
         self,
         service: Service,
+        *,
         settings: Settings,
         topology: Topology,
         redis: AsyncRedis,
         publisher: Publisher,
+        telemetry: Telemetry,
     ) -> None:
         self.service = service
+        self.telemetry = Measures(telemetry)
         self.settings = settings
         self.topology = topology
         self.keys = Keys(settings.prefix)
         self.redis = redis
         self.publisher = publisher
+        self.breakers = Breakers(
+            redis,
+            self.keys,
+            service=service.name,
+            policies=functools.partial(_breaker_policy, settings, topology),
+            events=self.keys.stream(EVENTS) if EVENTS in topology.streams else None,
+        )
+        self.breakers.watch(service.handlers.needs)
         self.stopping = asyncio.Event()
         """Set when the process has been asked to stop."""
         self.intake: Intake | None = None
@@ -78,12 +105,12 @@ def run(service: Service, settings: Settings | None = None, topology: Topology |
     settings = settings or Settings.from_env()
     logs.configure(level=settings.log_level, form=settings.log_format, service=service.name)
     topology = topology or load(settings.topology)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(service, settings, topology))
+    with telemetry(service.name) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(service, settings, topology, listener))
 
 
-async def serve(service: Service, settings: Settings, topology: Topology) -> None:
-    """Run `service` in the current event loop until a signal asks it to stop.
+async def serve(service: Service, settings: Settings, topology: Topology, listener: Telemetry | None = None) -> None:
+    """Run `service` in the current event loop until a signal asks it to stop; tell `listener` what it does.
 
     Raises:
         ConfigurationError: the service or streams.yaml is wrong.
@@ -91,11 +118,14 @@ async def serve(service: Service, settings: Settings, topology: Topology) -> Non
     """
     spec = topology.service(service.name)
     check_streams(service, spec)
-    async with _runtime(service, settings, topology) as runtime:
-        if not spec.consumes:
-            await _serve_tasks(runtime)
-        else:
-            await _Consumption(runtime, spec).serve()
+    async with _runtime(service, settings, topology, listener or Silence()) as runtime:
+        try:
+            if not spec.consumes:
+                await _serve_tasks(runtime)
+            else:
+                await _Consumption(runtime, spec).serve()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None if len(group.exceptions) == 1 else group
 
 
 def check_streams(service: Service, spec: ServiceSpec) -> None:
@@ -127,7 +157,9 @@ def _loop_factory() -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _runtime(service: Service, settings: Settings, topology: Topology) -> AsyncIterator[Runtime]:
+async def _runtime(
+    service: Service, settings: Settings, topology: Topology, listener: Telemetry
+) -> AsyncIterator[Runtime]:
     url = redis_url(settings)
     redis = client(url, name=service.name)
     try:
@@ -141,7 +173,14 @@ async def _runtime(service: Service, settings: Settings, topology: Topology) -> 
             durability_timeout=settings.durability_timeout,
         )
         async with publisher:
-            runtime = Runtime(service, settings, topology, redis, publisher)
+            runtime = Runtime(
+                service,
+                settings=settings,
+                topology=topology,
+                redis=redis,
+                publisher=publisher,
+                telemetry=listener,
+            )
             with _signals(runtime.stopping):
                 yield runtime
     finally:
@@ -167,8 +206,10 @@ async def _serve_tasks(runtime: Runtime) -> None:
         mover = Mover(runtime.redis, _scheduled(runtime))
         support = [tasks.create_task(coroutine) for coroutine in (mover.run(), *_trimming(runtime))]
         _log.info("started")
-        await runtime.stopping.wait()
-        await _end(support)
+        try:
+            await runtime.stopping.wait()
+        finally:  # also when a task of the service has failed
+            await _end(support)
     _log.info("stopped")
 
 
@@ -218,11 +259,11 @@ class _Consumption:
 
     async def serve(self) -> None:
         """Serve until asked to stop."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                await self._serve_in(tasks)
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None if len(group.exceptions) == 1 else group
+        # Plain handlers run in threads, as many at once as others; one more is for our own use.
+        threads = ThreadPoolExecutor(self._spec.concurrency + 1, thread_name_prefix=self._group)
+        asyncio.get_running_loop().set_default_executor(threads)
+        async with asyncio.TaskGroup() as tasks:
+            await self._serve_in(tasks)
         _log.info("stopped")
 
     async def _serve_in(self, tasks: asyncio.TaskGroup) -> None:
@@ -260,20 +301,28 @@ class _Consumption:
             lost=dispatcher.lost,
         )
         presence.start()
+        children: list[asyncio.Task[None]] = []
         try:
             support = [
                 tasks.create_task(coroutine)
-                for coroutine in (settler.run(), janitor.run(), mover.run(), *_trimming(runtime))
+                for coroutine in (
+                    settler.run(),
+                    janitor.run(),
+                    mover.run(),
+                    runtime.breakers.run(),
+                    *_trimming(runtime),
+                )
             ]
-            runtime.intake = Intake(reader, dispatcher, presence, sources=len(self._sources))
+            runtime.intake = Intake(reader, dispatcher, presence, sources=self._sources)
             intake = tasks.create_task(runtime.intake.run())
             background = [tasks.create_task(_named(task(runtime))) for task in runtime.service.tasks]
+            children += [intake, *background, *support]
             await runtime.stopping.wait()
             await _end([intake])
             await self._drain(dispatcher, settler, background)
             await self._hand_back(janitor)
-            await _end(support)
-        finally:
+        finally:  # also when a task of the service has failed
+            await _end(children)
             await presence.stop()
             await reader.aclose()
 
@@ -283,7 +332,16 @@ class _Consumption:
         checkpoints: Checkpoints = NoCheckpoints()
         if settings.checkpoint_enabled:
             checkpoints = RedisCheckpoints(runtime.redis, runtime.keys, group=self._group, ttl=settings.checkpoint_ttl)
-        return Scope(self._group, runtime.keys, frozenset(self._spec.publishes), checkpoints, runtime.publisher)
+        return Scope(
+            service=self._group,
+            keys=runtime.keys,
+            publishes=frozenset(self._spec.publishes),
+            checkpoints=checkpoints,
+            outlet=runtime.publisher,
+            breakers=runtime.breakers,
+            redis=runtime.redis,
+            telemetry=runtime.telemetry,
+        )
 
     def _settler(self, dispatcher: Dispatcher, mover: Mover) -> Settler:
         runtime = self._runtime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 
 from penstock.errors import ConfigurationError
@@ -19,8 +20,7 @@ def load_service(target: str, *, variable: str = "") -> Service:
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise ConfigurationError(f"{asked}{target!r} is not of the form module:service")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a team's modules lie where it calls us
+    _look_here_too()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -38,3 +38,20 @@ def load_services(targets: str, *, variable: str = "") -> list[Service]:
         ConfigurationError: as for `load_service`.
     """
     return [load_service(target.strip(), variable=variable) for target in targets.split(",") if target.strip()]
+
+
+def module_exists(name: str, *, runnable: bool) -> bool:
+    """Return whether Python finds the module and, if `runnable`, whether `python -m` can run it."""
+    _look_here_too()
+    try:
+        found = importlib.util.find_spec(name)
+        if found is not None and runnable and found.submodule_search_locations is not None:
+            found = importlib.util.find_spec(f"{name}.__main__")
+    except ImportError:
+        return False
+    return found is not None
+
+
+def _look_here_too() -> None:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a team's modules lie where it calls us

@@ -2,8 +2,10 @@
 --
 -- A unit is what one handler call took and brought about: its entries, the events it publishes and the
 -- state it changes. A unit any of whose entries is no longer ours is refused whole, so the commit of a
--- zombie changes nothing. Lua does not roll back: everything that can be checked is checked before the
--- first write, and the first write is one that Redis refuses when it is out of memory.
+-- zombie changes nothing. A unit one of whose guards no longer holds is stale: what its handler read has
+-- changed since; nothing of it happens, and the handler runs again. Lua does not roll back: everything
+-- that can be checked is checked before the first write, and the first write is one that Redis refuses
+-- when it takes none (out of memory, a replica); after it, Redis lets the script finish.
 --
 -- KEYS[1]  a stream of the lane; on a cluster every key of the batch lies in its slot
 -- ARGV[1]  group
@@ -11,16 +13,18 @@
 -- ARGV[3]  key of the dead letter stream, or '' to drop the dead
 -- ARGV[4]  MessagePack {streams, units}
 --            stream    {key, key of the group's delayed set, true if entries are deleted once settled}
---            unit      {entries, outputs, operations}
+--            unit      {entries, outputs, operations, guards}
 --            entry     {stream index, entry id, verdict, fields to set, delay in ms}
 --                      verdict 0: done; 1: retry after the delay; 2: dead
 --            output    {key, fields, delay in ms}   a delay goes with the key of a sorted set
 --            operation {command, key, argument ...}
--- returns  {refused, invalid, gone, failed}
+--            guard     {key of a hash, field, value it must hold, or false: it must not be there}
+-- returns  {refused, invalid, gone, failed, stale}
 --            refused   {unit index, entry index, ...}   entries that are no longer ours (indexes from 0)
 --            invalid   {unit index, why, ...}           units whose effects cannot be carried out
 --            gone      how many entries were deleted or trimmed before they could be parked or buried
 --            failed    {why, ...}                       operations that Redis refused after the checks
+--            stale     {unit index, ...}                units with a guard that does not hold
 
 local group, consumer, dead_letters = ARGV[1], ARGV[2], ARGV[3]
 local batch = cmsgpack.unpack(ARGV[4])
@@ -36,17 +40,52 @@ local KINDS = {
   INCRBY = 'string', SET = 'any', DEL = 'any', EXPIRE = 'any', PEXPIRE = 'any',
 }
 
--- The type each key has, as this batch will leave it.
-local types = {}
+-- The type each key has, as the units accepted so far leave it, and on top of that the one in question.
+local accepted, types = {}, {}
 local function holds(key, kind)
-  local now = types[key]
-  if not now then now = redis.call('TYPE', key).ok end
+  local now = types[key] or accepted[key] or redis.call('TYPE', key).ok
   if now == 'none' then now = kind end
   types[key] = now
   return now == kind
 end
 
+-- Say whether an operation that counts will meet what is no integer, as far as can be known beforehand.
+local replaced = {}
+local function uncountable(operation)
+  local command, key, value = operation[1], operation[2], nil
+  local by = operation[#operation]
+  if command == 'HINCRBY' then value = redis.pcall('HGET', key, operation[3])
+  elseif command == 'INCRBY' then value = redis.pcall('GET', key)
+  else return false end
+  if not string.match(by, '^%-?%d+$') then return true end
+  return not replaced[key] and type(value) == 'string' and not string.match(value, '^%-?%d+$')
+end
+
+-- The keys that units settled earlier in this batch will have changed.
+local touched = {}
+local function touch(unit)
+  for _, operation in ipairs(unit[3]) do touched[operation[2]] = true end
+end
+
+local function is_stale(unit)
+  for _, guard in ipairs(unit[4]) do
+    if touched[guard[1]] then return true end
+    local now = redis.pcall('HGET', guard[1], guard[2])
+    if type(now) ~= 'table' and now ~= guard[3] then return true end -- an error: see refusal
+  end
+end
+
 local function refusal(unit)
+  types = {}
+  for _, entry in ipairs(unit[1]) do
+    local delayed = streams[entry[1] + 1][2]
+    if entry[3] == RETRY and not holds(delayed, 'zset') then
+      return delayed .. ' holds a ' .. types[delayed] .. ', not a zset'
+    end
+  end
+  for _, guard in ipairs(unit[4]) do
+    if not holds(guard[1], 'hash') then return guard[1] .. ' holds a ' .. types[guard[1]] .. ', not a hash to guard' end
+  end
   for _, output in ipairs(unit[2]) do
     local kind = output[3] > 0 and 'zset' or 'stream'
     if not holds(output[1], kind) then return output[1] .. ' holds a ' .. types[output[1]] .. ', not a ' .. kind end
@@ -57,18 +96,15 @@ local function refusal(unit)
     local kind = KINDS[command]
     if not kind then return 'no state operation is called ' .. tostring(command) end
     if #operation > MOST_FIELDS then return command .. ' with more than ' .. MOST_FIELDS .. ' arguments' end
-    if command == 'SET' then types[key] = 'string'
-    elseif command == 'DEL' then types[key] = 'none'
+    if command == 'SET' or command == 'DEL' then
+      types[key] = command == 'SET' and 'string' or 'none'
+      replaced[key] = true
     elseif kind ~= 'any' and not holds(key, kind) then
       return command .. ' on ' .. key .. ', which holds a ' .. types[key]
     end
-    if command == 'HINCRBY' and redis.call('EXISTS', key) == 1 then
-      local value = redis.call('HGET', key, operation[3])
-      if value and not string.match(value, '^%-?%d+$') then
-        return 'HINCRBY on ' .. key .. ' ' .. operation[3] .. ', which holds no integer'
-      end
-    end
+    if uncountable(operation) then return table.concat(operation, ' ') .. ': not an integer' end
   end
+  for key, kind in pairs(types) do accepted[key] = kind end
 end
 
 local function foreign(unit, index, refused)
@@ -98,15 +134,21 @@ local function with(fields, set)
   return merged
 end
 
-local refused, invalid, failed, gone, settled = {}, {}, {}, 0, {}
+local refused, invalid, failed, gone, stale, settled, changes = {}, {}, {}, 0, {}, {}, false
 for index, unit in ipairs(units) do
   if not foreign(unit, index, refused) then
-    local why = refusal(unit)
-    if why then
-      invalid[#invalid + 1] = index - 1
-      invalid[#invalid + 1] = why
+    if is_stale(unit) then
+      stale[#stale + 1] = index - 1
     else
-      settled[#settled + 1] = unit
+      local why = refusal(unit)
+      if why then
+        invalid[#invalid + 1] = index - 1
+        invalid[#invalid + 1] = why
+      else
+        settled[#settled + 1] = unit
+        changes = changes or #unit[3] > 0
+        touch(unit)
+      end
     end
   end
 end
@@ -116,6 +158,9 @@ end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Changes nothing, but raises where Redis takes no writes now: the operations' own errors are caught below.
+if changes then redis.call('LPUSHX', KEYS[1] .. ':none', '') end
 
 for _, unit in ipairs(settled) do
   for _, output in ipairs(unit[2]) do
@@ -158,4 +203,4 @@ for stream, ids in pairs(acks) do
   redis.call('XACK', stream[1], group, unpack(ids))
   if stream[3] then redis.call('XDEL', stream[1], unpack(ids)) end
 end
-return {refused, invalid, gone, failed}
+return {refused, invalid, gone, failed, stale}

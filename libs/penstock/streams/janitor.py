@@ -54,11 +54,15 @@ class Janitor:
         """
         handed_back = 0
         for source in self._sources:
-            while True:
-                moved, dead, _, removed = await self._reassign(source, consumer, "release")
+            removed = 0
+            while not removed:
+                try:
+                    moved, dead, _, removed = await self._reassign(source, consumer, "release")
+                except ResponseError as error:
+                    if not _no_group(error):
+                        raise
+                    break  # flushed away, and all we held with it
                 handed_back += moved + dead
-                if removed:
-                    break
         return handed_back
 
     async def _tick(self) -> None:

@@ -53,7 +53,7 @@ class Presence:
         self._in_hand = in_hand
         self._lost = lost
         self._stop = threading.Event()
-        self._ticked = time.monotonic()
+        self._asked: float | None = None  # when the loop was asked for a sign of life it has not given yet
         self.beaten = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name=f"{consumer}:presence", daemon=True)
@@ -77,8 +77,10 @@ class Presence:
         self._client.close()
 
     def _beat_once(self) -> None:
-        self._loop.call_soon_threadsafe(self._tick)
-        if time.monotonic() - self._ticked > self._lease:
+        if self._asked is None:
+            self._asked = time.monotonic()
+            self._loop.call_soon_threadsafe(self._answer)
+        elif time.monotonic() - self._asked > self._lease:
             return
         held: dict[int, list[str]] = defaultdict(list)
         for source, entry_id in tuple(self._in_hand()):
@@ -99,4 +101,4 @@ class Presence:
             self._loop.call_soon_threadsafe(self._lost, lost)
 
     def _tick(self) -> None:
-        self._ticked = time.monotonic()
+        self._asked: float | None = None  # when the loop was asked for a sign of life it has not given yet

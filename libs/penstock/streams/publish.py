@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import msgspec
@@ -25,11 +26,15 @@ _PUBLISHED, _SEEN, _CONFLICT = 0, 1, 2
 
 
 class Deduplication(msgspec.Struct, frozen=True):
-    """Publish only once under `key` within `scope`, for `lifetime` seconds."""
+    """Publish only once under `key` within `scope`, for `lifetime` seconds.
+
+    `digest` tells payloads under the same key apart; without one the fields' own is used.
+    """
 
     scope: str
     key: str
     lifetime: int = 86_400
+    digest: str = ""
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -95,13 +100,12 @@ class Publisher:
         fields: list[str],
         *,
         delay: float = 0.0,
-        dedupe: Deduplication | None = None,
-        digest: str = "",
+        dedupe: Sequence[Deduplication] = (),
     ) -> Published:
         """Publish one event, given as the field list of `event.encode`; return once Redis has it.
 
-        `delay` in seconds schedules it for later. `digest` tells payloads under the same key apart;
-        without one the fields' own is used.
+        `delay` in seconds schedules it for later. An event that any of `dedupe` has seen is not published
+        again; those that had not seen it have now.
 
         Raises:
             Unavailable: Redis could not take it within the time allowed, or not at the durability asked for.
@@ -112,16 +116,10 @@ class Publisher:
             raise Unavailable("shutting down")
         row: list[Any] = [
             self._keys.scheduled(stream) if delay > 0 else self._keys.stream(stream),
-            fields,
+            _identified(fields) if delay > 0 else fields,
             max(1, round(delay * 1000)) if delay > 0 else 0,
-            "",
-            0,
-            "",
+            [[self._keys.dedupe(one.scope, one.key), one.lifetime, one.digest or _digest(fields)] for one in dedupe],
         ]
-        if dedupe is not None:
-            row[3] = self._keys.dedupe(dedupe.scope, dedupe.key)
-            row[4] = dedupe.lifetime
-            row[5] = digest or hashlib.sha256("\0".join(fields).encode()).hexdigest()
         waiting = _Waiting(row, sum(map(len, fields)), asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._wake.set()
@@ -221,11 +219,20 @@ async def check_durability(client: AsyncRedis, durability: Durability) -> Durabi
         )
     if values.get("appendfsync") == "always":
         return "memory"  # every reply then comes after the disk has it
-    if not (await client.execute_command("COMMAND", "INFO", "WAITAOF"))[0]:
+    if not (await client.execute_command("COMMAND INFO", "WAITAOF"))[0]:
         raise ConfigurationError(
             "PENSTOCK_DURABILITY=aof needs WAITAOF (Redis 7.2, Valkey 8) or `appendfsync always` in redis.conf"
         )
     return durability
+
+
+def _identified(fields: list[str]) -> list[str]:
+    """Give an event an id if it has none: equal members of a sorted set would be one, and no entry names it yet."""
+    return fields if "id" in fields[::2] else [*fields, "id", os.urandom(16).hex()]
+
+
+def _digest(fields: list[str]) -> str:
+    return hashlib.sha256("\0".join(fields).encode()).hexdigest()
 
 
 def _text(value: bytes | str) -> str:

@@ -32,14 +32,15 @@ class Reader:
         self._keys = [source.key for source in sources]
         self._connection: Any = None
 
-    async def new(self, *, count: int, block_ms: int) -> list[Row]:
-        """Read entries never delivered to this group, at most `count` of each stream.
+    async def new(self, sources: list[Source], *, count: int, block_ms: int) -> list[Row]:
+        """Read entries of `sources` never delivered to this group, at most `count` of each.
 
         Raises:
             redis.exceptions.RedisError: the read failed; entries may now be pending that nobody saw, so
                 `pending` must be read before the next call.
         """
-        return await self._read(["COUNT", count, "BLOCK", block_ms], [">"] * len(self._keys), block_ms)
+        keys = [source.key for source in sources]
+        return await self._read(["COUNT", count, "BLOCK", block_ms], keys, [">"] * len(keys), block_ms)
 
     async def pending(self, after: dict[str, str], *, count: int) -> list[Row]:
         """Read this consumer's own unsettled entries beyond the ids in `after` (by stream key).
@@ -49,7 +50,7 @@ class Reader:
         Raises:
             redis.exceptions.RedisError: the read failed.
         """
-        return await self._read(["COUNT", count], [after.get(key, "0") for key in self._keys], 0)
+        return await self._read(["COUNT", count], self._keys, [after.get(key, "0") for key in self._keys], 0)
 
     async def create_groups(self) -> list[str]:
         """Create the groups that do not exist, from the first entry on; return the streams concerned."""
@@ -75,7 +76,7 @@ class Reader:
         await self.disconnect()
         await self._client.aclose()
 
-    async def _read(self, options: list[Any], ids: list[str], block_ms: int) -> list[Row]:
+    async def _read(self, options: list[Any], keys: list[str], ids: list[str], block_ms: int) -> list[Row]:
         reply = await self._call(
             "XREADGROUP",
             "GROUP",
@@ -83,7 +84,7 @@ class Reader:
             self._consumer,
             *options,
             "STREAMS",
-            *self._keys,
+            *keys,
             *ids,
             timeout=block_ms / 1000 + _MARGIN,
         )

@@ -31,7 +31,7 @@ if mode == 'stale' then
 else
   pending = redis.call('XPENDING', stream, group, '-', '+', limit, consumer)
 end
-local trial = mode == 'rescue' and redis.call('HGET', trials, consumer)
+local trial = redis.call('HGET', trials, consumer)
 
 local function with(fields, set)
   local merged = {}
@@ -86,6 +86,7 @@ for _, row in ipairs(pending) do
       })))
     end
   end
+  if trial == id then redis.call('HDEL', trials, consumer) end
   redis.call('XACK', stream, group, id)
   if stream == retry then redis.call('XDEL', stream, id) end
 end

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import structlog
 
+from penstock.errors import InvalidEvent
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 
@@ -57,6 +58,7 @@ class Unit(msgspec.Struct, array_like=True):
     entries: list[Entry]
     outputs: list[Output]
     operations: list[list[Any]]
+    guards: list[tuple[str, str, str | Literal[False]]] = []
 
     @property
     def waits(self) -> bool:
@@ -65,11 +67,30 @@ class Unit(msgspec.Struct, array_like=True):
 
 
 class Settled(msgspec.Struct):
-    """What became of a unit: `refused` entries belong to others now; `invalid` says why effects cannot be."""
+    """What became of a unit: `refused` entries belong to others now; `invalid` says why effects cannot be.
+
+    `stale`: a guard did not hold, so nothing happened; the handler is to run again on what is there now.
+    """
 
     unit: Unit
     refused: set[int] = msgspec.field(default_factory=set)
     invalid: str | None = None
+    stale: bool = False
+
+
+class Reply(NamedTuple):
+    """What commit.lua returns; its head says what each part means."""
+
+    refused: list[int]
+    invalid: list[Any]
+    gone: int
+    failed: list[bytes]
+    stale: list[int]
+
+
+class _Packed(NamedTuple):
+    unit: Unit
+    packed: msgspec.Raw
 
 
 class Settler:
@@ -94,14 +115,21 @@ class Settler:
         self._route = sources[0].key
         self._streams = [[source.key, source.delayed, source.is_retry] for source in sources]
         self._report = report
-        self._units: list[Unit] = []
+        self._units: list[_Packed] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def submit(self, unit: Unit) -> None:
-        """Settle `unit` with the next batch; `report` is called once it is."""
-        self._units.append(unit)
+        """Settle `unit` with the next batch; `report` is called once it is.
+
+        Raises:
+            InvalidEvent: its effects hold what cannot be written, such as half a surrogate pair.
+        """
+        try:
+            self._units.append(_Packed(unit, msgspec.Raw(msgspec.msgpack.encode(unit))))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidEvent(str(error)) from None
         self._idle.clear()
         self._wake.set()
 
@@ -121,40 +149,37 @@ class Settler:
             self._idle.set()
 
     def _next_batch(self) -> tuple[list[Unit], bytes]:
-        count = entries = 0
-        for unit in self._units[:_MOST_UNITS]:
+        count = entries = size = 0
+        for unit, packed in self._units[:_MOST_UNITS]:
             entries += len(unit.entries)
-            if count and entries > _MOST_ENTRIES:
+            size += len(packed)
+            if count and (entries > _MOST_ENTRIES or size > _MOST_BYTES):
                 break
             count += 1
-        while True:
-            batch = self._units[:count]
-            packed = msgspec.msgpack.encode((self._streams, batch))
-            if len(packed) <= _MOST_BYTES or count == 1:
-                break
-            count = max(1, count * _MOST_BYTES // len(packed))
-        del self._units[:count]
-        return batch, packed
+        batch, self._units = self._units[:count], self._units[count:]
+        return [unit for unit, _ in batch], msgspec.msgpack.encode((self._streams, [packed for _, packed in batch]))
 
-    async def _commit(self, packed: bytes) -> tuple[list[Any], list[Any], int, list[bytes]]:
+    async def _commit(self, packed: bytes) -> Reply:
         pause = 0.05
         while True:
             try:
                 reply = await _commit(self._client, [self._route], [*self._arguments, packed])
-                return reply[0], reply[1], reply[2], reply[3]
+                return Reply(*reply)
             except Exception as error:
                 if unavailable(error) is None:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _conclude(self, batch: list[Unit], reply: tuple[list[Any], list[Any], int, list[bytes]]) -> None:
-        refused, invalid, gone, failed = reply
+    def _conclude(self, batch: list[Unit], reply: Reply) -> None:
+        refused, invalid, gone, failed, stale = reply
         verdicts = [Settled(unit) for unit in batch]
         for unit, entry in zip(refused[::2], refused[1::2], strict=True):
             verdicts[unit].refused.add(entry)
         for unit, why in zip(invalid[::2], invalid[1::2], strict=True):
             verdicts[unit].invalid = why.decode()
+        for unit in stale:
+            verdicts[unit].stale = True
         if gone:
             _log.warning("entries lost: deleted or trimmed while they were in hand", count=gone)
         for why in failed:

@@ -47,7 +47,7 @@ if excess > 0 then
   local last = after(rows[#rows][1])
   if before(wanted, last) then wanted = last end
 end
-local held = before(keep, wanted)
+local held = before(keep, wanted) and #redis.call('XRANGE', KEYS[1], keep, '(' .. wanted, 'COUNT', 1) > 0
 if held then wanted = keep end
 local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', wanted, 'LIMIT', most)
 return {removed, removed >= most and 1 or 0, held and holder or ''}

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import structlog
 
-from penstock.service.context import current
+from penstock.telemetry.current import current
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def configure(*, level: str = "info", form: str = "auto", service: str = "") -> None:
-    """Set up structlog; `form` is json, console or auto (console on a terminal)."""
+def configure(*, level: str = "info", form: str = "auto", service: str = "", stream: TextIO | None = None) -> None:
+    """Set up structlog; `form` is json, console or auto (console on a terminal).
+
+    Console lines go to `stream`, or to stderr as JSON does.
+    """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         _add_context,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     factory: Any
     if console:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
-        factory = structlog.PrintLoggerFactory(sys.stderr)
+        processors += [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(
+                colors=wants_colour(sys.stderr), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+        factory = structlog.PrintLoggerFactory(stream or sys.stderr)
     else:
-        processors += [structlog.processors.format_exc_info, _render_json]
+        processors += [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _render_json,
+        ]
         factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
     structlog.configure(
         processors=processors,
@@ -37,9 +49,16 @@ def configure(*, level: str = "info", form: str = "auto", service: str = "") -> 
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
-    if service:
+    if service and not console:  # whoever watches a console knows what it shows
         structlog.contextvars.bind_contextvars(service=service)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Return whether to write colours to `stream`: NO_COLOR and FORCE_COLOR have their say before the terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
 def _add_context(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -11,7 +11,7 @@ import re
 
 import msgspec
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?\Z")
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 
 
 class TraceContext(msgspec.Struct, frozen=True):
@@ -28,9 +28,12 @@ class TraceContext(msgspec.Struct, frozen=True):
     def parse(cls, traceparent: str | None) -> TraceContext | None:
         """Read a traceparent header; None when absent or malformed (a new trace then starts)."""
         found = _TRACEPARENT.match(traceparent) if traceparent else None
-        if found is None or found[1] == "0" * 32 or found[2] == "0" * 16:
+        if found is None:
             return None
-        return cls(found[1], found[2], found[3])
+        version, trace_id, span_id, flags, more = found.groups()
+        if trace_id == "0" * 32 or span_id == "0" * 16 or (version == "00" and more):  # later versions may have more
+            return None
+        return cls(trace_id, span_id, flags)
 
     @classmethod
     def for_event(cls, event_id: str) -> TraceContext:
@@ -49,6 +52,15 @@ class TraceContext(msgspec.Struct, frozen=True):
     def child(self) -> TraceContext:
         """Return the context of a new span within this trace."""
         return TraceContext(self.trace_id, f"{random.getrandbits(64) or 1:016x}", self.flags)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether spans of this trace are kept."""
+        return bool(int(self.flags, 16) & 1)
+
+    def keep(self) -> TraceContext:
+        """Return this context with its spans to be kept from here on."""
+        return TraceContext(self.trace_id, self.span_id, "01")
 
     @property
     def traceparent(self) -> str:

@@ -1,0 +1,104 @@
+"""A small HTTP server beside a service: liveness, readiness and what the service has to tell."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from penstock.errors import ConfigurationError
+from penstock.redis.connection import unavailable
+from penstock.service.lifecycle import Runtime
+
+_COME_BACK = "2"  # seconds; about what a restart or failover of Redis takes
+_SHUTDOWN = 1.0  # seconds for answers that are being written
+_log = structlog.get_logger("penstock.http")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def serve(runtime: Runtime, routes: Sequence[web.RouteDef], *, host: str, port: int, variable: str) -> None:
+    """Serve until the service is asked to stop: `routes`, /livez, /readyz, and /metrics of this process.
+
+    Replicas on one machine share the port: the kernel spreads connections over them. `variable` names the
+    setting of the port, for errors. Answers to what fails because Redis is away are 503.
+
+    Raises:
+        ConfigurationError: the address cannot be had; the message names the variable to change.
+    """
+    app = web.Application(middlewares=[_explain_errors])
+    app.add_routes([web.get("/livez", _live), web.get("/readyz", _readiness(runtime)), *routes])
+    if all(getattr(route, "path", "") != "/metrics" for route in routes):
+        app.add_routes([web.get("/metrics", _measurements(runtime))])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN)
+    await runner.setup()
+    try:
+        shared = hasattr(socket, "SO_REUSEPORT")
+        await web.TCPSite(runner, host, port, reuse_port=shared).start()
+        _log.info("listening", addresses=[f"{bound[0]}:{bound[1]}" for bound in runner.addresses])
+        await runtime.stopping.wait()
+    except OSError as error:
+        raise ConfigurationError(_why_not(error, host, port, variable)) from None
+    finally:
+        await runner.cleanup()
+
+
+def json(value: Any, status: int = 200) -> web.Response:
+    """Return an answer in JSON."""
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+
+
+def problem(status: int, detail: str, **headers: str) -> web.Response:
+    """Return an error answer as problem details (RFC 9457)."""
+    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body = msgspec.json.encode(document)
+    return web.Response(status=status, body=body, content_type="application/problem+json", headers=headers)
+
+
+async def _live(_: web.Request) -> web.Response:
+    return web.Response(text="alive\n")
+
+
+def _readiness(runtime: Runtime) -> _Handler:
+    async def ready(_: web.Request) -> web.Response:
+        if runtime.stopping.is_set():
+            return problem(503, "stopping")
+        if not runtime.ready:
+            return problem(503, "not reading its streams yet, or Redis is away")
+        await runtime.redis.ping()
+        return web.Response(text="ready\n")
+
+    return ready
+
+
+def _measurements(runtime: Runtime) -> _Handler:
+    async def measurements(_: web.Request) -> web.Response:
+        return web.Response(text=runtime.telemetry.exposition(), content_type="text/plain", charset="utf-8")
+
+    return measurements
+
+
+@web.middleware
+async def _explain_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return problem(error.status, f"{request.method} {request.path}: {error.reason}")
+    except ConfigurationError as error:
+        return problem(400, str(error))
+    except Exception as error:
+        away = unavailable(error)
+        if away is None:
+            raise
+        return problem(503, str(away), **{"Retry-After": _COME_BACK})
+
+
+def _why_not(error: OSError, host: str, port: int, variable: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{variable}: {host}:{port} is taken by another program; stop that one, or set {variable} to a free port"
+    return f"{variable}: cannot listen on {host}:{port} ({error.strerror})"

@@ -1,0 +1,138 @@
+"""Spans: what a service did for an event, told after the fact and only if somebody listens.
+
+Names, kinds and attributes follow OpenTelemetry's messaging conventions
+(https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/). A span is a plain record made when
+its work is over; nothing is created for traces that are not sampled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from penstock.trace_context import TraceContext
+
+Kind = Literal["internal", "server", "client", "producer", "consumer"]
+Attributes = dict[str, str | int | float | bool]
+
+
+class Span(msgspec.Struct, kw_only=True):
+    """One span. `start` and `end` are in nanoseconds since the epoch; `error` is set if the work failed."""
+
+    name: str
+    kind: Kind
+    context: TraceContext
+    parent: str
+    start: int
+    end: int = 0
+    attributes: Attributes = {}
+    links: tuple[TraceContext, ...] = ()
+    error: str | None = None
+
+
+class Telemetry(Protocol):
+    """Where spans and measurements go."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody listens."""
+
+    def begin(self, trace: TraceContext) -> TraceContext:
+        """Decide whether a trace that begins here is sampled; return it with that decision."""
+
+    def record(self, span: Span) -> None:
+        """Take a finished span."""
+
+    def activate(self, trace: TraceContext) -> None:
+        """Let spans that a handler makes through OpenTelemetry's own API be children of `trace`."""
+
+    def processed(self, seconds: float, *, stream: str, group: str, error: str | None) -> None:
+        """Measure one handler run."""
+
+    def consumed(self, count: int, *, stream: str, group: str) -> None:
+        """Count events that were read."""
+
+    def sent(self, count: int, *, stream: str) -> None:
+        """Count events that were published."""
+
+
+class Silence:
+    """Nobody listens."""
+
+    enabled = False
+
+    def begin(self, trace: TraceContext) -> TraceContext:
+        """Leave the trace unsampled."""
+        return trace
+
+    def record(self, span: Span) -> None:
+        """Drop it."""
+
+    def activate(self, trace: TraceContext) -> None:
+        """Do nothing."""
+
+    def processed(self, seconds: float, *, stream: str, group: str, error: str | None) -> None:
+        """Do nothing."""
+
+    def consumed(self, count: int, *, stream: str, group: str) -> None:
+        """Do nothing."""
+
+    def sent(self, count: int, *, stream: str) -> None:
+        """Do nothing."""
+
+
+class Active(msgspec.Struct):
+    """A span whose work is under way: add attributes as they become known."""
+
+    context: TraceContext
+    attributes: Attributes
+    error: str | None = None
+
+
+@contextmanager
+def span(
+    telemetry: Telemetry,
+    parent: TraceContext,
+    name: str,
+    *,
+    kind: Kind = "internal",
+    attributes: Mapping[str, Any] | None = None,
+) -> Iterator[Active]:
+    """Time what is inside as a child of `parent`; an exception marks it as failed and passes on."""
+    active = Active(parent.child(), dict(attributes or {}))
+    start = time.time_ns()
+    try:
+        yield active
+    except BaseException as error:
+        active.error = active.error or f"{type(error).__name__}: {error}"
+        active.attributes.setdefault("error.type", type(error).__name__)
+        raise
+    finally:
+        if parent.sampled:
+            telemetry.record(
+                Span(
+                    name=name,
+                    kind=kind,
+                    context=active.context,
+                    parent=parent.span_id,
+                    start=start,
+                    end=time.time_ns(),
+                    attributes=active.attributes,
+                    error=active.error,
+                )
+            )
+
+
+def messaging(operation: str, kind: str, stream: str, **more: str | float) -> Attributes:
+    """Return the attributes that all messaging spans share; `operation` is its name, `kind` its type."""
+    return {
+        "messaging.system": "redis",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": stream,
+        **more,
+    }

@@ -1,0 +1,33 @@
+"""Jobs for the tests of tracing over OTLP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import trace
+
+from penstock import Context, Reject, Retry, Service
+
+jobs = Service("traced")
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@jobs.on("ingest", type="good")
+async def good(_: Any, ctx: Context) -> int:
+    with trace.get_tracer("theirs").start_as_current_span("their own span"):
+        return await ctx.step("add", add, 1, 2)
+
+
+@jobs.on("ingest", type="flaky", retry=Retry(base=0.05))
+async def flaky(_: Any, ctx: Context) -> None:
+    if ctx.attempt == 1:
+        raise ConnectionError("not yet")
+
+
+@jobs.on("ingest", type="hopeless")
+async def hopeless(_: Any, ctx: Context) -> None:
+    if not await ctx.redis.exists("mended"):
+        raise Reject("never")

@@ -1,0 +1,158 @@
+"""One trace through everything, as a receiver of OTLP sees it."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from penstock.keys import Keys
+from penstock.redis.connection import client
+from penstock.resilience.dlq import DeadLetters
+from tests.otlp import ReceivedSpan, Receiver, otlp_receiver
+from tests.processes import eventually, service_process
+from tests.servers import Server
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+
+
+def environment(server: Server, receiver_url: str, **more: str) -> dict[str, str]:
+    return {
+        "REDIS_URL": server.url,
+        "PENSTOCK_JOBS": "tests.integration.otlp_jobs:jobs",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver_url,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
+        **more,
+    }
+
+
+def spans(receiver: Receiver, trace_id: str, name: str) -> list[ReceivedSpan]:
+    return sorted((s for s in receiver.spans if s.trace_id == trace_id and s.name == name), key=lambda s: s.start)
+
+
+def wait_for(receiver: Receiver, trace_id: str, name: str, count: int = 1) -> list[ReceivedSpan]:
+    eventually(lambda: len(spans(receiver, trace_id, name)) >= count, what=f"{count} spans {name} of {trace_id}")
+    return spans(receiver, trace_id, name)
+
+
+def add(raw: Any, kind: str, flags: str = "01") -> None:
+    raw.xadd("ingest", {"type": kind, "id": f"{kind}-1", "traceparent": f"00-{TRACE}-{PARENT}-{flags}"})
+
+
+def done(raw: Any, kind: str = "job.completed") -> bool:
+    return any(fields[b"type"] == kind.encode() for _, fields in raw.xrange("events"))
+
+
+def test_the_good_path_is_one_connected_tree(server: Server, raw: Any) -> None:
+    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+        add(raw, "good")
+        [process] = wait_for(receiver, TRACE, "process ingest")
+        [step] = wait_for(receiver, TRACE, "step add")
+        [sent] = wait_for(receiver, TRACE, "send events")
+        [theirs] = wait_for(receiver, TRACE, "their own span")
+        eventually(lambda: "messaging.process.duration" in receiver.metrics)
+    assert (process.kind, process.parent, process.links) == ("consumer", PARENT, [(TRACE, PARENT)])
+    assert (
+        process.attributes.items()
+        >= {
+            "messaging.system": "redis",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": "ingest",
+            "messaging.consumer.group.name": "worker",
+            "messaging.message.id": "good-1",
+            "messaging.redis.attempt": 1,
+        }.items()
+    )
+    assert not process.failed
+    assert process.start < process.end
+    assert (step.kind, step.parent) == ("internal", process.span_id)
+    assert theirs.parent == process.span_id
+    assert (sent.kind, sent.parent) == ("producer", process.span_id)
+    [event] = [fields for _, fields in raw.xrange("events") if fields[b"type"] == b"job.completed"]
+    assert event[b"traceparent"].decode() == f"00-{TRACE}-{sent.span_id}-01"
+    about = receiver.resources[0]
+    assert (about["service.name"], about["service.namespace"]) == ("worker", "penstock")
+    assert about["service.version"]
+    assert about["service.instance.id"]
+
+
+def test_a_plain_xadd_starts_a_trace_whose_id_every_reader_agrees_on(server: Server, raw: Any) -> None:
+    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+        raw.xadd("ingest", {"type": "good"})
+        eventually(lambda: [s for s in receiver.spans if s.name == "send events"])
+    [process] = [s for s in receiver.spans if s.name == "process ingest"]
+    assert process.parent == ""
+    [(_, event)] = raw.xrange("events")
+    assert event[b"traceparent"].decode().split("-")[1] == process.trace_id
+
+
+def test_a_retry_stays_in_the_trace_with_its_attempt(server: Server, raw: Any) -> None:
+    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+        add(raw, "flaky")
+        first, second = wait_for(receiver, TRACE, "process ingest", 2)
+    assert (first.attributes["messaging.redis.attempt"], second.attributes["messaging.redis.attempt"]) == (1, 2)
+    assert (first.failed, second.failed) == (True, False)
+    assert first.error == "ConnectionError: not yet"
+    assert first.attributes["error.type"] == "ConnectionError"
+    assert first.parent == second.parent == PARENT
+
+
+async def test_a_replay_is_a_new_trace_that_links_to_the_one_that_failed(server: Server, raw: Any) -> None:
+    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+        add(raw, "hopeless")
+        [failed] = wait_for(receiver, TRACE, "process ingest")
+        assert (failed.failed, failed.error) == (True, "never")
+        raw.set("mended", 1)
+        redis = client(server.url)
+        letters = DeadLetters(redis, Keys())
+        [letter] = [letter async for letter in letters.newest()]
+        trace_id = await letters.replay(letter)
+        await redis.aclose()
+        assert trace_id not in (None, TRACE)
+        [again] = wait_for(receiver, str(trace_id), "process ingest")
+    assert (TRACE, failed.span_id) in again.links
+    assert not again.failed
+
+
+@pytest.mark.parametrize("broken", ["garbage", "00-zz-00-01", f"00-{'0' * 32}-{PARENT}-01"])
+def test_a_broken_traceparent_starts_a_new_trace_and_fails_nothing(server: Server, raw: Any, broken: str) -> None:
+    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+        raw.xadd("ingest", {"type": "good", "traceparent": broken})
+        eventually(lambda: raw.exists("events") and done(raw))
+        eventually(lambda: [s for s in receiver.spans if s.name == "process ingest"])
+
+
+def test_unsampled_traces_cost_no_spans_but_failures_are_kept(server: Server, raw: Any) -> None:
+    env = environment(server, "", OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
+    with otlp_receiver() as receiver:
+        env["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.url
+        with service_process("-m", "services.worker", env=env) as process:
+            raw.xadd("ingest", {"type": "good"})
+            add(raw, "good", flags="00")
+            add(raw, "hopeless", flags="00")
+            eventually(lambda: raw.exists("events") and done(raw) and done(raw, "job.dead"))
+            wait_for(receiver, TRACE, "process ingest")
+            process.terminate()
+            assert process.wait(20) == 0
+        kept = [s for s in receiver.spans if s.attributes.get("messaging.message.id") == "good-1"]
+    assert kept == []
+    assert {s.name for s in receiver.spans} == {"process ingest", "send events"}
+    assert all(s.trace_id == TRACE for s in receiver.spans)
+
+
+@pytest.mark.parametrize("receiver_is", ["down", "hanging"])
+def test_a_receiver_that_is_away_slows_nothing_and_stops_nobody(server: Server, raw: Any, receiver_is: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts connections and never answers
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if receiver_is == "down":
+            listener.close()
+        with service_process("-m", "services.worker", env=environment(server, url)) as process:
+            for _ in range(500):
+                raw.xadd("ingest", {"type": "good"})
+            eventually(lambda: raw.exists("events") and raw.xlen("events") == 500)
+            process.terminate()
+            assert process.wait(20) == 0
