@@ -110,10 +110,11 @@ async def test_a_replay_is_a_new_trace_that_links_to_the_one_that_failed(server:
         redis = client(server.url)
         letters = DeadLetters(redis, Keys())
         [letter] = [letter async for letter in letters.newest()]
-        trace_id = await letters.replay(letter)
+        replayed = await letters.replay(letter)
         await redis.aclose()
-        assert trace_id not in (None, TRACE)
-        [again] = wait_for(receiver, str(trace_id), "process ingest")
+        assert replayed is not None
+        assert replayed.trace_id != TRACE
+        [again] = wait_for(receiver, replayed.trace_id, "process ingest")
     assert (TRACE, failed.span_id) in again.links
     assert not again.failed
 

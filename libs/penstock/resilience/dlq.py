@@ -46,6 +46,13 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     event: dict[str, str] = {}
 
 
+class Replayed(msgspec.Struct, frozen=True):
+    """Where a replayed event lies, in the retry stream of its group, and the trace it is in now."""
+
+    entry_id: str
+    trace_id: str
+
+
 class DeadLetters:
     """Reads and works the dead letter queue of a mesh."""
 
@@ -80,10 +87,11 @@ class DeadLetters:
         mark = await self._client.hget(self._keys.replayed, letter)
         return _decode(rows[0][0], rows[0][1], mark.decode() if mark else None)
 
-    async def replay(self, letter: DeadLetter) -> str | None:
+    async def replay(self, letter: DeadLetter, *, data: str | None = None) -> Replayed | None:
         """Give the event back to the group that failed it, in a new trace that links to the old one.
 
-        Returns the new trace's id, or None if the letter was replayed before or is gone.
+        With `data`, JSON text, the event has that in place of its own. Returns where it lies now, or None if
+        the letter was replayed before or is gone.
         """
         trace = TraceContext.new().child().keep()  # somebody wants to know how it goes this time
         queued = msgspec.json.encode({"state": "queued", "type": letter.type, "attempts": 0})
@@ -95,9 +103,12 @@ class DeadLetters:
                 self._keys.retry(letter.stream, letter.group),
                 self._keys.job(letter.event_id),
             ],
-            [letter.letter, rfc3339(time.time()), queued, trace.traceparent, letter.traceparent],
+            [
+                *(letter.letter, rfc3339(time.time()), queued, trace.traceparent, letter.traceparent),
+                *(() if data is None else (data,)),
+            ],
         )
-        return trace.trace_id if entry else None
+        return Replayed(entry.decode(), trace.trace_id) if entry else None
 
     async def purge(self, letters: list[DeadLetter]) -> int:
         """Delete dead letters and the checkpoints they kept; return how many were there."""

@@ -10,6 +10,7 @@
 -- ARGV[3]  what KEYS[4] then says, if it exists
 -- ARGV[4]  traceparent of the new trace
 -- ARGV[5]  traceparent of the run that failed, '' if it is not known
+-- ARGV[6]  data to put in place of the event's own, if given
 -- returns  entry id in the retry stream; '' if it was replayed before; false if there is no such dead letter
 
 local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
@@ -22,6 +23,11 @@ if ARGV[5] ~= '' then
   fields[3], fields[4] = 'links', ARGV[5]
 end
 local mine = {attempt = true, traceparent = true, tracestate = true, links = true}
+if ARGV[6] then
+  fields[#fields + 1] = 'data'
+  fields[#fields + 1] = ARGV[6]
+  mine.data = true
+end
 for i = 1, #found[2], 2 do
   local name, value = found[2][i], found[2][i + 1]
   if name == 'dlq.entry' then origin = value end

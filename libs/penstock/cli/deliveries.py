@@ -1,0 +1,137 @@
+"""`penstock deliveries`: who was notified of which alert, with what result."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from penstock.cli.errors import Negative
+from penstock.cli.session import run, session
+from penstock.cli.terminal import console, print_json, print_table
+from penstock.errors import ConfigurationError
+from penstock.service.deliveries import FailedDelivery, Query, Recorded, attempts, failed, send_again
+
+app = typer.Typer(name="deliveries", help="Show who was notified, with what result; send again what failed.")
+
+
+@app.callback(invoke_without_command=True)
+def deliveries(
+    context: typer.Context,
+    *,
+    only_failed: Annotated[
+        bool, typer.Option("--failed", help="Show deliveries that were given up and not sent again since.")
+    ] = False,
+    channel: Annotated[str | None, typer.Option(help="Only those of this channel.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Only attempts that ended so: sent, failed or dead.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Show at most so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """List attempts, the newest first.
+
+    An attempt is sent, failed (it is tried again) or dead (it was the last).
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if only_failed:
+        _show_failed(run(_failed(limit, channel)), as_json=as_json)
+        return
+    given = {"limit": str(limit), "channel": channel, "outcome": outcome}
+    query = Query.parse({name: value for name, value in given.items() if value is not None})
+    _show(run(_attempts(query)), as_json=as_json)
+
+
+@app.command()
+def resend(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="DELIVERY...", help="Ids as `deliveries --failed` shows them.")
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Send all that failed.")] = False,
+) -> None:
+    """Send failed deliveries again, each once, with all attempts anew.
+
+    What a newer message about the same alert has overtaken on its channel is not sent. Exits with 1 if there
+    was nothing to send.
+    """
+    if bool(ids) == every:
+        raise ConfigurationError("name deliveries by their ids (`penstock deliveries --failed`), or say --all")
+    sent = run(_resend(ids))
+    for delivery, done in sent.items():
+        typer.echo(f"{delivery} " + ("goes out again" if done else "was sent again before"))
+    if not any(sent.values()):
+        raise Negative("nothing to send")
+
+
+async def _attempts(query: Query) -> list[Recorded]:
+    async with session() as here:
+        return await attempts(here.redis, here.keys, query)
+
+
+async def _failed(limit: int | None, channel: str | None) -> list[FailedDelivery]:
+    async with session() as here:
+        found = [
+            one async for one in failed(here.redis, here.keys) if channel is None or one.notification.channel == channel
+        ]
+        return found[:limit]
+
+
+async def _resend(ids: list[str] | None) -> dict[str, bool]:
+    async with session() as here:
+        waiting = {one.delivery_id: one async for one in failed(here.redis, here.keys)}
+        for delivery in ids or ():
+            if delivery not in waiting:
+                raise Negative(f"there is no failed delivery {delivery}; `penstock deliveries --failed` lists them")
+        chosen = [waiting[delivery] for delivery in ids] if ids else list(waiting.values())[::-1]
+        return {one.delivery_id: await send_again(here.redis, here.keys, one) for one in chosen}
+
+
+def _show(found: list[Recorded], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    elif found:
+        columns = ["time", "channel", "alert", "change", "attempt", "outcome", "status", "seconds", "said"]
+        print_table(columns, [_row(one) for one in found], numbers=("attempt", "seconds"))
+    else:
+        console().print("no deliveries")
+
+
+def _row(recorded: Recorded) -> list[str]:
+    one = recorded.attempt
+    said = one.error or one.answer or ""
+    return [
+        recorded.time,
+        _address(one.channel, one.recipient),
+        one.rule,
+        one.transition,
+        str(one.attempt),
+        one.outcome + (f", next {one.next_attempt_at}" if one.next_attempt_at else ""),
+        "-" if one.status is None else str(one.status),
+        "-" if one.latency is None else f"{one.latency:.3f}",
+        said.partition("\n")[0],
+    ]
+
+
+def _show_failed(found: list[FailedDelivery], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(["delivery", "time", "channel", "alert", "attempts", "error"], [_failed_row(one) for one in found])
+    else:
+        console().print("no failed deliveries")
+
+
+def _failed_row(one: FailedDelivery) -> list[str]:
+    notification = one.notification
+    return [
+        one.delivery_id,
+        one.time,
+        _address(notification.channel, notification.recipient),
+        f"{notification.alert.rule} ({notification.alert.status})",
+        str(one.attempts),
+        one.error.partition("\n")[0],
+    ]
+
+
+def _address(channel: str, recipient: str | None) -> str:
+    return f"{channel} ({recipient})" if recipient else channel

@@ -1,0 +1,59 @@
+"""`penstock emit`: publish one event by hand."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+
+from penstock.cli.session import run, session
+from penstock.errors import ConfigurationError, InvalidEvent
+from penstock.event import encode, identity
+from penstock.streams.publish import Publisher
+
+SOURCE = "penstock-cli"
+
+
+def emit(
+    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="Event type, such as ticket.created.")],
+    data: Annotated[str, typer.Argument(metavar="JSON", help="The event's data; - reads it from stdin.")] = "null",
+    *,
+    stream: Annotated[str, typer.Option(help="Stream to publish to.")] = "ingest",
+    event_id: Annotated[str | None, typer.Option("--id", help="The event's id; made from its entry if absent.")] = None,
+    subject: Annotated[str | None, typer.Option(help="What the event is about.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose event it is.")] = None,
+) -> None:
+    """Publish one event and print its id.
+
+    [dim]penstock emit http.request '{"url": "https://example.com/hook", "json": {"hello": "world"}}'[/]
+    """
+    if not event_type:
+        raise InvalidEvent("TYPE is empty; give the event a type such as ticket.created")
+    text = check_json(sys.stdin.read() if data == "-" else data)
+    fields = encode(event_type, text, event_id=event_id, source=SOURCE, subject=subject, tenant=tenant)
+    entry = run(_publish(stream, fields))
+    typer.echo(event_id or identity(stream, entry))
+
+
+def check_json(text: str) -> str:
+    """Return `text` without the white space around it.
+
+    Raises:
+        InvalidEvent: it is not JSON.
+    """
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidEvent(f"""JSON: {error}; quote it for the shell, such as '{{"key": "value"}}'""") from None
+    return text.strip()
+
+
+async def _publish(stream: str, fields: list[str]) -> str:
+    async with session() as here:
+        if stream not in here.topology.streams:
+            known = ", ".join(here.topology.streams)
+            raise ConfigurationError(f"--stream: streams.yaml has no stream {stream} (it has {known})")
+        async with Publisher(here.redis, here.keys) as publisher:
+            return (await publisher.publish(stream, fields)).entry_id

@@ -1,0 +1,52 @@
+"""`penstock job`: what became of one job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from penstock.cli.errors import Negative
+from penstock.cli.session import run, session
+from penstock.cli.terminal import console, print_json
+from penstock.service.jobs import Job, find_job
+
+_STYLES = {"completed": "bold green", "dead": "bold red", "retrying": "bold yellow"}
+
+
+def job(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The id that the gateway or `emit` answered with.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what became of a job: queued, running, retrying, completed or dead.
+
+    Exits with 1 if nothing is known of it. With --json every key is always there, null where it does not apply.
+    """
+    found = run(_find(job_id))
+    if found is None:
+        raise Negative(f"nothing is known of a job {job_id}")
+    values = {"job_id": job_id, **msgspec.structs.asdict(found)}
+    if as_json:
+        print_json(values)
+    else:
+        _print(values)
+
+
+async def _find(job_id: str) -> Job | None:
+    async with session() as here:
+        return await find_job(here.redis, here.keys, job_id)
+
+
+def _print(values: dict[str, Any]) -> None:
+    out = console()
+    out.print(values.pop("job_id"), values["state"], style=_STYLES.get(values.pop("state"), "bold"))
+    for name, value in values.items():
+        if value is not None:
+            out.print(f"  {name.replace('_', ' '):<16} {_present(name, value)}")
+
+
+def _present(name: str, value: Any) -> str:
+    if name in ("duration", "queue_wait"):
+        return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

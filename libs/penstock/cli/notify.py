@@ -1,0 +1,123 @@
+"""`penstock notify`: see a message arrive, or see how it would look."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli.errors import Negative
+from penstock.cli.session import Session, run, session
+from penstock.errors import ConfigurationError, InvalidEvent
+from penstock.event import decode, encode, encode_data
+from penstock.schemas import ChannelTest, DeliveryAttempt
+from penstock.service.deliveries import DELIVERIES, NOTIFICATIONS, SERVICE, TEST, read_attempt
+from penstock.service.programs import programs
+from penstock.settings import Settings
+from penstock.streams.publish import Publisher
+from penstock.topology import load
+
+app = typer.Typer(name="notify", help="Test a channel, preview a message.", no_args_is_help=True)
+
+_ALERTS = "alerts"
+_SEARCHED = 10_000  # newest entries of `alerts` looked through for a fingerprint
+_BLOCK_MS = 1_000
+
+
+@app.command("test")
+def send_test(
+    channel: Annotated[str, typer.Argument(help="Name of a channel in notify.yaml, or ops, telegram, email.")],
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the result.")] = 30.0,
+) -> None:
+    """Send a sample alert through a channel and say what came of it; exits with 1 if it did not arrive.
+
+    The running notifier sends it, with its own settings and network. A channel that was not used any more, because
+    its target was gone, is used again if the message arrives.
+    """
+    result = run(_test(channel, wait))
+    if result is None:
+        raise Negative(f"no result within {wait:g} s: does the notifier run? `penstock status` shows it")
+    if result.outcome != "sent":
+        raise Negative(f"{channel}: {result.error}")
+    took = "" if result.latency is None else f" in {result.latency:.3f} s"
+    typer.echo(f"{channel}: sent{took}" + (f"; it said: {result.answer}" if result.answer else ""))
+
+
+@app.command()
+def preview(
+    alert: Annotated[
+        str | None,
+        typer.Argument(help="A JSON file, - for stdin, or the fingerprint of an alert; a sample if absent."),
+    ] = None,
+    channel: Annotated[
+        list[str] | None, typer.Option(help="Show this channel, whatever the routes say. Can be repeated.")
+    ] = None,
+) -> None:
+    """Show what each channel that an alert is routed to would be sent, without sending anything."""
+    command = _notifier()
+    given = b"" if alert is None else _read(alert)
+    done = subprocess.run([*command, "preview", *(channel or ())], input=given, check=False)  # noqa: S603 - our own
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+
+
+def _notifier() -> list[str]:
+    """Return the command that runs the notifier: services are programs, not libraries."""
+    topology = load(Settings.from_env().topology)
+    topology.service(SERVICE)
+    found = [program.command for program in programs(topology) if program.name == SERVICE]
+    if not found or found[0][1:3] == ("-m", "penstock"):
+        raise ConfigurationError(f"streams.yaml: services.{SERVICE}.run names no module that can preview")
+    return list(found[0])
+
+
+def _read(alert: str) -> bytes:
+    if alert == "-":
+        return sys.stdin.buffer.read()
+    path = Path(alert)
+    try:
+        return path.read_bytes() if path.is_file() else run(_newest(alert))
+    except OSError as error:
+        raise ConfigurationError(f"{alert}: cannot be read ({error.strerror})") from None
+
+
+async def _newest(fingerprint: str) -> bytes:
+    async with session() as here:
+        rows = await here.redis.xrevrange(here.keys.stream(_ALERTS), count=_SEARCHED)
+    for entry_id, fields in rows:
+        try:
+            event = decode(_ALERTS, entry_id.decode(), [part for pair in fields.items() for part in pair])
+            if event.json().get("fingerprint") == fingerprint:
+                return event.data
+        except (InvalidEvent, AttributeError):
+            continue
+    raise Negative(f"{fingerprint}: neither a file nor the fingerprint of an alert that was told of lately")
+
+
+async def _test(channel: str, wait: float) -> DeliveryAttempt | None:
+    event_id = f"test-{os.urandom(8).hex()}"
+    fields = encode(TEST, encode_data(ChannelTest(channel=channel)), event_id=event_id, source="penstock-cli")
+    async with session() as here:
+        newest = await here.redis.xrevrange(here.keys.stream(DELIVERIES), count=1)
+        async with Publisher(here.redis, here.keys) as publisher:
+            await publisher.publish(NOTIFICATIONS, fields)
+        return await _result(here, event_id, newest[0][0].decode() if newest else "0-0", wait)
+
+
+async def _result(here: Session, event_id: str, last: str, wait: float) -> DeliveryAttempt | None:
+    """Wait for the attempt that the event leads to."""
+    until = time.monotonic() + wait
+    while (left := until - time.monotonic()) > 0:
+        block = max(1, min(_BLOCK_MS, round(left * 1000)))
+        reply = await here.redis.xread({here.keys.stream(DELIVERIES): last}, block=block)
+        for entry_id, fields in [row for _, rows in reply or () for row in rows]:
+            last = entry_id.decode()
+            recorded = read_attempt(entry_id, fields)
+            if recorded is not None and recorded.attempt.delivery_id == event_id:
+                return recorded.attempt
+    return None

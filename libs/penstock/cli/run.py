@@ -1,0 +1,32 @@
+"""`penstock run`: one service in this process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from penstock.service import http, lifecycle
+from penstock.service.loading import load_service
+from penstock.settings import Settings
+
+
+def run(
+    target: Annotated[str, typer.Argument(metavar="MODULE:SERVICE", help="Such as shop.tickets:service.")],
+) -> None:
+    """Run one service until SIGTERM or Ctrl-C.
+
+    It reads and publishes what streams.yaml declares for a service of its name, on the Redis of REDIS_URL
+    (by default the one that `penstock up` starts). Several of the same share the work. With
+    PENSTOCK_HEALTH_PORT it serves /livez, /readyz and /metrics there.
+    """
+    service = load_service(target)
+    settings = Settings.from_env()
+    if settings.health_port:
+        service.task(_health)
+    lifecycle.run(service, settings)
+
+
+async def _health(runtime: lifecycle.Runtime) -> None:
+    settings = runtime.settings
+    await http.serve(runtime, [], host=settings.health_host, port=settings.health_port, variable="PENSTOCK_HEALTH_PORT")

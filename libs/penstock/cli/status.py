@@ -1,0 +1,68 @@
+"""`penstock status`: how the mesh stands."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import msgspec
+import typer
+
+from penstock.cli.session import run, session
+from penstock.cli.terminal import console, print_json, print_table
+from penstock.service.overview import GroupState, Overview, ServerState, overview
+
+_COUNTS = ("lag", "pending", "delayed", "retry", "dead", "consumers")
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False) -> None:
+    """Show each stream's length and how each group stands with it.
+
+    lag: never delivered; pending: in hand; delayed: waiting for the next try; retry: due for it;
+    dead: dead letters not replayed; consumers: processes alive.
+
+    JSON: {"redis": {"name", "version", "uptime", "memory"}, "streams": [{"name", "length", "scheduled"}],
+    "groups": [{"stream", "group", "lag", "pending", "delayed", "retry", "dead", "consumers", "declared",
+    "exists"}]}.
+    """
+    found = run(_look())
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+async def _look() -> Overview:
+    async with session() as here:
+        return await overview(here.redis, here.keys, here.topology)
+
+
+def _print(found: Overview) -> None:
+    console().print(_server(found.redis), style="dim")
+    by_stream: dict[str, list[GroupState]] = {stream.name: [] for stream in found.streams}
+    for group in found.groups:
+        by_stream[group.stream].append(group)
+    rows = []
+    for stream in found.streams:
+        length = f"{stream.length}" + (f" +{stream.scheduled} scheduled" if stream.scheduled else "")
+        first = [stream.name, length]
+        for group in by_stream[stream.name]:
+            rows.append([*first, _name(group), *_counts(group)])
+            first = ["", ""]
+        if first[0]:
+            rows.append([*first, "-", *[""] * len(_COUNTS)])
+    print_table(["stream", "length", "group", *_COUNTS], rows, numbers=["length", *_COUNTS])
+
+
+def _server(server: ServerState) -> str:
+    up = timedelta(seconds=server.uptime)
+    return f"{server.name} {server.version}, up {up}, {server.memory / 1e6:.1f} MB\n"
+
+
+def _name(group: GroupState) -> str:
+    return group.group if group.declared else f"{group.group} (not in streams.yaml)"
+
+
+def _counts(group: GroupState) -> list[str]:
+    counts = msgspec.structs.asdict(group)
+    return [str(counts[name]) for name in _COUNTS]

@@ -1,0 +1,99 @@
+"""Writing to a person's terminal: lines of many services side by side, and tables."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from penstock.telemetry.logs import wants_colour
+
+_COLOURS = (36, 32, 35, 33, 34, 96, 92, 95)  # ANSI foreground colours, told apart on dark and on light
+
+
+def print_json(data: Any) -> None:
+    """Write one JSON document for programs to stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
+    """Write a table to stdout; the columns named in `numbers` are set flush right."""
+    console().print(make_table(columns, rows, numbers=numbers))
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:
+    """Return a table as `print_table` writes it."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
+    for column in columns:
+        last = column == columns[-1]
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=not last)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def console() -> Console:
+    """Return a console on stdout that prints texts as they are; where no terminal folds long lines, neither do we."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def printable(text: str) -> str:
+    """Return the text on one line, and with what could steer a terminal or turn its text around replaced."""
+    line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+
+
+class Lines:
+    """Writes the lines of many sources to stdout, each under its name, in its colour on a terminal."""
+
+    def __init__(self, names: Sequence[str], *, prefixed: bool = True) -> None:
+        self.coloured = wants_colour(sys.stdout)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a service may print what this terminal cannot show
+        self._width = max(map(len, names))
+        self._colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)}
+        self._prefixed = prefixed
+
+    def show(self, name: str, line: str) -> None:
+        """Write one line of `name`."""
+        self.write(f"{self._prefix(name)}{line}\n" if self._prefixed else f"{line}\n")
+
+    def write(self, text: str) -> None:
+        """Write text as it is. A terminal that is gone takes nothing, and must not keep us from stopping."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:  # what is left in the buffer would fail once more, with a traceback, when Python exits
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+    def stream(self, name: str) -> TextIO:
+        """Return a stream to write to whose lines are those of `name`."""
+        return cast(TextIO, _Stream(self, name))
+
+    def _prefix(self, name: str) -> str:
+        padded = f"{name:<{self._width}} | "
+        return f"\x1b[{self._colours[name]}m{padded}\x1b[0m" if self.coloured else padded
+
+
+class _Stream(io.TextIOBase):
+    """Passes on what is written to it once a line of it is complete."""
+
+    def __init__(self, lines: Lines, name: str) -> None:
+        self._lines = lines
+        self._name = name
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._lines.show(self._name, line)
+        return len(text)
