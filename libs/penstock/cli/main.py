@@ -9,6 +9,7 @@ import typer
 
 from penstock.cli import (
     alerts,
+    breakers,
     deliveries,
     demo,
     dlq,
@@ -53,6 +54,7 @@ app.add_typer(silence.app)
 app.add_typer(deliveries.app)
 app.add_typer(notify.app)
 app.add_typer(dlq.app)
+app.add_typer(breakers.app)
 app.add_typer(topology.app)
 app.command()(demo.demo)
 

@@ -13,9 +13,16 @@ import structlog
 from aiohttp import web
 
 from penstock.errors import ConfigurationError
-from penstock.redis.connection import unavailable
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.service.health import breakers_health, dlq_health
 from penstock.service.lifecycle import Runtime
 
+HEALTH: dict[str, Callable[[AsyncRedis, Keys], Awaitable[object]]] = {
+    "/health/circuit-breakers": breakers_health,
+    "/health/dlq": dlq_health,
+}
+"""What every service answers about the mesh, by path."""
 _COME_BACK = "2"  # seconds; about what a restart or failover of Redis takes
 _SHUTDOWN = 1.0  # seconds for answers that are being written
 _log = structlog.get_logger("penstock.http")
@@ -23,7 +30,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def serve(runtime: Runtime, routes: Sequence[web.RouteDef], *, host: str, port: int, variable: str) -> None:
-    """Serve until the service is asked to stop: `routes`, /livez, /readyz, and /metrics of this process.
+    """Serve until the service is asked to stop: `routes`, /livez, /readyz, /health/*, and /metrics of this process.
 
     Replicas on one machine share the port: the kernel spreads connections over them. `variable` names the
     setting of the port, for errors. Answers to what fails because Redis is away are 503.
@@ -32,7 +39,9 @@ async def serve(runtime: Runtime, routes: Sequence[web.RouteDef], *, host: str, 
         ConfigurationError: the address cannot be had; the message names the variable to change.
     """
     app = web.Application(middlewares=[_explain_errors])
-    app.add_routes([web.get("/livez", _live), web.get("/readyz", _readiness(runtime)), *routes])
+    app.add_routes(routes)
+    app.add_routes([web.get("/livez", _live), web.get("/readyz", _readiness(runtime))])
+    app.add_routes([web.get(path, _telling(tell, runtime)) for path, tell in HEALTH.items()])
     if all(getattr(route, "path", "") != "/metrics" for route in routes):
         app.add_routes([web.get("/metrics", _measurements(runtime))])
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN)
@@ -74,6 +83,13 @@ def _readiness(runtime: Runtime) -> _Handler:
         return web.Response(text="ready\n")
 
     return ready
+
+
+def _telling(tell: Callable[[AsyncRedis, Keys], Awaitable[object]], runtime: Runtime) -> _Handler:
+    async def telling(_: web.Request) -> web.Response:
+        return json(await tell(runtime.redis, runtime.keys))
+
+    return telling
 
 
 def _measurements(runtime: Runtime) -> _Handler:
