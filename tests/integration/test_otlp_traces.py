@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import urllib.request
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from penstock.redis.connection import client
 from penstock.resilience.dlq import DeadLetters
 from tests.otlp import ReceivedSpan, Receiver, otlp_receiver
 from tests.processes import eventually, service_process
-from tests.servers import Server
+from tests.servers import Server, free_port
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -78,6 +80,47 @@ def test_the_good_path_is_one_connected_tree(server: Server, raw: Any) -> None:
     assert (about["service.name"], about["service.namespace"]) == ("worker", "penstock")
     assert about["service.version"]
     assert about["service.instance.id"]
+
+
+def post(port: int, path: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", **headers},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        taken: dict[str, Any] = json.load(answer)
+        return taken
+
+
+def test_http_in_and_http_out_are_in_one_trace(server: Server, raw: Any) -> None:
+    port = free_port()
+    with otlp_receiver() as receiver, otlp_receiver() as target:  # any server that answers 200 will do as a target
+        env = environment(server, receiver.url, PENSTOCK_GATEWAY_PORT=str(port))
+        with service_process("-m", "services.gateway", env=env), service_process("-m", "services.worker", env=env):
+            eventually(lambda: answers(port))
+            job = {"type": "http.request", "data": {"url": f"{target.url}/hook", "method": "POST", "json": {}}}
+            accepted = post(port, "/v1/events", job, traceparent=f"00-{TRACE}-{PARENT}-01")
+            [http] = wait_for(receiver, TRACE, "POST /v1/events")
+            [sent] = wait_for(receiver, TRACE, "send ingest")
+            [process] = wait_for(receiver, TRACE, "process ingest")
+            [call] = wait_for(receiver, TRACE, "POST")
+            [report] = wait_for(receiver, TRACE, "send events")
+    assert accepted["trace_id"] == TRACE
+    assert (http.service, http.kind, http.parent) == ("gateway", "server", PARENT)
+    assert (sent.service, sent.kind, sent.parent) == ("gateway", "producer", http.span_id)
+    assert (process.service, process.kind, process.parent) == ("worker", "consumer", sent.span_id)
+    assert (call.kind, call.parent) == ("client", process.span_id)
+    assert call.attributes["http.response.status_code"] == 200
+    assert report.parent == process.span_id
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def test_a_plain_xadd_starts_a_trace_whose_id_every_reader_agrees_on(server: Server, raw: Any) -> None:

@@ -1,0 +1,460 @@
+"""`POST /v1/events` and `GET /v1/jobs/{id}`, against a real gateway process and a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import pytest
+
+from penstock.keys import Keys
+from penstock.service.jobs import Job
+from tests.gateways import JSON, Gateway, running_gateway
+from tests.servers import Server
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+@pytest.fixture(scope="module")
+def gateway(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with running_gateway(_shared_server, tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
+
+
+def entries(raw: Any, stream: str = "ingest") -> list[dict[str, str]]:
+    return [
+        {name.decode(): value.decode() for name, value in fields.items()} | {"entry": entry_id.decode()}
+        for entry_id, fields in raw.xrange(stream)
+    ]
+
+
+# One event
+
+
+def test_an_event_is_in_the_stream_when_202_arrives(gateway: Gateway, raw: Any) -> None:
+    answer = gateway.post({"type": "ticket.created", "data": {"ticket_id": "T-1"}})
+    (entry,) = entries(raw)
+    assert answer.status == 202
+    assert answer.json == {
+        "status": "accepted",
+        "job_id": f"ingest-{entry['entry']}",
+        "trace_id": entry["traceparent"].split("-")[1],
+    }
+    assert entry["type"] == "ticket.created"
+    assert entry["data"] == '{"ticket_id": "T-1"}'
+    assert entry["source"] == "gateway"
+    assert "id" not in entry
+
+
+def test_every_attribute_reaches_the_stream_as_it_was_sent(gateway: Gateway, raw: Any) -> None:
+    event = {
+        "type": "order.paid",
+        "id": "o-1",
+        "source": "shop",
+        "time": "2026-11-22T10:00:00+01:00",
+        "subject": "order/1",
+        "tenant": "acme",
+        "cause": "c-1",
+        "region": "eu",
+        "größe": "ü",
+    }
+    answer = gateway.post(b'{"data": [1.10, 12345678901234567890123],' + json.dumps(event).encode()[1:])
+    (entry,) = entries(raw)
+    assert answer.json["job_id"] == "o-1"
+    assert entry | event == entry
+    assert entry["data"] == "[1.10, 12345678901234567890123]"
+
+
+def test_numbers_and_booleans_of_your_own_become_text_and_null_is_absent(gateway: Gateway, raw: Any) -> None:
+    assert gateway.post({"type": "t", "count": 3, "urgent": True, "none": None, "id": None}).status == 202
+    (entry,) = entries(raw)
+    assert (entry["count"], entry["urgent"]) == ("3", "true")
+    assert not {"none", "id"} & set(entry)
+
+
+@pytest.mark.parametrize(
+    ("event", "named"),
+    [
+        ({}, "type"),
+        ({"type": ""}, "type"),
+        ({"type": 1}, "type"),
+        ({"type": None}, "type"),
+        ({"type": "x" * 256}, "type"),
+        ({"type": "t", "id": ""}, "id"),
+        ({"type": "t", "id": 7}, "id"),
+        ({"type": "t", "time": "yesterday"}, "time"),
+        ({"type": "t", "time": "2026-11-22T10:00:00"}, "time"),
+        ({"type": "t", "payload": {"ticket_id": "T-1"}}, "payload"),
+        ({"type": "t", **{f"x{n}": "" for n in range(101)}}, "attributes"),
+        ([], "array"),
+        ([{"type": "t"}] * 501, "array"),
+        (["t"], "[0]"),
+        ([[{"type": "t"}]], "[0]"),
+        ("t", "object"),
+        (3, "object"),
+        (None, "object"),
+    ],
+)
+def test_what_is_no_event_is_422_and_says_where(gateway: Gateway, raw: Any, event: Any, named: str) -> None:
+    answer = gateway.post(event)
+    assert answer.status == 422
+    assert named in answer.detail
+    assert not raw.exists("ingest")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"ticket",
+        b'{"type":"t"} x',
+        b'{"type":"t","data":NaN}',
+        b'{"type":"t","data":Infinity}',
+        b'{"type":"t","data":1e999}',
+        b'{"type":"t","data":01}',
+        b'{"type":"t","data":"\xff"}',
+        b'{"type":"t","data":{"\xff":1}}',
+        b'{"type":"t","data":"\xc0\x80"}',
+        b'{"type":"t","data":"\xed\xa0\x80"}',
+        b'{"type":"t","data":"\\ud800"}',
+        b'{"type":"\\udfff"}',
+        b'\xef\xbb\xbf{"type":"t"}',
+        '{"type":"t"}'.encode("utf-16"),
+        b'{"type":"t","data":' + b"[" * 40_000 + b"]" * 40_000 + b"}",
+        b'{"type":"t","data":' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"a":' * 16_000 + b"1" + b"}" * 16_000,
+        b"[" * 99_000,
+    ],
+    ids=lambda body: repr(body[:30]),
+)
+def test_what_is_not_strict_json_is_400(gateway: Gateway, raw: Any, body: bytes) -> None:
+    assert gateway.post(body).status == 400
+    assert not raw.exists("ingest")
+
+
+def test_data_may_be_nested_and_of_two_equal_names_the_last_counts(gateway: Gateway, raw: Any) -> None:
+    data = b"[" * 99 + b"]" * 99
+    assert gateway.post(b'{"type":"first","type":"last","data":1,"data":' + data + b"}").status == 202
+    (entry,) = entries(raw)
+    assert (entry["type"], entry["data"]) == ("last", data.decode())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": ""},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/cloudevents+xml"},
+        {**JSON, "Content-Encoding": "gzip"},
+    ],
+)
+def test_other_media_types_and_compressed_bodies_are_415(gateway: Gateway, headers: dict[str, str]) -> None:
+    assert gateway.request("POST", "/v1/events", b'{"type":"t"}', headers).status == 415
+
+
+def test_parameters_and_suffixes_of_the_media_type_are_welcome(gateway: Gateway) -> None:
+    for kind in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.shop+json"):
+        assert gateway.post({"type": "t"}, {"Content-Type": kind}).status == 202
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/events", "POST"),
+        ("DELETE", "/v1/events", "POST"),
+        ("OPTIONS", "/v1/events", "POST"),
+        ("GET", "/webhooks/demo", "POST"),
+        ("POST", "/v1/jobs/ingest-1-0", "GET, HEAD"),
+        ("PUT", "/readyz", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_405_and_allow_says_which(gateway: Gateway, method: str, path: str, allowed: str) -> None:
+    answer = gateway.request(method, path)
+    assert (answer.status, answer.headers["Allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/events/", "/v1/jobs/", "/webhooks/", "/webhooks/none", "//", "/%ff"])
+def test_an_unknown_address_is_404(gateway: Gateway, path: str) -> None:
+    assert gateway.request("POST", path).status == 404
+
+
+# Arrays
+
+
+def test_an_array_is_answered_in_its_order(gateway: Gateway, raw: Any) -> None:
+    answer = gateway.post([{"type": "a"}, {"type": "b", "id": "b-1"}, {"type": "c"}])
+    stored = entries(raw)
+    assert answer.status == 202
+    assert [entry["type"] for entry in stored] == ["a", "b", "c"]
+    assert [job["job_id"] for job in answer.json["jobs"]] == [
+        f"ingest-{stored[0]['entry']}",
+        "b-1",
+        f"ingest-{stored[2]['entry']}",
+    ]
+
+
+@pytest.mark.parametrize("bad", [{"type": 1}, {"type": "t", "extra": []}, {"data": 1}])
+def test_one_bad_event_refuses_the_whole_array_by_its_index(gateway: Gateway, raw: Any, bad: Any) -> None:
+    answer = gateway.post([{"type": "a"}, {"type": "b"}, bad])
+    assert answer.status == 422
+    assert answer.detail.startswith("[2]")
+    assert not raw.exists("ingest")
+
+
+# Once
+
+
+def test_an_id_seen_before_from_its_source_enqueues_nothing(gateway: Gateway, raw: Any) -> None:
+    event = {"type": "t", "id": "e-1", "source": "shop"}
+    first, again, other = gateway.post(event), gateway.post(event), gateway.post({**event, "source": "till"})
+    assert [answer.status for answer in (first, again, other)] == [202, 202, 202]
+    assert first.json["job_id"] == again.json["job_id"] == other.json["job_id"] == "e-1"
+    assert "duplicate" not in first.json
+    assert again.json["duplicate"] is True
+    assert "trace_id" not in again.json, "the first one's trace is the job's"
+    assert [entry["source"] for entry in entries(raw)] == ["shop", "till"]
+
+
+def test_sources_and_ids_are_not_mixed_up(gateway: Gateway, raw: Any) -> None:
+    for source, event_id in (('a","b', "c"), ("a", 'b","c'), ("a:b", "c"), ("a", "b:c")):
+        gateway.post({"type": "t", "source": source, "id": event_id})
+    assert raw.xlen("ingest") == 4
+
+
+@pytest.mark.parametrize("again", ['"order-42"', "order-42"])
+def test_an_idempotency_key_seen_before_gives_the_same_job(gateway: Gateway, raw: Any, again: str) -> None:
+    event = {"type": "t", "data": {"n": 1}}
+    first = gateway.post(event, {"Idempotency-Key": '"order-42"'})
+    second = gateway.post(event, {"Idempotency-Key": again, "traceparent": TRACEPARENT})
+    assert (first.status, second.status) == (202, 202)
+    assert first.json["job_id"] == second.json["job_id"]
+    assert "Idempotency-Replayed" not in first.headers
+    assert second.headers["Idempotency-Replayed"] == "true"
+    assert raw.xlen("ingest") == 1
+
+
+def test_an_idempotency_key_with_another_body_is_422(gateway: Gateway, raw: Any) -> None:
+    key = {"Idempotency-Key": "k"}
+    assert gateway.post({"type": "t"}, key).status == 202
+    for other in ({"type": "u"}, {"type": "t", "data": 1}, {"type": "t", "id": "x"}, [{"type": "t"}, {"type": "t"}]):
+        assert gateway.post(other, key).status == 422
+    assert raw.xlen("ingest") == 1
+
+
+def test_an_idempotency_key_holds_for_a_whole_array(gateway: Gateway, raw: Any) -> None:
+    key = {"Idempotency-Key": "k"}
+    batch = [{"type": "a"}, {"type": "b"}, {"type": "c"}]
+    first, again = gateway.post(batch, key), gateway.post(batch, key)
+    jobs = [[job["job_id"] for job in answer.json["jobs"]] for answer in (first, again)]
+    assert jobs[0] == jobs[1]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert gateway.post([*batch, {"type": "d"}], key).status == 422
+    assert raw.xlen("ingest") == 3
+
+
+def test_an_array_cut_off_in_the_middle_is_completed_by_sending_it_again(gateway: Gateway, raw: Any) -> None:
+    key = {"Idempotency-Key": "k"}
+    batch = [{"type": "a"}, {"type": "b"}, {"type": "c"}]
+    gateway.post(batch, key)
+    last = raw.xrevrange("ingest", count=1)[0][0]
+    raw.xdel("ingest", last)  # as if the connection to Redis had broken before the last one
+    assert raw.delete('dedupe:idempotency:["k",2]') == 1
+    assert gateway.post(batch, key).status == 202
+    assert [entry["type"] for entry in entries(raw)] == ["a", "b", "c"]
+
+
+def test_key_and_id_both_count(gateway: Gateway, raw: Any) -> None:
+    event = {"type": "t", "id": "e-1"}
+    gateway.post(event)
+    again = gateway.post(event, {"Idempotency-Key": "k"})
+    assert again.json == {"status": "accepted", "job_id": "e-1", "duplicate": True}
+    assert gateway.post({"type": "t", "id": "e-2"}, {"Idempotency-Key": "k"}).status == 422, "the key is taken now"
+    assert raw.xlen("ingest") == 1
+
+
+@pytest.mark.parametrize(
+    "key", ['"', '"a', '"a" ; b', "a b", '""', "", "ключ", '"ключ"', "x" * 256, '"' + "x" * 256 + '"']
+)
+def test_a_malformed_idempotency_key_is_400(gateway: Gateway, raw: Any, key: str) -> None:
+    head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
+    answer = gateway.exchange(head + b"Idempotency-Key: " + key.encode() + b'\r\n\r\n{"type":"t"}')
+    assert answer.status == 400
+    assert "Idempotency-Key" in answer.detail
+    assert not raw.exists("ingest")
+
+
+def test_escapes_in_a_quoted_key_are_undone(gateway: Gateway, raw: Any) -> None:
+    assert gateway.post({"type": "t"}, {"Idempotency-Key": r'"a\"b\\c d"'}).status == 202
+    assert raw.exists("dedupe:idempotency:" + json.dumps([r'a"b\c d', 0], separators=(",", ":")))
+
+
+@pytest.mark.parametrize("headers", [{"Idempotency-Key": "same"}, {}], ids=["key", "id"])
+def test_of_fifty_equal_requests_at_once_one_enqueues(gateway: Gateway, raw: Any, headers: dict[str, str]) -> None:
+    event = {"type": "t"} if headers else {"type": "t", "id": "same"}
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: gateway.post(event, headers), range(50)))
+    assert [answer.status for answer in answers] == [202] * 50
+    assert len({answer.json["job_id"] for answer in answers}) == 1
+    assert sum("duplicate" in answer.json for answer in answers) == 49
+    assert raw.xlen("ingest") == 1
+
+
+# Traces
+
+
+def test_the_trace_of_the_request_goes_on_with_a_span_of_its_own(gateway: Gateway, raw: Any) -> None:
+    answer = gateway.post({"type": "t"}, {"traceparent": TRACEPARENT, "tracestate": "a=1"})
+    (entry,) = entries(raw)
+    version, trace, span, flags = entry["traceparent"].split("-")
+    assert answer.json["trace_id"] == trace == TRACE
+    assert (version, flags) == ("00", "01")
+    assert span != "00f067aa0ba902b7"
+    assert entry["tracestate"] == "a=1"
+
+
+def test_an_event_s_own_trace_comes_before_that_of_the_request(gateway: Gateway, raw: Any) -> None:
+    event = {"type": "t", "traceparent": TRACEPARENT, "tracestate": "own=1"}
+    header = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-00", "tracestate": "request=1"}
+    assert gateway.post(event, header).json["trace_id"] == TRACE
+    assert entries(raw)[0]["tracestate"] == "own=1"
+
+
+@pytest.mark.parametrize("bad", ["", "nonsense", f"ff-{TRACE}-00f067aa0ba902b7-01", f"00-{'0' * 32}-{'1' * 16}-00"])
+def test_a_malformed_traceparent_starts_a_new_trace(gateway: Gateway, raw: Any, bad: str) -> None:
+    answer = gateway.post({"type": "t", "traceparent": bad}, {"traceparent": bad, "tracestate": "a=1"})
+    assert answer.status == 202
+    assert entries(raw)[0]["traceparent"].split("-")[1] == answer.json["trace_id"] != TRACE
+    assert "tracestate" not in entries(raw)[0]
+
+
+# CloudEvents
+
+CE = {"ce-specversion": "1.0", "ce-id": "e-1", "ce-source": "/shop", "ce-type": "order.paid"}
+
+
+def test_a_cloudevent_in_binary_mode(gateway: Gateway, raw: Any) -> None:
+    headers = {
+        **CE,
+        "ce-subject": "Z%C3%BCrich%20%22a%22",
+        "CE-Region": '"e\\"u"',
+        "ce-traceparent": TRACEPARENT,
+        "ce-time": "2026-11-22T10:00:00Z",
+    }
+    answer = gateway.post({"total": 3}, headers)
+    (entry,) = entries(raw)
+    assert answer.json == {"status": "accepted", "job_id": "e-1", "trace_id": TRACE}
+    assert entry["data"] == '{"total": 3}'
+    assert (entry["type"], entry["source"], entry["id"]) == ("order.paid", "/shop", "e-1")
+    assert (entry["subject"], entry["region"]) == ('Zürich "a"', 'e"u')
+    assert entry["time"] == "2026-11-22T10:00:00Z"
+    assert "specversion" not in entry
+
+
+def test_a_cloudevent_in_binary_mode_needs_no_data(gateway: Gateway, raw: Any) -> None:
+    assert gateway.request("POST", "/v1/events", None, CE).status == 202
+    assert entries(raw)[0]["data"] == "null"
+    assert gateway.request("POST", "/v1/events", b"x", CE).status == 415, "data is JSON, and says so"
+
+
+def test_cloudevents_in_structured_and_batched_mode(gateway: Gateway, raw: Any) -> None:
+    event = {"specversion": "1.0", "id": "e-1", "source": "/shop", "type": "order.paid", "data": 1, "priority": 2}
+    structured = gateway.post(event, {"Content-Type": "application/cloudevents+json; charset=utf-8"})
+    batch = gateway.post([event, {**event, "id": "e-2"}], {"Content-Type": "application/cloudevents-batch+json"})
+    assert structured.json["job_id"] == "e-1"
+    assert [(job["job_id"], "duplicate" in job) for job in batch.json["jobs"]] == [("e-1", True), ("e-2", False)]
+    assert [(entry["id"], entry["priority"]) for entry in entries(raw)] == [("e-1", "2"), ("e-2", "2")]
+
+
+def test_an_empty_batch_of_cloudevents_is_valid(gateway: Gateway) -> None:
+    answer = gateway.post([], {"Content-Type": "application/cloudevents-batch+json"})
+    assert (answer.status, answer.json) == (202, {"status": "accepted", "jobs": []})
+
+
+@pytest.mark.parametrize(
+    ("headers", "event", "named"),
+    [
+        ({**CE, "ce-specversion": "0.3"}, {}, "specversion"),
+        ({name: value for name, value in CE.items() if name != "ce-id"}, {}, "id"),
+        ({name: value for name, value in CE.items() if name != "ce-specversion"}, {}, "specversion"),
+        ({**CE, "ce-subject": "%C0%80"}, {}, "ce-subject"),
+        ({**CE, "ce-subject": "%FF"}, {}, "ce-subject"),
+        ({**CE, "ce-source": ""}, {}, "source"),
+        ({"Content-Type": "application/cloudevents+json"}, {"type": "t"}, "`"),
+        (
+            {"Content-Type": "application/cloudevents+json"},
+            {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data_base64": "AA=="},
+            "data_base64",
+        ),
+        (
+            {"Content-Type": "application/cloudevents+json"},
+            {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "datacontenttype": "text/xml"},
+            "datacontenttype",
+        ),
+        ({"Content-Type": "application/cloudevents-batch+json"}, {"type": "t"}, "array"),
+        ({"Content-Type": "application/cloudevents+json"}, [], "object"),
+    ],
+)
+def test_what_is_no_cloudevent_is_422(
+    gateway: Gateway, raw: Any, headers: dict[str, str], event: Any, named: str
+) -> None:
+    answer = gateway.post(event, headers)
+    assert answer.status == 422
+    assert named in answer.detail
+    assert not raw.exists("ingest")
+
+
+# Jobs
+
+
+def test_a_job_is_queued_until_somebody_has_begun_it_then_running(gateway: Gateway, raw: Any) -> None:
+    job_id = gateway.post({"type": "t"}).json["job_id"]
+    own = gateway.post({"type": "u", "id": "my/own id"}).json["job_id"]
+    assert gateway.get(f"/v1/jobs/{job_id}").json == {"job_id": job_id, "state": "queued", "type": "t"}
+    raw.xgroup_create("ingest", "worker", "0")
+    assert gateway.get("/v1/jobs/my%2Fown%20id").json == {"job_id": own, "state": "queued", "type": "u"}
+    raw.xreadgroup("worker", "w-1", {"ingest": ">"})
+    assert gateway.get(f"/v1/jobs/{job_id}").json["state"] == "running"
+    assert gateway.get("/v1/jobs/my/own%20id").json["state"] == "running"
+
+
+@pytest.mark.parametrize("state", ["retrying", "completed", "dead"])
+def test_the_worker_s_record_of_a_job_is_told_as_it_is(gateway: Gateway, raw: Any, state: Any) -> None:
+    job = Job(state=state, type="t", attempts=2, result={"n": 1}, error="E", next_attempt_at="2026-11-22T10:00:00Z")
+    raw.set(Keys().job("j-1"), msgspec.json.encode(job))
+    answer = gateway.get("/v1/jobs/j-1")
+    assert answer.status == 200
+    assert answer.json == {"job_id": "j-1", **msgspec.to_builtins(job)}
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    [
+        "none",
+        "ingest-1-0",
+        "ingest-99999999999999999999-0",
+        "ingest-%D9%A1-0",
+        "ingest-1-0-0",
+        "%00",
+        "%20",
+        "a" * 6000,
+    ],
+)
+def test_an_unknown_job_is_404(gateway: Gateway, job_id: str) -> None:
+    assert gateway.get(f"/v1/jobs/{job_id}").status == 404
+
+
+# Health
+
+
+def test_livez_and_readyz_answer_200_and_head_works(gateway: Gateway) -> None:
+    for path in ("/livez", "/readyz"):
+        assert gateway.get(path).status == 200
+        head = gateway.request("HEAD", path)
+        assert (head.status, head.body) == (200, b"")
