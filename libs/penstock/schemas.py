@@ -27,8 +27,24 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     next_attempt_at: str | None = None
 
 
+class BreakerChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """breaker.opened, breaker.half_open and breaker.closed, on `events`: a circuit breaker changed its state.
+
+    `epoch` counts the changes of this breaker; `reason` says in words why.
+    """
+
+    name: str
+    from_: Literal["closed", "open", "half_open"] = msgspec.field(name="from")
+    to: Literal["closed", "open", "half_open"]
+    reason: str
+    epoch: int
+
+
 class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A distribution of seconds; within 1 % of the exact values, but for `max`, which is exact."""
+    """A distribution of seconds; within 1 % of the exact values, but for `max`, which is exact.
+
+    p99 is the value of rank floor(0.99 * (count - 1)), counted from 0, and the others likewise.
+    """
 
     p50: float
     p90: float
@@ -64,9 +80,10 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Counted ones carry count and what follows from it (`error_rate` is errors / count):
 
     - `events` (labels type, service, tenant, job_type, each where it is known): every event. `errors` are
-      job.failed and job.dead, so within one type the rate is 0 or 1.
+      job.failed and job.dead, so within one type the rate is 0 or 1. Exemplars are of kind failed.
     - `jobs` (labels job_type, service, tenant): the same, joined over how an attempt ended; its error rate is
-      the share of attempts that failed. Each attempt thus counts in `events` and in `jobs`.
+      the share of attempts that failed. Each attempt thus counts in `events` and in `jobs`. Exemplars are
+      the slowest three, and three of those that failed.
 
     Gauges of the mesh (labels stream, group) carry the last `value` of the window: `lag_age` (seconds that
     the first undelivered event has waited), `lag`, `oldest_pending` (seconds), `pending`, `delayed`, `retry`,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,6 +11,7 @@ import aiohttp
 import msgspec
 
 from penstock import Context, Reject, Service, TryAgain
+from penstock.net import retry_after
 from penstock.telemetry.spans import Attributes
 
 jobs = Service("http")
@@ -85,18 +84,3 @@ def _judge(answer: aiohttp.ClientResponse, body: str) -> None:
     if status >= 500 or status in _RETRIED:
         raise TryAgain(said, after=retry_after(answer.headers.get("Retry-After")))
     raise Reject(said)
-
-
-def retry_after(header: str | None) -> float | None:
-    """Return the seconds a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date), else None."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        when = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())

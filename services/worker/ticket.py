@@ -24,6 +24,14 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: datetime
 
 
+class Triaged(msgspec.Struct, frozen=True, kw_only=True):
+    """ticket.triaged, on `events`: by when somebody must have answered a ticket."""
+
+    ticket_id: str
+    priority: str
+    respond_within_hours: int
+
+
 _HOURS = {"critical": 1, "high": 4, "medium": 24, "low": 72}
 
 
@@ -34,7 +42,7 @@ async def triage(ticket: Ticket, ctx: Context) -> dict[str, Any]:
     ctx.emit(
         "events",
         "ticket.triaged",
-        {"ticket_id": ticket.ticket_id, "priority": ticket.priority, "respond_within_hours": respond_within},
+        Triaged(ticket_id=ticket.ticket_id, priority=ticket.priority, respond_within_hours=respond_within),
         subject=ticket.ticket_id,
         tenant=ticket.tenant_id,
     )
