@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 
 import structlog
@@ -166,10 +165,10 @@ class _Mesh:
                 loop.remove_signal_handler(number)
 
     def _asked_to_stop(self) -> None:
-        if not self._stopping.is_set():
-            if self._lines.coloured:
-                sys.stdout.write("\r")  # over the ^C that the terminal has written
-            _log.info("stopping: services finish what they have in hand; Ctrl-C again stops them at once")
-            self._stopping.set()
-        else:
+        if self._stopping.is_set():
             self._hurry.set()
+            return
+        self._stopping.set()
+        if self._lines.coloured:
+            self._lines.write("\r")  # over the ^C that the terminal has written
+        _log.info("stopping: services finish what they have in hand; Ctrl-C again stops them at once")

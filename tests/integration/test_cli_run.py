@@ -1,0 +1,46 @@
+"""`penstock run`, and what the command line says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Cli
+from tests.servers import free_port
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Commands without a Redis."""
+    return Cli(f"redis://127.0.0.1:{free_port()}/0", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("services", "is not of the form module:service"),
+        ("shop.nowhere:service", "there is no module shop"),
+        ("services.worker.ticket:Ticket", "has no Service called Ticket"),
+        ("services.worker.ticket:jobs", "services.ticket is missing"),
+    ],
+)
+def test_a_target_that_cannot_be_run_is_named(cli: Cli, target: str, said: str) -> None:
+    done = cli("run", target)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
+    said = " ".join(cli("--help").stdout.split())
+    for part in ("up", "run", "emit", "status", "job", "demo", "dlq", "topology", "3 Redis cannot be reached"):
+        assert part in said
+    for command in ("ls", "show", "replay", "purge"):
+        assert command in cli("dlq", "--help").stdout
+
+
+@pytest.mark.parametrize("port", ["many", "0", "65536"])
+def test_a_setting_that_does_not_fit_is_named(cli: Cli, port: str) -> None:
+    done = cli("status", PENSTOCK_REDIS_PORT=port)
+    assert done.returncode == 2
+    assert done.stderr.startswith("penstock: environment: PENSTOCK_REDIS_PORT")

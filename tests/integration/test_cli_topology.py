@@ -1,0 +1,75 @@
+"""`penstock topology check` finds what streams.yaml and Redis disagree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command_line import Cli
+from tests.servers import Server, free_port
+
+
+@pytest.fixture
+def cli(server: Server, tmp_path: Path) -> Cli:
+    return Cli(server.url, tmp_path)
+
+
+def test_a_mesh_as_declared_is_sound(cli: Cli, raw: Any) -> None:
+    raw.xgroup_create("ingest", "worker", "0", mkstream=True)
+    raw.xgroup_create("ingest:worker:retry", "worker", "0", mkstream=True)
+    raw.set("something", "else")
+    done = cli("topology", "check")
+    assert done.returncode == 0
+    assert "3 streams, 1 services, 1 groups; Redis agrees" in done.stdout
+    assert cli.json("topology", "check") == {"ok": True, "differences": []}
+
+
+def test_each_difference_is_named_with_what_to_do(cli: Cli, raw: Any) -> None:
+    raw.xadd("ingest", {"type": "t"})
+    raw.xgroup_create("ingest", "stranger", "0")
+    raw.xadd("ingset", {"type": "t"})
+    found = cli.json("topology", "check", code=1)
+    assert not found["ok"]
+    assert [(one["kind"], one["stream"], one["group"]) for one in found["differences"]] == [
+        ("missing-group", "ingest", "worker"),
+        ("undeclared-group", "ingest", "stranger"),
+        ("undeclared-stream", "ingset", None),
+    ]
+    shown = cli("topology", "check")
+    assert shown.returncode == 1
+    for difference in found["differences"]:
+        assert difference["message"] in shown.stdout
+
+
+def test_only_streams_under_our_prefix_are_ours(cli: Cli, raw: Any) -> None:
+    raw.xadd("other-mesh", {"type": "t"})
+    raw.xadd("m1:lost", {"type": "t"})
+    cli.env["PENSTOCK_PREFIX"] = "m1:"
+    found = cli.json("topology", "check", code=1)["differences"]
+    assert [one["stream"] for one in found if one["kind"] == "undeclared-stream"] == ["m1:lost"]
+
+
+def test_the_file_alone_needs_no_redis(tmp_path: Path) -> None:
+    cli = Cli(f"redis://127.0.0.1:{free_port()}/0", tmp_path)
+    assert cli("topology", "check", "--file-only").returncode == 0
+    assert cli("topology", "check").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("streams: {ingest: {}}\nservices: {a: {consumes: {ingset: {}}}}", "did you mean ingest?"),
+        ("streams: {ingest: {retain: 1d}}", "streams.ingest"),
+        ("services: {a: {run: shop.nowhere}}", "there is no module shop.nowhere"),
+        ("services: {a: {run: penstock.service}}", "there is no module penstock.service to run"),
+        ("services: {a: {run: 'shop.nowhere:service'}}", "there is no module shop.nowhere"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(cli: Cli, text: str, named: str) -> None:
+    Path(cli.env["PENSTOCK_TOPOLOGY"]).write_text(text)
+    done = cli("topology", "check")
+    assert done.returncode == 2
+    assert done.stderr.startswith("penstock: streams.yaml: ")
+    assert named in done.stderr

@@ -1,0 +1,66 @@
+"""Lines of many services on one terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import pytest
+
+from penstock.cli.terminal import Lines, print_table
+
+
+@pytest.fixture(autouse=True)
+def _no_say_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def test_each_line_stands_under_its_name_and_all_names_are_as_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(["worker", "penstock"])
+    lines.show("worker", "one")
+    lines.show("penstock", "two")
+    assert capsys.readouterr().out == "worker   | one\npenstock | two\n"
+
+
+def test_colours_come_when_forced_and_never_when_unwanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    Lines(["a"]).show("a", "one")
+    assert capsys.readouterr().out == "\x1b[36ma | \x1b[0mone\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    Lines(["a"]).show("a", "one")
+    assert capsys.readouterr().out == "a | one\n"
+
+
+def test_what_is_written_in_pieces_comes_out_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Lines(["a"]).stream("a")
+    stream.write("one")
+    assert capsys.readouterr().out == ""
+    stream.write(" more\ntwo\n\nthr")
+    assert capsys.readouterr().out == "a | one more\na | two\na | \n"
+
+
+def test_a_terminal_that_is_gone_does_not_keep_us_from_going_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:  # closing it flushes what is left in its buffer
+        monkeypatch.setattr(sys, "stdout", gone)
+        lines = Lines(["a"])
+        lines.show("a", "one")
+        lines.show("a", "two")
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    Lines(["a"]).show("a", "caf\u00e9")
+    assert raw.getvalue() == b"a | caf?\n"
+
+
+def test_a_table_shows_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["name", "count", "text"], [["a", "1", "[bold]x[/] :bug:"], ["b", "22", "y"]], numbers=["count"])
+    rows = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert rows == ["name   count   text", "a          1   [bold]x[/] :bug:", "b         22   y"]
