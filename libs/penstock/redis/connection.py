@@ -6,6 +6,7 @@ strand entries. Callers resend where sending twice is safe.
 
 from __future__ import annotations
 
+import socket
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -37,6 +38,9 @@ _REFUSALS = {
     "WRONGPASS": "wrong user name or password",
     "NOPERM": "this user may not do that",
 }
+
+# redis-py makes a RedisConnectionError of every OSError of its sockets; the others come from beside it.
+_NETWORK = (RedisConnectionError, ConnectionError, TimeoutError, socket.gaierror)
 
 # redis-py annotates every reply as a union over all its modes. Ours is one mode: bytes, RESP2.
 AsyncRedis: TypeAlias = Any
@@ -105,7 +109,7 @@ def unavailable(error: BaseException) -> Unavailable | None:
         reason = _REFUSALS.get(_code(error))
         if reason is not None:
             return Unavailable(reason)
-    if isinstance(error, RedisConnectionError | OSError):
+    if isinstance(error, _NETWORK):  # other OSErrors are about files, and ours or a handler's own
         return Unavailable("cannot connect")
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 import msgspec
 
@@ -14,13 +14,16 @@ from penstock.keys import Keys
 from penstock.matchers import Matcher
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Severity
+from penstock.topology import convert
 
 SERVICE = "alerts"
 ALERTS, HISTORY, SILENCES = "alerts", "history", "silences"
 MOST_HISTORY = 1_000
 MOST_SILENCES = 1_000
+_LONGEST_SILENCE = 10 * 365 * 86_400.0
 
 AlertState = Literal["inactive", "pending", "firing", "resolved"]
+Happening = Literal["inactive", "pending", "firing", "resolved", "told", "told again", "told resolved"]
 Text = Annotated[str, msgspec.Meta(max_length=1_000)]
 
 
@@ -55,7 +58,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Something that happened to an alert, and why: it came into a state, or somebody was told."""
 
     time: float
-    what: Literal["inactive", "pending", "firing", "resolved", "told", "told again", "told resolved"]
+    what: Happening
     fingerprint: str
     rule: str
     severity: Severity
@@ -86,15 +89,67 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return [Matcher.parse(text) for text in self.matchers]
 
 
-def present(what: AlertRecord | HistoryEntry | Silence) -> dict[str, Any]:
-    """Return a record as others are to see it: times in RFC 3339, without what serves the state machine alone."""
-    shown: dict[str, Any] = {
-        name: value for name, value in msgspec.structs.asdict(what).items() if name not in ("triggers", "clear_since")
-    }
+class ShownAlert(msgspec.Struct, frozen=True, kw_only=True):
+    """An alert as others are to see it: times in RFC 3339, without what serves the state machine alone."""
+
+    fingerprint: str
+    rule: str
+    severity: Severity
+    labels: dict[str, str]
+    state: AlertState
+    since: str
+    fired: str | None
+    resolved: str | None
+    flapping: bool
+    value: float | None
+    threshold: float | None
+    reason: str
+    summary: str
+    exemplars: tuple[str, ...]
+    held: str | None
+
+
+class ShownHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to an alert; its time in RFC 3339."""
+
+    time: str
+    what: Happening
+    fingerprint: str
+    rule: str
+    severity: Severity
+    labels: dict[str, str]
+    why: str
+    value: float | None
+
+
+class ShownSilence(msgspec.Struct, frozen=True, kw_only=True):
+    """A silence; its times in RFC 3339."""
+
+    id: str
+    matchers: list[str]
+    until: str
+    author: str
+    comment: str
+    created: str
+
+
+@overload
+def present(what: AlertRecord) -> ShownAlert: ...
+@overload
+def present(what: HistoryEntry) -> ShownHistory: ...
+@overload
+def present(what: Silence) -> ShownSilence: ...
+def present(what: AlertRecord | HistoryEntry | Silence) -> ShownAlert | ShownHistory | ShownSilence:
+    """Return a record as others are to see it."""
+    shown = msgspec.structs.asdict(what)
     for name in ("time", "since", "fired", "resolved", "until", "created"):
         if isinstance(shown.get(name), float):
             shown[name] = rfc3339(shown[name])
-    return shown
+    found: ShownAlert | ShownHistory | ShownSilence = msgspec.convert(shown, _SHOWN[type(what)])
+    return found
+
+
+_SHOWN: dict[type, Any] = {AlertRecord: ShownAlert, HistoryEntry: ShownHistory, Silence: ShownSilence}
 
 
 class AlertBook:
@@ -126,8 +181,10 @@ class AlertBook:
         """Silence what matches for `seconds` from now on.
 
         Raises:
-            ConfigurationError: a matcher is none, there is none, or there are too many silences.
+            ConfigurationError: a matcher is none, there is none, it is for too long, or there are too many silences.
         """
+        if seconds > _LONGEST_SILENCE:
+            raise ConfigurationError("silence: duration: at most 10 years")
         now = time.time()
         raw: dict[str, Any] = {
             "id": os.urandom(4).hex(),
@@ -137,10 +194,10 @@ class AlertBook:
             "comment": comment,
             "created": now,
         }
+        silence = convert(raw, Silence, "silence")
         try:
-            silence = msgspec.convert(raw, Silence)
             silence.parsed()
-        except ValueError as error:  # msgspec's errors are such, too
+        except ValueError as error:
             raise ConfigurationError(f"silence: {error}") from None
         if await self._client.hlen(self._silences) >= MOST_SILENCES:
             raise ConfigurationError(

@@ -137,7 +137,7 @@ class Dispatcher:
             work = self.in_hand.get(key)
             if work is None or work.task is None or work.task.done():
                 continue
-            _log.warning("lost to another consumer: cancelling", event=work.event.id)
+            _log.warning("lost to another consumer: cancelling", event_id=work.event.id)
             if work.handler.batch is None:  # a batch is refused whole at its commit, and what is left runs again
                 work.task.cancel()
 
@@ -156,8 +156,7 @@ class Dispatcher:
                 self._settle_plain(source, entry_id, DONE, [])
             else:
                 self._start(source, entry_id, fields)
-        for handler in list(self._gathering):
-            self._start_batch(handler)
+        self._start_batches()
 
     def concluded(self, settled: Settled) -> None:
         """Let go of a settled unit; see to what could not be settled."""
@@ -177,6 +176,8 @@ class Dispatcher:
             self.in_hand[work.held] = work
             self._running += 1
             self._begin(work)
+        if again:
+            self._start_batches()
         self._changed.set()
 
     # Starting
@@ -292,6 +293,11 @@ class Dispatcher:
     def _gather(self, work: Work) -> None:
         self._gathering.setdefault(work.handler, []).append(work)
         self._start_batch(work.handler, at_least=work.handler.batch or 1)
+
+    def _start_batches(self) -> None:
+        """Start what has gathered: nothing more comes for now."""
+        for handler in list(self._gathering):
+            self._start_batch(handler)
 
     def _start_batch(self, handler: Handler, at_least: int = 1) -> None:
         """Start the next batch of a handler, unless one is under way: meanwhile more gathers."""

@@ -11,8 +11,8 @@ import msgspec
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import statuses
-from penstock.resilience.causes import Cause, causes, died_at
-from penstock.resilience.dlq import DeadLetter, DeadLetters
+from penstock.resilience.causes import Cause, CauseTally, died_at
+from penstock.resilience.dlq import DeadLetters
 
 WARNING_THRESHOLD, CRITICAL_THRESHOLD = 10, 50  # dead letters that nobody has replayed
 _DAY = 86_400
@@ -97,25 +97,36 @@ async def breakers_health(redis: AsyncRedis, keys: Keys) -> BreakersHealth:
 
 async def dlq_health(redis: AsyncRedis, keys: Keys) -> DlqHealth:
     """Return the health of the dead letter queue, with what to do about it."""
-    letters = [letter async for letter in DeadLetters(redis, keys).newest()]
-    count = len(letters)
-    recent = sum(died_at(letter).timestamp() > time.time() - _DAY for letter in letters)
+    yesterday = time.time() - _DAY
+    recent = 0
+    types: Counter[str] = Counter()
+    tally = CauseTally()
+    async for letter in DeadLetters(redis, keys).newest():
+        types[letter.type or "(no type)"] += 1
+        recent += died_at(letter).timestamp() > yesterday
+        tally.add(letter)
+    count = types.total()
     return DlqHealth(
-        status="critical" if count >= CRITICAL_THRESHOLD else "warning" if count >= WARNING_THRESHOLD else "healthy",
+        status=judge_dead(count),
         statistics=DlqStatistics(
             total_failed_tasks=count,
             recent_failures_24h=recent,
-            failures_by_task_type=dict(Counter(letter.type or "(no type)" for letter in letters).most_common()),
+            failures_by_task_type=dict(types.most_common()),
         ),
         health_indicators=DlqIndicators(requires_attention=count >= WARNING_THRESHOLD),
-        recommendations=_recommendations(letters),
+        recommendations=_recommendations(tally.causes),
     )
 
 
-def _recommendations(letters: list[DeadLetter]) -> list[str]:
-    if not letters:
+def judge_dead(count: int) -> Status:
+    """Return how it stands with so many dead letters that nobody has replayed."""
+    return "critical" if count >= CRITICAL_THRESHOLD else "warning" if count >= WARNING_THRESHOLD else "healthy"
+
+
+def _recommendations(causes: list[Cause]) -> list[str]:
+    if not causes:
         return ["There are no dead letters: nothing to do."]
-    return [_advice(cause) for cause in causes(letters)[:_MOST_CAUSES]]
+    return [_advice(cause) for cause in causes[:_MOST_CAUSES]]
 
 
 def _advice(cause: Cause) -> str:

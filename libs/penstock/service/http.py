@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -17,6 +18,8 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.service.health import breakers_health, dlq_health
 from penstock.service.lifecycle import Runtime
+from penstock.service.openapi import PROBLEM, ProblemDetails
+from penstock.service.remember import Remembered
 
 HEALTH: dict[str, Callable[[AsyncRedis, Keys], Awaitable[object]]] = {
     "/health/circuit-breakers": breakers_health,
@@ -29,8 +32,20 @@ _log = structlog.get_logger("penstock.http")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Lively(msgspec.Struct, frozen=True):
+    """What /livez answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What /readyz answers if so."""
+
+    status: Literal["ready"] = "ready"
+
+
 async def serve(runtime: Runtime, routes: Sequence[web.RouteDef], *, host: str, port: int, variable: str) -> None:
-    """Serve until the service is asked to stop: `routes`, /livez, /readyz, /health/*, and /metrics of this process.
+    """Serve until the service is asked to stop: what `application` has.
 
     Replicas on one machine share the port: the kernel spreads connections over them. `variable` names the
     setting of the port, for errors. Answers to what fails because Redis is away are 503.
@@ -38,12 +53,7 @@ async def serve(runtime: Runtime, routes: Sequence[web.RouteDef], *, host: str, 
     Raises:
         ConfigurationError: the address cannot be had; the message names the variable to change.
     """
-    app = web.Application(middlewares=[_explain_errors])
-    app.add_routes(routes)
-    app.add_routes([web.get("/livez", _live), web.get("/readyz", _readiness(runtime))])
-    app.add_routes([web.get(path, _telling(tell, runtime)) for path, tell in HEALTH.items()])
-    if all(getattr(route, "path", "") != "/metrics" for route in routes):
-        app.add_routes([web.get("/metrics", _measurements(runtime))])
+    app = application(runtime, routes)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN)
     await runner.setup()
     try:
@@ -57,6 +67,22 @@ async def serve(runtime: Runtime, routes: Sequence[web.RouteDef], *, host: str, 
         await runner.cleanup()
 
 
+def application(runtime: Runtime, routes: Sequence[web.RouteDef]) -> web.Application:
+    """Return `routes`, /livez, /readyz, /health/* and, unless it is among them, /metrics of this process."""
+    app = web.Application(middlewares=[_explain_errors])
+    app.add_routes(routes)
+    app.add_routes([web.get("/livez", _live), web.get("/readyz", _readiness(runtime))])
+    app.add_routes([web.get(path, _telling(tell)) for path, tell in health(runtime).items()])
+    if all(getattr(route, "path", "") != "/metrics" for route in routes):
+        app.add_routes([web.get("/metrics", _measurements(runtime))])
+    return app
+
+
+def health(runtime: Runtime) -> dict[str, Remembered[object]]:
+    """Return what tells the health of the mesh, by path; probes cannot make it cost more than a look every 2 s."""
+    return {path: Remembered(functools.partial(tell, runtime.redis, runtime.keys)) for path, tell in HEALTH.items()}
+
+
 def json(value: Any, status: int = 200) -> web.Response:
     """Return an answer in JSON."""
     return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
@@ -64,13 +90,12 @@ def json(value: Any, status: int = 200) -> web.Response:
 
 def problem(status: int, detail: str, **headers: str) -> web.Response:
     """Return an error answer as problem details (RFC 9457)."""
-    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    body = msgspec.json.encode(document)
-    return web.Response(status=status, body=body, content_type="application/problem+json", headers=headers)
+    document = ProblemDetails("about:blank", HTTPStatus(status).phrase, status, detail)
+    return web.Response(status=status, body=msgspec.json.encode(document), content_type=PROBLEM, headers=headers)
 
 
 async def _live(_: web.Request) -> web.Response:
-    return web.Response(text="alive\n")
+    return json(Lively())
 
 
 def _readiness(runtime: Runtime) -> _Handler:
@@ -80,14 +105,14 @@ def _readiness(runtime: Runtime) -> _Handler:
         if not runtime.ready:
             return problem(503, "not reading its streams yet, or Redis is away")
         await runtime.redis.ping()
-        return web.Response(text="ready\n")
+        return json(Ready())
 
     return ready
 
 
-def _telling(tell: Callable[[AsyncRedis, Keys], Awaitable[object]], runtime: Runtime) -> _Handler:
+def _telling(tell: Remembered[object]) -> _Handler:
     async def telling(_: web.Request) -> web.Response:
-        return json(await tell(runtime.redis, runtime.keys))
+        return json(await tell())
 
     return telling
 

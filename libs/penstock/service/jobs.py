@@ -9,9 +9,11 @@ import msgspec
 from penstock.event import parse_identity
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, ResponseError
+from penstock.redis.scripts import Script
 
 JobState = Literal["queued", "running", "retrying", "completed", "dead"]
 STREAM, GROUP = "ingest", "worker"
+_entry = Script("penstock.service", "entry")
 _SEARCHED = 1_000  # newest entries looked through for an id that its producer chose
 
 
@@ -42,23 +44,16 @@ async def find_job(client: AsyncRedis, keys: Keys, job_id: str) -> Job | None:
     found = await _find_entry(client, keys, job_id)
     if found is None:
         return None
-    entry_id, fields = found
-    own_id = fields.get(b"id", b"").decode(errors="replace")
-    if own_id and own_id != job_id:
-        return None
-    event_type = fields.get(b"type", b"").decode(errors="replace")
+    entry_id, event_type = found
     return Job(state=await _progress(client, keys, entry_id), type=event_type)
 
 
-async def _find_entry(client: AsyncRedis, keys: Keys, job_id: str) -> tuple[str, dict[bytes, bytes]] | None:
-    stream = keys.stream(STREAM)
-    parsed = parse_identity(job_id)
-    if parsed is not None and parsed[0] == STREAM:
-        rows = await client.xrange(stream, parsed[1], parsed[1])
-    else:
-        newest = await client.xrevrange(stream, count=_SEARCHED)
-        rows = [row for row in newest if row[1].get(b"id") == job_id.encode()][:1]
-    return (rows[0][0].decode(), rows[0][1]) if rows else None
+async def _find_entry(client: AsyncRedis, keys: Keys, job_id: str) -> tuple[str, str] | None:
+    """Return the entry and type of the event of that id, searched for on the server: entries may be large."""
+    place = parse_identity(job_id)
+    newest, oldest = (place[1], place[1]) if place is not None and place[0] == STREAM else ("+", "-")
+    found = await _entry(client, [keys.stream(STREAM)], [STREAM, job_id, newest, oldest, _SEARCHED])
+    return (found[0].decode(), found[1].decode(errors="replace")) if found else None
 
 
 async def _progress(client: AsyncRedis, keys: Keys, entry_id: str) -> JobState:

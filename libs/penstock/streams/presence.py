@@ -100,5 +100,5 @@ class Presence:
         if lost:
             self._loop.call_soon_threadsafe(self._lost, lost)
 
-    def _tick(self) -> None:
-        self._asked: float | None = None  # when the loop was asked for a sign of life it has not given yet
+    def _answer(self) -> None:
+        self._asked = None

@@ -1,0 +1,1 @@
+"""The metrics service: counts every event exactly once, closes windows, looks after the mesh itself."""

@@ -1,0 +1,165 @@
+"""The metrics service as a process: everything is counted exactly once, by its own time, and late is what is late."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.metrics import EPOCH_MS, Model, fields, published, until_closed
+from tests.processes import eventually, service_process
+from tests.servers import Server
+
+START = EPOCH_MS // 1000
+KINDS = ("job.completed",) * 7 + ("job.failed", "job.dead", "ticket.triaged")
+JOB_TYPES = ("ticket.created", "http.request")
+
+
+def service(server: Server, *, log: Path | None = None, **env: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return service_process(
+        "-m", "services.metrics", env={"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": "0", **env}, log=log
+    )
+
+
+def add_random(model: Model, count: int, *, seconds: int, chance: random.Random) -> None:
+    """Add events over some time, a few of them of an earlier time than the one at which they come."""
+    for number in range(count):
+        taken = EPOCH_MS + number * seconds * 1000 // count
+        model.add(
+            taken,
+            chance.choice(KINDS),
+            tenant=chance.choice((None, "acme", "globex")),
+            job_type=chance.choice(JOB_TYPES),
+            time_ms=taken - round(chance.expovariate(1 / 4_000)) if chance.random() < 0.1 else None,
+            duration=round(chance.lognormvariate(-4, 2), 6),
+        )
+
+
+def some_left(raw: Any, count: int) -> None:
+    def reached() -> bool:
+        groups = raw.xinfo_groups("events")
+        return bool(groups) and groups[0]["lag"] <= count
+
+    eventually(reached, what=f"at most {count} events are left to read")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_counts_and_percentiles_of_every_window_match_an_exact_computation(
+    server: Server, raw: Any, replicas: int
+) -> None:
+    model = Model(raw)
+    add_random(model, 10_000, seconds=180, chance=random.Random(replicas))
+    model.publish()
+    with ExitStack() as stack:
+        for _ in range(replicas):
+            stack.enter_context(service(server))
+        until_closed(raw)
+    assert model.late > 0
+    model.check(10)
+    model.check(60)
+
+
+def test_an_hour_that_nobody_read_is_counted_by_its_own_time_and_is_not_late(server: Server, raw: Any) -> None:
+    model = Model(raw)
+    for minute in range(60):
+        for number in range(5):
+            model.add(EPOCH_MS + minute * 60_000 + number * 7_000, "ticket.triaged")
+    model.publish()
+    with service(server):
+        until_closed(raw)
+    model.check(10)
+    model.check(60)
+    assert model.late == 0
+    assert sum(late for _, late in published(raw, 60).values()) == 0
+
+
+def test_a_window_stays_open_while_an_event_of_it_is_in_the_hands_of_another_replica(server: Server, raw: Any) -> None:
+    model = Model(raw)
+    for second in range(0, 60, 5):
+        model.add(EPOCH_MS + second * 1000, "ticket.triaged")
+    model.publish()
+    raw.xgroup_create("events", "metrics", "0")
+    raw.set("live:other", "1")
+    raw.xreadgroup("metrics", "reader", {"events": ">"}, count=6)
+    raw.xclaim("events", "metrics", "other", 0, [f"{EPOCH_MS + 25_000}-5"])
+    with service(server):
+        eventually(lambda: raw.xpending("events", "metrics")["pending"] == 1, what="all but one are settled")
+        eventually(lambda: len(published(raw, 10)) == 2, what="what ended before it is closed")
+        eventually(lambda: raw.llen(f"state:metrics:open:{START + 50}") == 1)
+        assert sorted(published(raw, 10)) == [START, START + 10]
+        raw.delete("live:other")
+        until_closed(raw)
+    model.check(10)
+    model.check(60)
+
+
+def test_what_is_no_event_holds_up_nothing(server: Server, raw: Any) -> None:
+    model = Model(raw)
+    raw.xadd("events", {"data": "1"}, id=f"{EPOCH_MS - 2}-0")
+    raw.xadd("events", {"type": "x", "source": b"\xff"}, id=f"{EPOCH_MS - 1}-0")
+    model.add(EPOCH_MS, "ticket.triaged")
+    model.publish()
+    with service(server):
+        until_closed(raw)
+    model.check(10)
+    assert raw.xlen("dlq") == 2
+
+
+def test_a_replayed_dead_letter_of_a_closed_window_counts_as_late(server: Server, raw: Any) -> None:
+    model = Model(raw)
+    model.add(EPOCH_MS, "ticket.triaged")
+    model.publish()
+    with service(server):
+        until_closed(raw)
+        raw.xadd("events:metrics:retry", {**fields("x"), "retry.entry": f"{EPOCH_MS + 1}-0", "attempt": "1"})
+        now = int(raw.time()[0])
+
+        def counted_late() -> bool:
+            return any(
+                b"[[],1]" in raw.lrange(f"state:metrics:open:{int(start)}", 0, -1)
+                for start in raw.zrangebyscore("state:metrics:open", now - 10, "+inf")
+            )
+
+        eventually(counted_late, what="it is counted as late in the current window")
+    model.check(10)
+
+
+def test_series_beyond_the_bound_are_counted_together_and_this_is_said_once(
+    server: Server, raw: Any, tmp_path: Path
+) -> None:
+    for number in range(600):
+        raw.xadd("events", {"type": f"type.{number % 300}"}, id=f"{EPOCH_MS + number * 100}-0")
+    log = tmp_path / "log"
+    with service(server, log=log, PENSTOCK_METRICS_SERIES="20"):
+        until_closed(raw)
+    ((series, _),) = published(raw, 60).values()
+    assert len(series) == 20
+    assert sum(one.count or 0 for one in series) == 600
+    assert log.read_text().count("more series than are kept") == 1
+
+
+def test_a_stopped_service_goes_on_where_it_was(server: Server, raw: Any) -> None:
+    model = Model(raw)
+    chance = random.Random(5)
+    add_random(model, 20_000, seconds=60, chance=chance)
+    model.publish()
+    for left in (15_000, 8_000):
+        with service(server) as process:
+            some_left(raw, left)
+            process.terminate()
+            assert process.wait(20) == 0
+    with service(server):
+        until_closed(raw)
+    model.check(10)
+    model.check(60)
+
+
+def test_two_meshes_on_one_server_are_measured_apart(server: Server, raw: Any) -> None:
+    raw.xadd("blue:events", {"type": "x"}, id=f"{EPOCH_MS}-0")
+    with service(server, PENSTOCK_PREFIX="blue:"):
+        eventually(lambda: raw.exists(f"blue:state:metrics:closed:60:{START}"))
+    assert {name.partition(b":")[0] for name in raw.keys("*")} == {b"blue"}
