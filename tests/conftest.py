@@ -3,11 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.servers import Server, required_kinds, running_server
+
+# What these test lies above the library's scripts, which are tested on every kind of server themselves:
+# HTTP, the command line, channels, rules, pages. One kind serves, unless --every-server asks for all.
+ABOVE_THE_SERVER = (
+    "test_gateway_",
+    "test_notifier_",
+    "test_cli_",
+    "test_alerts_",
+    "test_dlq_operations",
+    "test_metrics_http",
+    "test_otlp_",
+    "test_trace_",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-server", action="store_true", help="run every test on every kind of Redis there is")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--every-server"):
+        return
+    first = required_kinds()[0]
+    spared = [item for item in items if _kind(item) not in (None, first) and _is_above(item.path)]
+    config.hook.pytest_deselected(items=spared)
+    dropped = set(spared)
+    items[:] = [item for item in items if item not in dropped]
+
+
+def _kind(item: pytest.Item) -> str | None:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("_shared_server") if callspec else None
+
+
+def _is_above(path: Path) -> bool:
+    return path.name.startswith(ABOVE_THE_SERVER) and "chaos" not in path.parts
 
 
 @pytest.fixture(scope="session", params=required_kinds())
