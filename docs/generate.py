@@ -38,7 +38,7 @@ DELIVERIES = ("delivery.sent", "delivery.failed", "delivery.dead")
 KINDS = [
     Kind(("ticket.created",), "ingest", "anybody", Ticket),
     Kind(("http.request",), "ingest", "anybody", HttpRequest),
-    Kind(("demo.flaky",), "ingest", "anybody", Flaky),
+    Kind(("demo.flaky", "demo.outage.*"), "ingest", "anybody", Flaky),
     Kind(("demo.hopeless",), "ingest", "anybody", None),
     Kind(("ticket.triaged",), "events", "worker", Triaged),
     Kind(JOBS, "events", "worker", schemas.JobEvent),

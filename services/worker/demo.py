@@ -21,7 +21,7 @@ class Flaky(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fail_times: Annotated[int, msgspec.Meta(ge=0, le=9)] = 2
 
 
-@jobs.on("ingest", type="demo.flaky", retry=Retry(attempts=10, base=0.5, factor=1))
+@jobs.on("ingest", type=["demo.flaky", "demo.outage.*"], retry=Retry(attempts=10, base=0.5, factor=1))
 async def flaky(job: Flaky, ctx: Context) -> dict[str, Any]:
     """Fail the first `fail_times` attempts, then succeed."""
     if ctx.attempt <= job.fail_times:

@@ -13,8 +13,16 @@ def test_without_a_mesh_it_starts_the_shipped_one_and_everything_is_as_promised(
     del mesh.env["PENSTOCK_TOPOLOGY"]
     done = mesh.cli("demo")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("All 5 as promised.\n")
-    for step in ("202 accepted", "XADD ingest", "job.failed, attempt 2", "job.completed, attempt 3", "dlq", "invalid"):
+    assert done.stdout.endswith("All 6 as promised.\n")
+    for step in (
+        "202 accepted",
+        "XADD ingest",
+        "job.failed, attempt 2",
+        "job.completed, attempt 3",
+        "dlq",
+        "invalid",
+        "alert.resolved",
+    ):
         assert step in done.stdout
     assert not (tmp_path / "data").exists(), "the demo leaves nothing behind"
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from penstock.cli.http import request
+from penstock.cli.outage import Outage
 from penstock.event import Event, decode, encode_data, identity
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, client
@@ -91,11 +92,20 @@ class Teller:
         self._alone = alone
         self._keys = Keys(settings.prefix)
         self._redis: AsyncRedis = client(redis_url(settings))
+        services = load(settings.topology).services
+        self._alerting = all(name in services and services[name].run for name in ("metrics", "alerts"))
+
+    @property
+    def promises(self) -> int:
+        """How many chapters there are: without metrics and alerts there is nobody to tell of an outage."""
+        return len(CHAPTERS) + self._alerting
 
     async def tell(self) -> int:
         """Tell all; return how many of the promises were broken."""
         try:
             broken = [await self._chapter(number, chapter) for number, chapter in enumerate(CHAPTERS, 1)]
+            if self._alerting:
+                broken.append(await Outage(self._redis, self._keys, self._out).tell(len(CHAPTERS) + 1))
             return sum(broken) + await self._epilogue()
         finally:
             await self._redis.aclose()

@@ -1,0 +1,36 @@
+"""Write the OpenAPI document of every HTTP route of the mesh: `just docs`.
+
+Each service describes its own routes in a module `openapi`. They come together here, beside the code, since
+services do not know each other. The gateway serves the file.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from penstock.service.openapi import document
+from services.alerts.openapi import API as ALERTS
+from services.gateway.openapi import API as GATEWAY
+from services.metrics.openapi import API as METRICS
+from services.notifier.openapi import API as NOTIFIER
+from services.worker.openapi import API as WORKER
+
+APIS = (GATEWAY, METRICS, ALERTS, NOTIFIER, WORKER)
+FILE = Path(__file__).parents[1] / "services" / "gateway" / "openapi.json"
+_ABOUT = (
+    "Tags and servers say which service has a route; ports are the default ones. Where there is GET there is HEAD. "
+    "Errors are problem details (RFC 9457)."
+)
+
+
+def text() -> str:
+    """Return what belongs into the file."""
+    described = document("Penstock", version("penstock"), _ABOUT, APIS)
+    return msgspec.json.format(msgspec.json.encode(described)).decode() + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
