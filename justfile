@@ -31,6 +31,7 @@ check: lint test
 # Write the docs that come from the code
 docs: _dev
     @.venv/bin/python docs/generate.py
+    @.venv/bin/python docs/openapi.py
 
 # Look at format, style and types
 lint: _dev

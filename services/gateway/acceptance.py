@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -37,17 +36,21 @@ class Draft(msgspec.Struct, frozen=True):
     tracestate: str | None = None
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An event that Redis has. `trace_id` is absent for a duplicate: the first one has its own."""
+class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="status", tag="accepted"):
+    """An event that Redis has, as its sender is told.
+
+    `trace_id` is absent for a duplicate: the first one has its own.
+    """
 
     job_id: str
     trace_id: str | None = None
     duplicate: bool = False
 
-    @property
-    def answer(self) -> dict[str, Any]:
-        """What the sender is told."""
-        return {"status": "accepted", **msgspec.to_builtins(self)}
+
+class AcceptedBatch(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag="accepted"):
+    """Events that Redis has, in the order in which they were sent."""
+
+    jobs: list[Accepted]
 
 
 class Acceptance:

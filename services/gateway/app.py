@@ -11,10 +11,13 @@ from aiohttp import web
 
 from penstock.errors import InvalidEvent, Unavailable
 from penstock.redis.connection import unavailable
+from penstock.service.http import Lively, Ready, json
 from penstock.service.jobs import find_job
 from penstock.service.lifecycle import Runtime
 from services.gateway import body, cloudevents, submission
-from services.gateway.acceptance import Acceptance, Accepted, Draft
+from services.gateway.acceptance import Acceptance, Accepted, AcceptedBatch, Draft
+from services.gateway.monitoring import Monitoring
+from services.gateway.orchestrator import Orchestrator
 from services.gateway.problems import Problem, away
 from services.gateway.traces import TracePages
 from services.gateway.upstream import Upstream
@@ -40,11 +43,12 @@ class App:
             for stream in {source.stream for source in sources.values()}
         }
         traces = TracePages(runtime)
+        told = {**traces.paths, **Monitoring(runtime).paths, **Orchestrator(runtime).paths}
         self._paths: dict[str, Methods] = {
             "/v1/events": {"POST": self._take_events},
             "/livez": _reading(self._live),
             "/readyz": _reading(self._ready),
-            **{path: _reading(handler) for path, handler in traces.paths.items()},
+            **{path: _reading(handler) for path, handler in told.items()},
         }
         self._prefixes: dict[str, Methods] = {
             "/webhooks/": {"POST": self._take_webhook},
@@ -61,6 +65,12 @@ class App:
             lifetime=runtime.settings.dedupe_ttl,
             telemetry=runtime.telemetry,
         )
+
+    @property
+    def routes(self) -> set[tuple[str, str]]:
+        """Every method and path there is; a path that ends in `{}` takes the rest of the address."""
+        paths = {**self._paths, **{f"{prefix}{{}}": methods for prefix, methods in self._prefixes.items()}}
+        return {(method, path) for path, methods in paths.items() for method in methods}
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer a request; every failure becomes a problem document."""
@@ -86,8 +96,8 @@ class App:
         drafts = found if isinstance(found, list) else [found]
         accepted = await self._events.accept_all(drafts, request.headers)
         if isinstance(found, list):
-            return _accepted(accepted, {"status": "accepted", "jobs": [one.answer for one in accepted]})
-        return _accepted(accepted, accepted[0].answer)
+            return _accepted(accepted, AcceptedBatch(jobs=accepted))
+        return _accepted(accepted, accepted[0])
 
     async def _read_events(self, request: web.BaseRequest) -> list[Draft] | Draft:
         headers, kind = request.headers, body.media_type(request)
@@ -111,21 +121,21 @@ class App:
         acceptance = self._webhooks[source.stream]
         once = [acceptance.once("webhook", [name, delivery.id])] if delivery.id else []
         accepted = await acceptance.accept(delivery.draft, request.headers, once)
-        return _accepted([accepted], accepted.answer)
+        return _accepted([accepted], accepted)
 
     async def _tell_job(self, _: web.BaseRequest, job_id: str) -> web.Response:
         job = await find_job(self._runtime.redis, self._runtime.keys, job_id)
         if job is None:
             raise Problem(404, "nothing is known of this job: it never was, or its record has expired")
-        return _json(200, {"job_id": job_id, **msgspec.to_builtins(job)})
+        return json({"job_id": job_id, **msgspec.to_builtins(job)})
 
     async def _live(self, _: web.BaseRequest, __: str) -> web.Response:
-        return _json(200, {"status": "alive"})
+        return json(Lively())
 
     async def _ready(self, _: web.BaseRequest, __: str) -> web.Response:
         if not self._upstream.ready:
             raise Problem(503, f"not ready: {self._upstream.trouble}", headers={"Retry-After": "1"})
-        return _json(200, {"status": "ready"})
+        return json(Ready())
 
 
 def _reading(handler: Handler) -> Methods:
@@ -148,15 +158,11 @@ def _decoded(raw: str) -> str:
     return text
 
 
-def _accepted(accepted: list[Accepted], answer: dict[str, object]) -> web.Response:
-    response = _json(202, answer)
+def _accepted(accepted: list[Accepted], answer: Accepted | AcceptedBatch) -> web.Response:
+    response = json(answer, 202)
     if accepted and all(one.duplicate for one in accepted):
         response.headers["Idempotency-Replayed"] = "true"
     return response
-
-
-def _json(status: int, value: object) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
 
 
 def _failure(error: Exception) -> Problem:

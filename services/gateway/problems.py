@@ -9,8 +9,8 @@ import msgspec
 from aiohttp import web
 
 from penstock.errors import Unavailable
+from penstock.service.openapi import PROBLEM, ProblemDetails
 
-MEDIA_TYPE = "application/problem+json"
 _COME_BACK = "2"  # seconds; about what a restart or failover of Redis takes
 
 
@@ -27,19 +27,17 @@ class Problem(Exception):
     def body(self) -> bytes:
         """The problem document."""
         title = HTTPStatus(self.status).phrase
-        return msgspec.json.encode(
-            {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
-        )
+        return msgspec.json.encode(ProblemDetails("about:blank", title, self.status, self.detail))
 
     def response(self) -> web.Response:
         """Return the answer."""
-        return web.Response(status=self.status, body=self.body, headers=self.headers, content_type=MEDIA_TYPE)
+        return web.Response(status=self.status, body=self.body, headers=self.headers, content_type=PROBLEM)
 
     def raw(self) -> bytes:
         """Return the answer as it goes over a connection that closes with it and has no request yet."""
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
-            f"Content-Type: {MEDIA_TYPE}",
+            f"Content-Type: {PROBLEM}",
             f"Content-Length: {len(self.body)}",
             "Connection: close",
             *(f"{name}: {value}" for name, value in self.headers.items()),

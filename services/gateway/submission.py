@@ -28,7 +28,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     type: Name
-    data: msgspec.Raw = msgspec.Raw(b"null")
+    data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     id: Name | None = None
     source: Address | None = None
     time: Annotated[datetime, msgspec.Meta(tz=True)] | None = None

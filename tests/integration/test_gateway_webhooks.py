@@ -29,7 +29,7 @@ webhooks:
   demo:
     scheme: standard-webhooks
     secret: DEMO_SECRET
-    default_secret: whsec_cGVuc3RvY2stZGVtby1zZWNyZXQtMDE=
+    default_secret: whsec_cGVuc3RvY2stZGVtby1zZWNyZXQtMDAwMQ==
     type: "{body:type}"
   github: {scheme: github, secret: GITHUB_SECRET, type: "github.{header:X-GitHub-Event}", tenant: acme}
   rotating: {scheme: standard-webhooks, secret: ROTATING_SECRET, type: fixed, stream: hooks}

@@ -51,13 +51,17 @@ async def select(letters: DeadLetters, selection: Selection, *, replayed: bool =
             yield letter
 
 
-def causes(letters: Iterable[DeadLetter]) -> list[Cause]:
-    """Group letters, given the newest first, by fingerprint; the most frequent cause first."""
-    found: dict[str, Cause] = {}
-    for letter in letters:
-        cause = found.get(letter.fingerprint)
+class CauseTally:
+    """Groups letters, given the newest first, by fingerprint, and keeps none of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Cause] = {}
+
+    def add(self, letter: DeadLetter) -> None:
+        """Count a letter."""
+        cause = self._found.get(letter.fingerprint)
         if cause is None:
-            cause = found[letter.fingerprint] = Cause(
+            cause = self._found[letter.fingerprint] = Cause(
                 fingerprint=letter.fingerprint,
                 count=0,
                 type=letter.type,
@@ -70,7 +74,19 @@ def causes(letters: Iterable[DeadLetter]) -> list[Cause]:
             )
         cause.count += 1
         cause.first = letter.time
-    return sorted(found.values(), key=lambda cause: -cause.count)
+
+    @property
+    def causes(self) -> list[Cause]:
+        """The causes, the most frequent first."""
+        return sorted(self._found.values(), key=lambda cause: -cause.count)
+
+
+def causes(letters: Iterable[DeadLetter]) -> list[Cause]:
+    """Group letters, given the newest first, by fingerprint; the most frequent cause first."""
+    tally = CauseTally()
+    for letter in letters:
+        tally.add(letter)
+    return tally.causes
 
 
 def died_at(letter: DeadLetter) -> datetime:

@@ -77,8 +77,9 @@ class Otlp:
         self._processor = BatchSpanProcessor(span_exporter)
         self._provider.add_span_processor(self._processor)
         api.set_tracer_provider(self._provider)  # for spans that handlers make through the API
+        off = os.environ.get("OTEL_METRICS_EXPORTER") == "none"  # for receivers of traces alone, such as Jaeger
         self._meters = MeterProvider(
-            [PeriodicExportingMetricReader(metric_exporter)],
+            [] if off else [PeriodicExportingMetricReader(metric_exporter)],
             resource=self._resource,
             shutdown_on_exit=False,
             views=[View(instrument_name="*.duration", aggregation=ExplicitBucketHistogramAggregation(BUCKETS))],

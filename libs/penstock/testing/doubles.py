@@ -1,0 +1,74 @@
+"""What stands in for Redis in a Harness; the real ones are of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from penstock.resilience.breaker import CircuitOpen, Failure
+from penstock.testing.run import Emitted, decoded
+
+
+class Checkpoints:
+    """Checkpoints in memory; remembers which steps ran."""
+
+    def __init__(self) -> None:
+        self._stored: dict[str, dict[str, bytes]] = {}
+        self._ran: list[tuple[str, str]] = []
+
+    async def load(self, event_id: str) -> dict[str, bytes]:
+        """Return the results stored for an event, by step name."""
+        return dict(self._stored.get(event_id, {}))
+
+    async def store(self, event_id: str, step: str, result: bytes) -> bytes:
+        """Store a result; return it, or the one that was stored before."""
+        self._ran.append((event_id, step))
+        return self._stored.setdefault(event_id, {}).setdefault(step, result)
+
+    def forget(self, event_id: str) -> None:
+        """Remove what is stored for an event."""
+        self._stored.pop(event_id, None)
+
+    def take(self, ids: Sequence[str]) -> list[str]:
+        """Return the steps that ran for these events since the last call."""
+        taken = [step for event_id, step in self._ran if event_id in ids]
+        self._ran = [ran for ran in self._ran if ran[0] not in ids]
+        return taken
+
+
+class Outlet:
+    """Keeps what handlers publish at once."""
+
+    def __init__(self) -> None:
+        self._published: list[Emitted] = []
+
+    async def publish(self, stream: str, fields: list[str]) -> None:
+        """Keep one event."""
+        self._published.append(Emitted(stream, decoded(stream, fields)))
+
+    def take(self, causes: Sequence[str]) -> list[Emitted]:
+        """Return what these events led to since the last call."""
+        taken = [one for one in self._published if one.event.cause in causes]
+        self._published = [one for one in self._published if one.event.cause not in causes]
+        return taken
+
+
+class Breakers:
+    """Circuit breakers that open when the test says so."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, float] = {}
+
+    def guard(self, name: str, failures: Failure = Exception) -> AbstractAsyncContextManager[None]:
+        """Run what is inside, unless the breaker is open."""
+        return self._guard(name)
+
+    @asynccontextmanager
+    async def _guard(self, name: str) -> AsyncIterator[None]:
+        if name in self.open:
+            raise CircuitOpen(name, self.open[name])
+        yield
+
+    def waiting(self, names: Iterable[str]) -> float:
+        """Return the seconds until all of these may let calls pass; 0 when they do."""
+        return max((self.open[name] for name in names if name in self.open), default=0.0)

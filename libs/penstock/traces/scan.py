@@ -1,0 +1,284 @@
+"""Scanning: what the newest entries of every stream say, without their data."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from penstock.event import RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ENTRY, RETRY_ERROR, UNKNOWN_SOURCE, identity
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis
+from penstock.redis.scripts import Script
+from penstock.topology import DEAD_LETTERS, Topology
+from penstock.trace_context import TraceContext
+
+Place = tuple[str, str]
+
+_scan = Script("penstock.traces", "scan")
+_PAGE = 200  # bounds how long one call holds Redis, however large the entries are
+_EVENT = ("type", "id", "source", "subject", "tenant", "cause", "traceparent", "links")
+_RETRY = (RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR)
+_LETTER = ("dlq.stream", "dlq.group", "dlq.entry", "dlq.attempts", "dlq.reason", "dlq.error")
+
+
+class Entry(msgspec.Struct, frozen=True, eq=False):
+    """An event as one place in Redis has it. `time` is when the server took it, in ms since the epoch.
+
+    `due` is set while it waits to be published, in ms; it then has no `entry_id` yet.
+    """
+
+    stream: str
+    entry_id: str
+    time: int
+    type: str
+    id: str
+    source: str
+    subject: str
+    tenant: str
+    cause: str
+    trace_id: str
+    links: tuple[str, ...] = ()
+    due: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """What tells it from every other event, also from those under the same id."""
+        return self.stream, self.entry_id or f"scheduled {self.id}"
+
+
+class Parked(msgspec.Struct, frozen=True, eq=False):
+    """An event that a group will try again: delayed until `due` (ms), or due and in its retry stream."""
+
+    event: Entry
+    group: str
+    attempt: int
+    crashes: int
+    error: str
+    due: int | None = None
+    retry_id: str | None = None
+
+    @property
+    def retry_time(self) -> int:
+        """When it came into the retry stream, in ms."""
+        return entry_ms(self.retry_id or "")
+
+
+class Letter(msgspec.Struct, frozen=True, eq=False):
+    """A dead letter. `time` is when the server took it, in ms; `replayed` when it was given back."""
+
+    event: Entry
+    group: str
+    letter: str
+    time: int
+    attempts: int
+    reason: str
+    error: str
+    replayed: str | None = None
+
+
+class Findings(msgspec.Struct):
+    """All that was found. `notes` say in words where there was more than was looked at.
+
+    `last` holds, by key, the newest entry that was read of each stream.
+    """
+
+    events: list[Entry] = msgspec.field(default_factory=list)
+    parked: list[Parked] = msgspec.field(default_factory=list)
+    letters: list[Letter] = msgspec.field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
+    last: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Scanner:
+    """Reads the newest entries of every declared stream, of the groups' delayed and retried events, of the dead.
+
+    Each place is read before those that its events move on to, so that none slips through.
+    """
+
+    def __init__(self, client: AsyncRedis, keys: Keys, topology: Topology) -> None:
+        self._client = client
+        self._keys = keys
+        self._topology = topology
+        self._streams = [stream for stream in topology.streams if stream != DEAD_LETTERS]
+
+    async def scan(self, newest: int) -> Findings:
+        """Read at most `newest` entries of each place.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        found = Findings()
+        await self._read(newest, found)
+        return found
+
+    async def catch_up(self, newest: int, found: Findings) -> bool:
+        """Add what has happened since `found` was read; return whether anything has.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        before = _fingerprint(found)
+        now = Findings(last=found.last)
+        await self._read(newest, now)
+        found.events = [event for event in found.events if event.due is None] + now.events
+        found.parked = now.parked
+        found.letters = await self._marked([*now.letters, *found.letters])
+        return _fingerprint(found) != before
+
+    async def _read(self, newest: int, found: Findings) -> None:
+        for stream in self._streams:
+            await self._scheduled(stream, newest, found)
+            for group in self._topology.groups(stream):
+                await self._delayed(stream, group, newest, found)
+                await self._retried(stream, group, newest, found)
+        for stream in self._streams:
+            await self._published(stream, newest, found)
+        await self._dead(newest, found)
+
+    async def entry(self, stream: str, entry_id: str) -> Entry | None:
+        """Return one event by its place, however old it is."""
+        if stream not in self._streams:
+            return None
+        rows = await _scan(self._client, [self._keys.stream(stream)], [entry_id, entry_id, 1, *_EVENT])
+        return _event(stream, _text(rows[0][0]), _texts(rows[0])) if rows else None
+
+    async def _published(self, stream: str, newest: int, found: Findings) -> None:
+        async for row in self._since_last(self._keys.stream(stream), newest, _EVENT, found):
+            found.events.append(_event(stream, _text(row[0]), _texts(row)))
+
+    async def _scheduled(self, stream: str, newest: int, found: Findings) -> None:
+        async for row in self._soonest(self._keys.scheduled(stream), newest, _EVENT, found):
+            found.events.append(_event(stream, "", _texts(row), due=_number(_text(row[0]))))
+
+    async def _delayed(self, stream: str, group: str, newest: int, found: Findings) -> None:
+        async for row in self._soonest(self._keys.delayed(stream, group), newest, _EVENT + _RETRY, found):
+            found.parked.append(_parked(stream, group, _texts(row), "", due=_number(_text(row[0]))))
+
+    async def _retried(self, stream: str, group: str, newest: int, found: Findings) -> None:
+        async for row in self._newest(self._keys.retry(stream, group), newest, _EVENT + _RETRY, found):
+            retry_id = _text(row[0])
+            found.parked.append(_parked(stream, group, _texts(row), retry_id, retry_id=retry_id))
+
+    async def _dead(self, newest: int, found: Findings) -> None:
+        key = self._keys.stream(DEAD_LETTERS)
+        rows = [row async for row in self._since_last(key, newest, _EVENT + _LETTER, found)]
+        found.letters = await self._marked([_letter(_text(row[0]), _texts(row)) for row in rows])
+
+    async def _marked(self, letters: list[Letter]) -> list[Letter]:
+        """Return dead letters with when they were replayed."""
+        if not letters:
+            return []
+        marks = await self._client.hmget(self._keys.replayed, [letter.letter for letter in letters])
+        return [
+            msgspec.structs.replace(letter, replayed=_text(mark)) if mark else letter
+            for letter, mark in zip(letters, marks, strict=True)
+        ]
+
+    async def _since_last(
+        self, key: str, most: int, names: tuple[str, ...], found: Findings
+    ) -> AsyncIterator[list[bytes]]:
+        """Read a stream back to where the last look at it began."""
+        last = found.last.get(key)
+        async for row in self._newest(key, most, names, found, oldest=f"({last}" if last else "-"):
+            found.last[key] = max(found.last.get(key, ""), _text(row[0]), key=entry_order)
+            yield row
+
+    async def _newest(
+        self, key: str, most: int, names: tuple[str, ...], found: Findings, *, oldest: str = "-"
+    ) -> AsyncIterator[list[bytes]]:
+        last, left = "+", most
+        while left > 0:
+            rows = await _scan(self._client, [key], [last, oldest, min(left, _PAGE), *names])
+            for row in rows:
+                yield row
+            left -= len(rows)
+            if len(rows) < _PAGE and left > 0:
+                return
+            if rows:
+                last = f"({_text(rows[-1][0])}"
+        length = await self._client.xlen(key)
+        if length > most:
+            found.notes.append(f"{key}: only the newest {most} of {length} entries were searched")
+
+    async def _soonest(
+        self, key: str, most: int, names: tuple[str, ...], found: Findings
+    ) -> AsyncIterator[list[bytes]]:
+        read = 0
+        while read < most:
+            rows = await _scan(self._client, [key], [read, "", min(most - read, _PAGE), *names])
+            for row in rows:
+                yield row
+            read += len(rows)
+            if len(rows) < _PAGE and read < most:
+                return
+        length = await self._client.zcard(key)
+        if length > most:
+            found.notes.append(f"{key}: only the {most} that are due first, of {length}, were searched")
+
+
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """Return what entry ids are ordered by."""
+    ms, _, sequence = entry_id.partition("-")
+    return _number(ms), _number(sequence)
+
+
+def entry_ms(entry_id: str) -> int:
+    """Return the time in an entry id; 0 if it is none, as somebody else's dead letter may say."""
+    return _number(entry_id.partition("-")[0])
+
+
+def _fingerprint(found: Findings) -> tuple[object, ...]:
+    return (
+        len(found.events),
+        [(parked.event.place, parked.group, parked.due, parked.retry_id) for parked in found.parked],
+        [(letter.letter, letter.replayed) for letter in found.letters],
+    )
+
+
+def _event(stream: str, entry_id: str, values: list[str], *, due: int | None = None) -> Entry:
+    event_type, event_id, source, subject, tenant, cause, traceparent, links = values[: len(_EVENT)]
+    event_id = event_id or identity(stream, entry_id)
+    trace = TraceContext.parse(traceparent) or TraceContext.for_event(event_id)
+    return Entry(
+        stream=stream,
+        entry_id=entry_id,
+        time=entry_ms(entry_id) if due is None else due,
+        type=event_type,
+        id=event_id,
+        source=source or UNKNOWN_SOURCE,
+        subject=subject,
+        tenant=tenant,
+        cause=cause,
+        trace_id=trace.trace_id,
+        links=tuple(link.trace_id for link in map(TraceContext.parse, links.split()) if link) if links else (),
+        due=due,
+    )
+
+
+def _parked(
+    stream: str, group: str, values: list[str], entry_id: str, *, due: int | None = None, retry_id: str | None = None
+) -> Parked:
+    origin, attempt, crashes, error = values[len(_EVENT) :]
+    event = _event(stream, origin or entry_id, values)
+    return Parked(event, group, _number(attempt) or 1, _number(crashes), error, due, retry_id)
+
+
+def _letter(letter: str, values: list[str]) -> Letter:
+    stream, group, entry_id, attempts, reason, error = values[len(_EVENT) :]
+    event = _event(stream, entry_id, values)
+    return Letter(event, group, letter, entry_ms(letter), _number(attempts), reason, error)
+
+
+def _texts(row: list[bytes]) -> list[str]:
+    return [value.decode(errors="replace") for value in row[1:]]
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def _number(text: str) -> int:
+    """Return a count or a time in ms, 0 for what is none."""
+    whole = text.partition(".")[0]
+    return int(whole) if whole.isascii() and whole.isdecimal() and len(whole) <= 20 else 0

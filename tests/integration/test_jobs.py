@@ -1,0 +1,115 @@
+"""What became of a job, from before anybody has seen it to its end."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from penstock.keys import Keys
+from penstock.service.jobs import Job, find_job
+from tests.hands import GROUP, STREAM, Raw, add, connected, make_groups, take
+from tests.servers import Server
+
+
+async def find(server: Server, job_id: str, keys: Keys | None = None) -> Job | None:
+    async with connected(server) as client:
+        return await find_job(client, keys or Keys(), job_id)
+
+
+async def test_a_job_nobody_has_read_is_queued_even_before_there_is_a_worker(server: Server, raw: Raw) -> None:
+    (entry,) = add(raw, type="ticket.created")
+
+    assert await find(server, f"ingest-{entry}") == Job(state="queued", type="ticket.created")
+    make_groups(raw)
+    assert await find(server, f"ingest-{entry}") == Job(state="queued", type="ticket.created")
+
+
+async def test_a_job_in_hand_is_running(server: Server, raw: Raw) -> None:
+    make_groups(raw)
+    add(raw, id="J-1")
+    (entry,) = take(raw)
+
+    assert await find(server, "J-1") == Job(state="running", type="t")
+    assert await find(server, f"ingest-{entry}") is None  # it has an id of its own
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Job(state="retrying", type="t", attempts=1, error="KeyError", next_attempt_at="2026-11-22T10:00:00.000Z"),
+        Job(state="completed", type="t", attempts=2, result={"a": 1}, duration=0.5, queue_wait=0.1),
+        Job(state="dead", type="t", attempts=5, reason="failed", error="KeyError"),
+    ],
+)
+async def test_a_job_with_an_outcome_is_what_its_record_says(server: Server, raw: Raw, record: Job) -> None:
+    make_groups(raw)
+    add(raw, id="J-1")
+    take(raw)
+    raw.set("state:worker:job:J-1", msgspec.json.encode(record))
+
+    assert await find(server, "J-1") == record
+
+
+async def test_a_job_that_is_settled_and_left_no_record_is_not_running(server: Server, raw: Raw) -> None:
+    make_groups(raw)
+    add(raw, id="J-1")
+    raw.xack(STREAM, GROUP, *take(raw))
+
+    assert await find(server, "J-1") == Job(state="queued", type="t")
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    [
+        "J-1",
+        "",
+        "ingest-1-1",
+        "ingest-0-0",
+        "events-1-1",
+        "ingest-\u0661-\u0662",
+        f"ingest-{2**64}-0",
+        "ingest-1-x",
+        "\0",
+    ],
+)
+async def test_a_job_nobody_knows_is_none(server: Server, raw: Raw, job_id: str) -> None:
+    add(raw, id="other")
+
+    assert await find(server, job_id) is None
+
+
+async def test_an_empty_mesh_knows_no_job(server: Server) -> None:
+    assert await find(server, "ingest-1-1") is None
+
+
+async def test_each_mesh_knows_its_own_jobs(server: Server, raw: Raw) -> None:
+    add(raw, key="blue:ingest", id="J-1")
+
+    assert await find(server, "J-1") is None
+    assert await find(server, "J-1", Keys("blue:")) == Job(state="queued", type="t")
+
+
+async def test_an_id_of_its_own_is_found_among_the_newest_thousand(server: Server, raw: Raw) -> None:
+    add(raw, id="too-old")
+    add(raw, id="old")
+    for _ in range(999):
+        add(raw)
+
+    assert await find(server, "old") == Job(state="queued", type="t")
+    assert await find(server, "too-old") is None
+
+
+async def test_the_newest_of_two_with_one_id_is_meant(server: Server, raw: Raw) -> None:
+    add(raw, id="J-1", type="first")
+    add(raw, id="J-1", type="second")
+
+    assert await find(server, "J-1") == Job(state="queued", type="second")
+
+
+async def test_a_search_does_not_transfer_what_it_looks_at(server: Server, raw: Raw) -> None:
+    for _ in range(200):
+        add(raw, data='"' + "x" * 10_000 + '"')
+    before = raw.info("stats")["total_net_output_bytes"]
+
+    assert await find(server, "unknown") is None
+    assert raw.info("stats")["total_net_output_bytes"] - before < 100_000
