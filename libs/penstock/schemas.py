@@ -61,6 +61,7 @@ class Exemplar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: Literal["slowest", "failed"]
     duration: float | None = None
     error: str | None = None
+    span_id: str = ""
 
 
 COUNTED: Final[Mapping[str, tuple[str, ...]]] = {

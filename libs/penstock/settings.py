@@ -6,6 +6,7 @@ Every variable may instead be given as NAME_FILE, the path of a file that holds 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -84,6 +85,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.:\-]*", self.prefix):
             raise ValueError("PENSTOCK_PREFIX may hold letters, digits and . : - _ only")
+
+    @property
+    def shows_traces(self) -> bool:
+        """Whether the gateway shows traces: as set, else if only this machine can reach it.
+
+        They name events, subjects and errors, which are nobody's business on an address that takes webhooks.
+        """
+        if self.gateway_traces is not None:
+            return self.gateway_traces
+        try:
+            return ipaddress.ip_address(self.gateway_host).is_loopback
+        except ValueError:
+            return self.gateway_host == "localhost"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

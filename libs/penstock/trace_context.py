@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Sequence
 
 import msgspec
 
+LINKS = "links"
+"""Field of an event that comes from other traces besides its own: their traceparents, separated by spaces."""
+_MOST_LINKS = 32
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 
 
@@ -66,3 +70,14 @@ class TraceContext(msgspec.Struct, frozen=True):
     def traceparent(self) -> str:
         """The header that carries this context to the next hop."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+def format_links(links: Sequence[TraceContext]) -> str:
+    """Write traces for the field `LINKS`."""
+    return " ".join(link.traceparent for link in links[:_MOST_LINKS])
+
+
+def parse_links(field: str | None) -> tuple[TraceContext, ...]:
+    """Read the traces of the field `LINKS`; what is malformed is left out."""
+    found = map(TraceContext.parse, (field or "").split()[:_MOST_LINKS])
+    return tuple(trace for trace in found if trace is not None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -18,7 +17,6 @@ import msgspec
 from aiohttp import web
 
 from penstock.service.lifecycle import Runtime
-from penstock.settings import Settings
 from penstock.traces import TraceList, Traces
 from services.gateway.problems import Problem
 
@@ -40,7 +38,7 @@ class TracePages:
 
     def __init__(self, runtime: Runtime) -> None:
         self._traces = Traces(runtime.redis, runtime.keys, runtime.topology)
-        self._open = is_open(runtime.settings)
+        self._open = runtime.settings.shows_traces
         self._page, self._policy = _load()
         self._looking = asyncio.Lock()
         self._list: tuple[float, TraceList] | None = None
@@ -76,19 +74,6 @@ class TracePages:
                 "traces are shown on a loopback address only; set PENSTOCK_GATEWAY_TRACES=true if everybody who "
                 "reaches this gateway may see them",
             )
-
-
-def is_open(settings: Settings) -> bool:
-    """Return whether traces are shown: as set, else if only this machine can reach the gateway.
-
-    They name events, subjects and errors, which are nobody's business on an address that takes webhooks.
-    """
-    if settings.gateway_traces is not None:
-        return settings.gateway_traces
-    try:
-        return ipaddress.ip_address(settings.gateway_host).is_loopback
-    except ValueError:
-        return settings.gateway_host == "localhost"
 
 
 def _load() -> tuple[bytes, str]:

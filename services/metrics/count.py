@@ -83,7 +83,7 @@ def _count(tallies: Tallies, event: Event) -> None:
         series.queue_wait = _add(series.queue_wait, measured.queue_wait)
     if measured.duration is not None:
         series.duration = _add(series.duration, measured.duration)
-        series.add_slow(measured.duration, event.id[:_MOST_TEXT], event.trace.trace_id)
+        series.add_slow(measured.duration, event.id[:_MOST_TEXT], event.trace.trace_id, event.trace.span_id)
     if event.type in FAILURES:
         _fail(series, event, measured)
 
@@ -91,7 +91,9 @@ def _count(tallies: Tallies, event: Event) -> None:
 def _fail(series: Tally, event: Event, measured: _Measured) -> None:
     series.errors += 1
     error = measured.error[:_MOST_TEXT] if measured.error else None
-    series.add_failed(Example(event.id[:_MOST_TEXT], event.trace.trace_id, measured.duration, error))
+    series.add_failed(
+        Example(event.id[:_MOST_TEXT], event.trace.trace_id, measured.duration, error, event.trace.span_id)
+    )
 
 
 def _measure(event: Event) -> _Measured:

@@ -8,6 +8,7 @@ from penstock.event import derived_id, encode, encode_data, rfc3339
 from penstock.keys import Keys
 from penstock.metrics.windows import SERVICE
 from penstock.schemas import MetricsWindow, Series
+from penstock.trace_context import LINKS, TraceContext, format_links
 
 STREAM = "metrics"
 TYPE = "metrics.window"
@@ -40,5 +41,13 @@ def add_window(
             late=late if part == 1 else 0,
         )
         event_id = derived_id(SERVICE, f"{scope}:{seconds}:{start}", str(part))
-        fields = encode(TYPE, encode_data(window), event_id=event_id, source=SERVICE)
+        links = _links(portion)
+        extra = {LINKS: format_links(links)} if links else None
+        fields = encode(TYPE, encode_data(window), event_id=event_id, source=SERVICE, extra=extra)
         pipeline.execute_command("XADD", keys.stream(STREAM), "*", *fields)
+
+
+def _links(series: list[Series]) -> list[TraceContext]:
+    """Return the traces of the exemplars: a roll-up is caused by all its events, and shows these."""
+    exemplars = (one for row in series for one in row.exemplars if one.span_id)
+    return list(dict.fromkeys(TraceContext(one.trace_id, one.span_id) for one in exemplars))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,3 +202,54 @@ def test_a_receiver_that_is_away_slows_nothing_and_stops_nobody(server: Server, 
             eventually(lambda: raw.exists("events") and raw.xlen("events") == 500)
             process.terminate()
             assert process.wait(20) == 0
+
+
+RULES = """
+rules:
+  a-job-died: {kind: event, type: job.dead, severity: critical, summary: a job died}
+  jobs-fail:
+    {kind: ratio, series: jobs, by: [job_type], over: 1m, above: 10%, min_count: 1, severity: info, summary: jobs fail}
+"""
+
+
+def test_an_alert_is_traced_to_the_channel_and_back_to_its_cause(server: Server, raw: Any, tmp_path: Path) -> None:
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text(RULES)
+    with otlp_receiver() as receiver, otlp_receiver() as target, contextlib.ExitStack() as stack:
+        more = {
+            "PENSTOCK_ALERTS": str(rules),
+            "OPS_ALERT_WEBHOOK_URL": f"{target.url}/hook",
+            "PENSTOCK_ALLOW_PRIVATE_TARGETS": "true",
+        }
+        env = environment(server, receiver.url, **more)
+        for name in ("worker", "metrics", "alerts", "notifier"):
+            stack.enter_context(service_process("-m", f"services.{name}", env=env))
+        add(raw, "hopeless")
+        [failed] = wait_for(receiver, TRACE, "process ingest")
+        # By an event: one tree, from the job that died to the channel.
+        sent = {span.span_id: span for span in wait_for(receiver, TRACE, "send events")}
+        judges = wait_for(receiver, TRACE, "process events", 2)  # the metrics processor reads events too
+        [judged] = [span for span in judges if span.service == "alerts"]
+        [raised] = wait_for(receiver, TRACE, "send alerts")
+        [taken] = wait_for(receiver, TRACE, "process alerts")
+        wait_for(receiver, TRACE, "send notifications")
+        delivered = wait_for(receiver, TRACE, "process notifications", 2)  # on the console, and to the webhook
+        eventually(lambda: len(calls(receiver)) == 2)
+        # By a roll-up: a trace of its own, with links to the exemplars.
+        eventually(lambda: rolled_up(receiver), deadline=40.0, what="an alert by roll-up")
+    assert sent[judged.parent].parent == failed.span_id
+    assert raised.parent == judged.span_id
+    assert (taken.service, taken.parent) == ("notifier", raised.span_id)
+    assert {call.kind for call in calls(receiver)} == {"client"}
+    assert {call.parent for call in calls(receiver)} == {span.span_id for span in delivered}
+    [other] = rolled_up(receiver)
+    assert other.trace_id != TRACE
+    assert TRACE in {trace_id for trace_id, _ in other.links}
+
+
+def calls(receiver: Receiver) -> list[ReceivedSpan]:
+    return [span for span in receiver.spans if span.trace_id == TRACE and span.name.startswith("deliver ")]
+
+
+def rolled_up(receiver: Receiver) -> list[ReceivedSpan]:
+    return [span for span in receiver.spans if span.name == "send alerts" and span.trace_id != TRACE and span.links]

@@ -21,7 +21,12 @@ from penstock.topology import Topology
 def guide(settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool) -> str:
     """Return the text, with ANSI codes if `coloured`."""
     bold, dim, end = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if coloured else ("", "", "")
-    places = [*_services(settings, topology), ("redis", _redis(settings, server)), ("streams", _streams(topology))]
+    places = [
+        *_services(settings, topology),
+        *_pages(settings, topology),
+        ("redis", _redis(settings, server)),
+        ("streams", _streams(topology)),
+    ]
     width = max(len(name) for name, _ in places) + 2
     lines = [
         "",
@@ -46,6 +51,12 @@ def _services(settings: Settings, topology: Topology) -> list[tuple[str, str]]:
         for name, spec in topology.services.items()
         if spec.run and address(settings, name)
     ]
+
+
+def _pages(settings: Settings, topology: Topology) -> list[tuple[str, str]]:
+    """Return what is to be looked at in a browser."""
+    has_gateway = GATEWAY in topology.services and topology.services[GATEWAY].run
+    return [("traces", f"{url(settings, GATEWAY)}/traces")] if has_gateway and settings.shows_traces else []
 
 
 def _redis(settings: Settings, server: OwnServer | None) -> str:

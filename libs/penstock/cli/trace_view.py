@@ -49,7 +49,7 @@ def picture(trace: Trace, width: int) -> RenderableType:
     parts: list[RenderableType] = [*_headline(trace, width), Text("")]
     parts.append(columns.line(Text(), Text("waited", "dim"), Text("ran", "dim"), _axis(trace.duration, columns.bar)))
     for row, (guide, below) in zip(rows, guides, strict=True):
-        label = Text(guide, style="dim") + row.label
+        label = Text.assemble((guide, "dim"), row.label)
         bar = _bar(row.course, trace.duration, columns.bar)
         parts.append(columns.line(label, Text(row.waited, "dim"), Text(row.ran), bar))
         parts += [_Beside(below, detail) for detail in row.details]
@@ -151,12 +151,12 @@ class _Beside:
     """A detail below its row, folded beside the guides."""
 
     def __init__(self, guide: str, detail: Text) -> None:
-        self._guide = Text(guide, style="dim")
+        self._guide = guide
         self._detail = detail
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for line in self._detail.wrap(console, max(1, options.max_width - self._guide.cell_len)):
-            yield self._guide + line
+        for line in self._detail.wrap(console, max(1, options.max_width - len(self._guide))):
+            yield Text.assemble((self._guide, "dim"), line)
 
 
 def _axis(total: float, cells: int) -> Text:

@@ -62,13 +62,22 @@ def _short(value: float) -> float:
 
 def _slowest(tally: Tally) -> list[Exemplar]:
     return [
-        Exemplar(trace_id=one.trace_id, event_id=one.event_id, kind="slowest", duration=one.duration)
+        Exemplar(
+            trace_id=one.trace_id, event_id=one.event_id, kind="slowest", duration=one.duration, span_id=one.span_id
+        )
         for one in tally.slowest
     ]
 
 
 def _failed(tally: Tally) -> list[Exemplar]:
     return [
-        Exemplar(trace_id=one.trace_id, event_id=one.event_id, kind="failed", duration=one.duration, error=one.error)
+        Exemplar(
+            trace_id=one.trace_id,
+            event_id=one.event_id,
+            kind="failed",
+            duration=one.duration,
+            error=one.error,
+            span_id=one.span_id,
+        )
         for one in tally.failed
     ]

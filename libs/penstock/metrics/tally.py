@@ -30,6 +30,7 @@ class Example(msgspec.Struct, frozen=True, array_like=True):
     trace_id: str
     duration: float | None = None
     error: str | None = None
+    span_id: str = ""
 
 
 class Tally(msgspec.Struct, array_like=True):
@@ -57,10 +58,10 @@ class Tally(msgspec.Struct, array_like=True):
         if other.failed:
             self.failed = sorted(self.failed + other.failed, key=_identity)[:_EXAMPLES]
 
-    def add_slow(self, duration: float, event_id: str, trace_id: str) -> None:
+    def add_slow(self, duration: float, event_id: str, trace_id: str, span_id: str = "") -> None:
         """Keep an event as an example if it is among the slowest."""
         if len(self.slowest) < _EXAMPLES or duration >= (self.slowest[-1].duration or 0.0):
-            example = Example(event_id, trace_id, duration)
+            example = Example(event_id, trace_id, duration, span_id=span_id)
             self.slowest = sorted([*self.slowest, example], key=_slowness)[:_EXAMPLES]
 
     def add_failed(self, example: Example) -> None:

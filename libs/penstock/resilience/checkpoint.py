@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis
+from penstock.redis.connection import AsyncRedis, unavailable
 
 
 class Checkpoints(Protocol):
@@ -31,8 +33,13 @@ class RedisCheckpoints:
         self._ttl = ttl
 
     async def load(self, event_id: str) -> dict[str, bytes]:
-        """Return the results stored for an event, by step name."""
-        stored = await self._client.hgetall(self._keys.checkpoint(self._group, event_id))
+        """Return the results stored for an event, by step name.
+
+        Raises:
+            Unavailable: Redis cannot tell now.
+        """
+        with _said_plainly():
+            stored = await self._client.hgetall(self._keys.checkpoint(self._group, event_id))
         return {name.decode(): result for name, result in stored.items()}
 
     async def store(self, event_id: str, step: str, result: bytes) -> bytes:
@@ -40,14 +47,30 @@ class RedisCheckpoints:
 
         Two processes may run the same step when one of them has lost the event without knowing it yet:
         the first result is the one that counts for both.
+
+        Raises:
+            Unavailable: Redis cannot take it now; the step will run again.
         """
         key = self._keys.checkpoint(self._group, event_id)
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.hsetnx(key, step, result)
-            pipeline.hget(key, step)
-            pipeline.expire(key, self._ttl)
-            _, stored, _ = await pipeline.execute()
+        with _said_plainly():
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.hsetnx(key, step, result)
+                pipeline.hget(key, step)
+                pipeline.expire(key, self._ttl)
+                _, stored, _ = await pipeline.execute()
         return bytes(stored)
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    """Say of an error that waiting can mend that Redis is unavailable."""
+    try:
+        yield
+    except Exception as error:
+        away = unavailable(error)
+        if away is None:
+            raise
+        raise away from error
 
 
 class NoCheckpoints:

@@ -19,7 +19,7 @@ from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Checkpoints
 from penstock.streams.settle import Output
 from penstock.telemetry.spans import Active, Attributes, Kind, Silence, Span, Telemetry, messaging, span
-from penstock.trace_context import TraceContext
+from penstock.trace_context import LINKS, TraceContext, format_links
 
 T = TypeVar("T")
 _TOO_LATE = "this run of the handler is over: what it brings about now can have no effect"
@@ -189,6 +189,7 @@ class Effects:
         subject: str | None = None,
         tenant: str | None = None,
         delay: float = 0.0,
+        links: Sequence[TraceContext] = (),
     ) -> str:
         """Add an event caused by `cause`; return its id, which follows from the cause and `index`.
 
@@ -204,10 +205,12 @@ class Effects:
             index = str(number)
         event_id = derived_id(scope.service, cause.id, index)
         if trace.sampled:
-            self.spans.append(send_span(trace, stream, event_id))
+            self.spans.append(send_span(trace, stream, event_id, links))
             trace = self.spans[-1].context
+        elif not trace.span_id:
+            trace = trace.child()
         fields = caused_fields(
-            scope.service, cause, trace, type, data, event_id=event_id, subject=subject, tenant=tenant
+            scope.service, cause, trace, type, data, event_id=event_id, subject=subject, tenant=tenant, links=links
         )
         self.streams.append(stream)
         if delay > 0:
@@ -221,7 +224,7 @@ class Effects:
         self.state.sealed = True
 
 
-def send_span(trace: TraceContext, stream: str, event_id: str) -> Span:
+def send_span(trace: TraceContext, stream: str, event_id: str, links: Sequence[TraceContext] = ()) -> Span:
     """Return the span of publishing one event; its context is what the event carries on."""
     now = time.time_ns()
     return Span(
@@ -232,6 +235,7 @@ def send_span(trace: TraceContext, stream: str, event_id: str) -> Span:
         start=now,
         end=now,
         attributes=messaging("send", "send", stream, **{"messaging.message.id": event_id}),
+        links=tuple(links),
     )
 
 
@@ -245,6 +249,7 @@ def caused_fields(
     event_id: str,
     subject: str | None = None,
     tenant: str | None = None,
+    links: Sequence[TraceContext] = (),
 ) -> list[str]:
     """Return the fields of an event that `service` publishes because of `cause`.
 
@@ -263,6 +268,7 @@ def caused_fields(
         traceparent=trace.traceparent,
         tracestate=cause.tracestate,
         cause=cause.id,
+        extra={LINKS: format_links(links)} if links else None,
     )
 
 
@@ -463,6 +469,8 @@ class BatchContext:
     def __init__(self, scope: Scope, events: Sequence[Event]) -> None:
         self._scope = scope
         self._effects = Effects(scope)
+        self.trace = _batch_trace(scope, events)
+        """Span of this run: within the event's own trace if it is the only one, else of a trace of its own."""
         self.events = events
         self.service = scope.service
 
@@ -491,15 +499,32 @@ class BatchContext:
         subject: str | None = None,
         tenant: str | None = None,
         delay: float = 0.0,
+        links: Sequence[TraceContext] = (),
     ) -> str:
         """Publish an event caused by one of the batch when, and only when, the batch is settled as done.
+
+        `links` are other traces that it comes from.
 
         Raises:
             ConfigurationError: streams.yaml does not let this service publish to `stream`.
             InvalidEvent: the data cannot be written as JSON.
         """
-        trace = cause.trace if cause.trace.span_id else self._scope.telemetry.begin(cause.trace).child()
-        return self._effects.emit(cause, trace, stream, type, data, subject=subject, tenant=tenant, delay=delay)
+        trace = self.trace if len(self.events) == 1 else cause.trace
+        if not trace.span_id:
+            trace = self._scope.telemetry.begin(trace)
+        return self._effects.emit(
+            cause, trace, stream, type, data, subject=subject, tenant=tenant, delay=delay, links=links
+        )
+
+
+def _batch_trace(scope: Scope, events: Sequence[Event]) -> TraceContext:
+    telemetry = scope.telemetry
+    if len(events) == 1:
+        trace = events[0].trace
+        return (trace if trace.span_id else telemetry.begin(trace)).child()
+    if telemetry.enabled and any(event.trace.sampled for event in events):
+        return TraceContext.new().child().keep()
+    return TraceContext.new()
 
 
 def _restore(stored: bytes, function: Callable[..., Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
@@ -49,16 +49,16 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None = None
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str]) -> Query:
-        """Read a query from `limit`, `channel`, `fingerprint` and `outcome`.
+    def parse(cls, parameters: Mapping[str, str], *, known: Sequence[str] | None = None) -> Query:
+        """Read a query from `limit`, `channel`, `fingerprint` and `outcome`, or from those of them that are `known`.
 
         Raises:
             ConfigurationError: a parameter is unknown or its value cannot be used.
         """
+        names = cls.__struct_fields__ if known is None else known
         for name in parameters:
-            if name not in cls.__struct_fields__:
-                known = ", ".join(cls.__struct_fields__)
-                raise ConfigurationError(f"{name}: there is no such parameter; there are {known}")
+            if name not in names:
+                raise ConfigurationError(f"{name}: there is no such parameter; there is {', '.join(names)}")
         limit, outcome = parameters.get("limit", "50"), parameters.get("outcome")
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= _MOST:
             raise ConfigurationError(f"limit: {limit!r} is no number from 1 to {_MOST}")

@@ -21,6 +21,7 @@ from penstock.streams.janitor import MOST_DEATHS
 from penstock.streams.presence import Held
 from penstock.streams.read import Row
 from penstock.streams.settle import DEAD, DONE, RETRY, Entry, Settled, Settler, Source, Unit
+from penstock.telemetry.spans import Span
 from penstock.topology import ServiceSpec
 
 _MOST_UNSETTLED = 1_000
@@ -79,6 +80,7 @@ class Dispatcher:
         self._batching: set[Handler] = set()
         self._suspects: list[Work] = []
         self._trial: asyncio.Task[None] | None = None
+        self._untold: dict[int, list[Span]] = {}
         self.in_hand: dict[Held, Work | None] = {}
         self.refused = 0
         """Entries whose commit came too late: others had taken them over."""
@@ -160,11 +162,15 @@ class Dispatcher:
 
     def concluded(self, settled: Settled) -> None:
         """Let go of a settled unit; see to what could not be settled."""
+        spans = self._untold.pop(id(settled.unit), ())
         if settled.invalid is not None:
             self._bury_invalid(settled.unit, settled.invalid)
             return
         again: list[Work] = []
         unsettled = bool(settled.refused) or settled.stale
+        if not unsettled:
+            for span in spans:
+                self._scope.telemetry.record(span)
         for index, entry in enumerate(settled.unit.entries):
             work = self.in_hand.pop((entry.source, entry.entry_id), None)
             if index in settled.refused:
@@ -331,6 +337,8 @@ class Dispatcher:
     def _submit(self, entries: list[Entry], effects: Effects) -> None:
         assert self._settler is not None
         unit = Unit(entries, effects.outputs, effects.state.operations, effects.state.guards)
+        if effects.spans:
+            self._untold[id(unit)] = effects.spans
         self._running -= len(entries)
         self._changed.set()
         for stream, count in Counter(effects.streams).items():
@@ -338,6 +346,7 @@ class Dispatcher:
         try:
             self._settler.submit(unit)
         except InvalidEvent as error:
+            self._untold.pop(id(unit), None)
             self._bury_invalid(unit, str(error))
 
     def _settle_plain(self, source: Source, entry_id: str, verdict: int, fields: list[str]) -> None:

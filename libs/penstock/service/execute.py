@@ -101,7 +101,7 @@ async def execute_batch(
         context = BatchContext(scope, [batch[index][0] for index, _ in good])
         started_at = time.time_ns()
         if await _error_of(handler, [data for _, data in good], context, policy.timeout) is None:
-            tell_batch(scope, handler.stream, context.events, context.effects, started_at)
+            tell_batch(context, scope, handler.stream, started_at)
             yield [index for index, _ in good], Concluded(Done(), context.effects)
             return
     for index, data in good:
@@ -110,7 +110,7 @@ async def execute_batch(
         started_at = time.time_ns()
         failure = await _error_of(handler, [data], context, policy.timeout)
         if failure is None:
-            tell_batch(scope, handler.stream, [event], context.effects, started_at)
+            tell_batch(context, scope, handler.stream, started_at)
             yield [index], Concluded(Done(), context.effects)
         else:
             yield [index], Concluded(judge(failure, event.type, attempt, policy.retry), Effects(scope))

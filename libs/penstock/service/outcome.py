@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigurationError, InvalidEvent, Reject, Snooze, TryAgain
+from penstock.errors import ConfigurationError, InvalidEvent, Reject, Snooze, TryAgain, Unavailable
 from penstock.retry import Retry
 
 _MOST_TEXT = 2_000
 _MOST_TRACEBACK = 8_000
+_WHILE_AWAY = 1.0  # seconds until a handler that needed Redis runs again
 _LONGEST_DELAY = 365 * 86_400.0  # seconds; a server may answer anything as its Retry-After
 
 
@@ -54,6 +55,8 @@ def judge(error: BaseException, event_type: str, attempt: int, retry: Retry) -> 
     """Decide what becomes of an event whose handler raised `error` on attempt number `attempt`."""
     if isinstance(error, Snooze):
         return Retried(_bounded(error.seconds), "snoozed", snoozed=True)
+    if isinstance(error, Unavailable):  # Redis is away, and so for everybody: no event is to blame
+        return Retried(_WHILE_AWAY, str(error), snoozed=True)
     if isinstance(error, Reject):
         return dead(event_type, "rejected", error.reason, error)
     if isinstance(error, ConfigurationError | InvalidEvent):

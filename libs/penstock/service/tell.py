@@ -1,18 +1,19 @@
-"""Telling telemetry of handler runs: one process span each, and the spans of what they published."""
+"""Telling telemetry of handler runs: one process span each, beside the spans of what they published.
+
+They go with the run's effects and are recorded once those are settled: a run whose commit was refused, or that
+has to be repeated, has not happened.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from penstock.event import Event
-from penstock.service.context import Context, Effects, Scope
+from penstock.service.context import BatchContext, Context, Scope
 from penstock.service.outcome import Dead, Done, Outcome, Retried
 from penstock.telemetry.spans import Span, messaging
-from penstock.trace_context import TraceContext
+from penstock.trace_context import LINKS, TraceContext, parse_links
 
-LINKS = "links"
-"""Field of an event whose causes lie in other traces: their traceparents, separated by spaces."""
 _MOST_LINKS = 128  # the SDK's own bound
 
 
@@ -33,7 +34,7 @@ def tell_run(context: Context, outcome: Outcome, scope: Scope) -> None:
     if error:
         more["error.type"] = error
     sender = (event.trace,) if event.trace.span_id else ()
-    telemetry.record(
+    context.effects.spans.append(
         Span(
             name=f"process {stream}",
             kind="consumer",
@@ -46,46 +47,37 @@ def tell_run(context: Context, outcome: Outcome, scope: Scope) -> None:
             error=_message(outcome),
         )
     )
-    _tell_sent(scope, context.effects)
 
 
-def tell_batch(scope: Scope, stream: str, events: Sequence[Event], effects: Effects, started_at: int) -> None:
-    """Tell of the run of a batch handler: a trace of its own, with links to those of its events."""
-    telemetry = scope.telemetry
+def tell_batch(context: BatchContext, scope: Scope, stream: str, started_at: int) -> None:
+    """Tell of the run of a batch handler: one event's in its trace, several in a trace that links to theirs."""
+    telemetry, events = scope.telemetry, context.events
     now = time.time_ns()
     telemetry.processed((now - started_at) / 1e9, stream=stream, group=scope.service, error=None)
-    if not telemetry.enabled:
-        return
-    links = tuple(event.trace for event in events if event.trace.sampled and event.trace.span_id)[:_MOST_LINKS]
-    if links:
+    if context.trace.sampled:
         more: dict[str, str | float] = {
             "messaging.consumer.group.name": scope.service,
             "messaging.batch.message_count": len(events),
         }
-        telemetry.record(
+        context.effects.spans.append(
             Span(
                 name=f"process {stream}",
                 kind="consumer",
-                context=TraceContext.new().child().keep(),
-                parent="",
+                context=context.trace,
+                parent=events[0].trace.span_id if len(events) == 1 else "",
                 start=started_at,
                 end=now,
                 attributes=messaging("process", "process", stream, **more),
-                links=links,
+                links=tuple(
+                    link for event in events[:_MOST_LINKS] for link in (event.trace, *links_of(event)) if link.span_id
+                )[:_MOST_LINKS],
             )
         )
-    _tell_sent(scope, effects)
 
 
 def links_of(event: Event) -> tuple[TraceContext, ...]:
     """Return the traces that an event says it comes from besides its own."""
-    given = event.extra.get(LINKS, "").split()[:_MOST_LINKS]
-    return tuple(trace for trace in map(TraceContext.parse, given) if trace is not None)
-
-
-def _tell_sent(scope: Scope, effects: Effects) -> None:
-    for sent in effects.spans:
-        scope.telemetry.record(sent)
+    return parse_links(event.extra.get(LINKS))
 
 
 def _error(outcome: Outcome) -> str | None:

@@ -14,7 +14,7 @@ from penstock.topology import DEAD_LETTERS, Topology
 
 _trim = Script("penstock.streams", "trim")
 _TICK = 5.0
-_MOST_ENTRIES = 10_000  # removed in one call
+_MOST_ENTRIES = 1_000  # looked at in one call, payloads and all: with more it would hold Redis for long
 _log = structlog.get_logger("penstock.retention")
 
 

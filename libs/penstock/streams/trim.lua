@@ -5,7 +5,7 @@
 -- ARGV[2]  most entries to keep
 -- ARGV[3]  most entries to remove in this call
 -- ARGV[4]  ... names of the declared groups
--- returns  {removed, 1 if more could be removed, name of the group that holds trimming back or ''}
+-- returns  {removed, 1 if another call may remove more, name of the group that holds trimming back or ''}
 
 if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0, ''} end
 
@@ -50,4 +50,5 @@ end
 local held = before(keep, wanted) and #redis.call('XRANGE', KEYS[1], keep, '(' .. wanted, 'COUNT', 1) > 0
 if held then wanted = keep end
 local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', wanted, 'LIMIT', most)
-return {removed, removed >= most and 1 or 0, held and holder or ''}
+-- It goes by whole nodes, and stops short of LIMIT where the next one would exceed it.
+return {removed, removed > 0 and 1 or 0, held and holder or ''}
