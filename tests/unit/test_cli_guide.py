@@ -41,6 +41,12 @@ def test_it_says_where_everything_is() -> None:
     assert "\x1b" not in text
 
 
+def test_it_shows_where_traces_are_drawn_if_they_are() -> None:
+    assert "http://127.0.0.1:8080/traces" in guide(Settings(), MESH, None, coloured=False)
+    assert "/traces" not in guide(Settings(gateway_host="0.0.0.0"), MESH, None, coloured=False)
+    assert "/traces" in guide(Settings(gateway_host="0.0.0.0", gateway_traces=True), MESH, None, coloured=False)
+
+
 @pytest.mark.parametrize("tool", [None, "redis-cli", "valkey-cli"])
 def test_its_commands_publish_a_good_ticket(tool: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in (tool, "penstock") else None)

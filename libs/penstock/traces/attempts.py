@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from penstock.event import rfc3339
+from penstock.traces.entries import Entry, Letter, Parked
 from penstock.traces.model import Attempt, Hop, Outcome, State
 from penstock.traces.reports import OUTCOMES, STARTED, Report
-from penstock.traces.scan import Entry, Letter, Parked
 from penstock.traces.standing import Standing
 
 _LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the end of RFC 3339; a producer may choose an entry's id

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from penstock.traces.entries import Entry, Letter, Parked, Place, entry_order
 from penstock.traces.reports import REPORTS
-from penstock.traces.scan import Entry, Findings, Letter, Parked, Place, entry_order
+from penstock.traces.scan import Findings
 
 
 class Node(msgspec.Struct, frozen=True, eq=False):

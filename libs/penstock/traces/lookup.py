@@ -10,10 +10,11 @@ from penstock.event import parse_identity
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.topology import Topology
+from penstock.traces.entries import Entry, Place
 from penstock.traces.forest import Forest, Node
 from penstock.traces.model import Trace, TraceList
 from penstock.traces.reports import Told, read
-from penstock.traces.scan import Entry, Findings, Place, Scanner
+from penstock.traces.scan import Findings, Scanner
 from penstock.traces.standing import standings
 from penstock.traces.telling import Teller
 

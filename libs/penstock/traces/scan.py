@@ -6,75 +6,26 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from penstock.event import RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ENTRY, RETRY_ERROR, UNKNOWN_SOURCE, identity
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.topology import DEAD_LETTERS, Topology
-from penstock.trace_context import TraceContext
-
-Place = tuple[str, str]
+from penstock.traces.entries import (
+    EVENT,
+    LETTER,
+    PARKED,
+    Entry,
+    Letter,
+    Parked,
+    entry_order,
+    number,
+    read_event,
+    read_letter,
+    read_parked,
+)
 
 _scan = Script("penstock.traces", "scan")
 _PAGE = 200  # bounds how long one call holds Redis, however large the entries are
-_EVENT = ("type", "id", "source", "subject", "tenant", "cause", "traceparent", "links")
-_RETRY = (RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR)
-_LETTER = ("dlq.stream", "dlq.group", "dlq.entry", "dlq.attempts", "dlq.reason", "dlq.error")
-
-
-class Entry(msgspec.Struct, frozen=True, eq=False):
-    """An event as one place in Redis has it. `time` is when the server took it, in ms since the epoch.
-
-    `due` is set while it waits to be published, in ms; it then has no `entry_id` yet.
-    """
-
-    stream: str
-    entry_id: str
-    time: int
-    type: str
-    id: str
-    source: str
-    subject: str
-    tenant: str
-    cause: str
-    trace_id: str
-    links: tuple[str, ...] = ()
-    due: int | None = None
-
-    @property
-    def place(self) -> Place:
-        """What tells it from every other event, also from those under the same id."""
-        return self.stream, self.entry_id or f"scheduled {self.id}"
-
-
-class Parked(msgspec.Struct, frozen=True, eq=False):
-    """An event that a group will try again: delayed until `due` (ms), or due and in its retry stream."""
-
-    event: Entry
-    group: str
-    attempt: int
-    crashes: int
-    error: str
-    due: int | None = None
-    retry_id: str | None = None
-
-    @property
-    def retry_time(self) -> int:
-        """When it came into the retry stream, in ms."""
-        return entry_ms(self.retry_id or "")
-
-
-class Letter(msgspec.Struct, frozen=True, eq=False):
-    """A dead letter. `time` is when the server took it, in ms; `replayed` when it was given back."""
-
-    event: Entry
-    group: str
-    letter: str
-    time: int
-    attempts: int
-    reason: str
-    error: str
-    replayed: str | None = None
 
 
 class Findings(msgspec.Struct):
@@ -140,30 +91,30 @@ class Scanner:
         """Return one event by its place, however old it is."""
         if stream not in self._streams:
             return None
-        rows = await _scan(self._client, [self._keys.stream(stream)], [entry_id, entry_id, 1, *_EVENT])
-        return _event(stream, _text(rows[0][0]), _texts(rows[0])) if rows else None
+        rows = await _scan(self._client, [self._keys.stream(stream)], [entry_id, entry_id, 1, *EVENT])
+        return read_event(stream, _text(rows[0][0]), _texts(rows[0])) if rows else None
 
     async def _published(self, stream: str, newest: int, found: Findings) -> None:
-        async for row in self._since_last(self._keys.stream(stream), newest, _EVENT, found):
-            found.events.append(_event(stream, _text(row[0]), _texts(row)))
+        async for row in self._since_last(self._keys.stream(stream), newest, EVENT, found):
+            found.events.append(read_event(stream, _text(row[0]), _texts(row)))
 
     async def _scheduled(self, stream: str, newest: int, found: Findings) -> None:
-        async for row in self._soonest(self._keys.scheduled(stream), newest, _EVENT, found):
-            found.events.append(_event(stream, "", _texts(row), due=_number(_text(row[0]))))
+        async for row in self._soonest(self._keys.scheduled(stream), newest, EVENT, found):
+            found.events.append(read_event(stream, "", _texts(row), due=number(_text(row[0]))))
 
     async def _delayed(self, stream: str, group: str, newest: int, found: Findings) -> None:
-        async for row in self._soonest(self._keys.delayed(stream, group), newest, _EVENT + _RETRY, found):
-            found.parked.append(_parked(stream, group, _texts(row), "", due=_number(_text(row[0]))))
+        async for row in self._soonest(self._keys.delayed(stream, group), newest, PARKED, found):
+            found.parked.append(read_parked(stream, group, _texts(row), "", due=number(_text(row[0]))))
 
     async def _retried(self, stream: str, group: str, newest: int, found: Findings) -> None:
-        async for row in self._newest(self._keys.retry(stream, group), newest, _EVENT + _RETRY, found):
+        async for row in self._newest(self._keys.retry(stream, group), newest, PARKED, found):
             retry_id = _text(row[0])
-            found.parked.append(_parked(stream, group, _texts(row), retry_id, retry_id=retry_id))
+            found.parked.append(read_parked(stream, group, _texts(row), retry_id, retry_id=retry_id))
 
     async def _dead(self, newest: int, found: Findings) -> None:
         key = self._keys.stream(DEAD_LETTERS)
-        rows = [row async for row in self._since_last(key, newest, _EVENT + _LETTER, found)]
-        found.letters = await self._marked([_letter(_text(row[0]), _texts(row)) for row in rows])
+        rows = [row async for row in self._since_last(key, newest, LETTER, found)]
+        found.letters = await self._marked([read_letter(_text(row[0]), _texts(row)) for row in rows])
 
     async def _marked(self, letters: list[Letter]) -> list[Letter]:
         """Return dead letters with when they were replayed."""
@@ -217,17 +168,6 @@ class Scanner:
             found.notes.append(f"{key}: only the {most} that are due first, of {length}, were searched")
 
 
-def entry_order(entry_id: str) -> tuple[int, int]:
-    """Return what entry ids are ordered by."""
-    ms, _, sequence = entry_id.partition("-")
-    return _number(ms), _number(sequence)
-
-
-def entry_ms(entry_id: str) -> int:
-    """Return the time in an entry id; 0 if it is none, as somebody else's dead letter may say."""
-    return _number(entry_id.partition("-")[0])
-
-
 def _fingerprint(found: Findings) -> tuple[object, ...]:
     return (
         len(found.events),
@@ -236,49 +176,9 @@ def _fingerprint(found: Findings) -> tuple[object, ...]:
     )
 
 
-def _event(stream: str, entry_id: str, values: list[str], *, due: int | None = None) -> Entry:
-    event_type, event_id, source, subject, tenant, cause, traceparent, links = values[: len(_EVENT)]
-    event_id = event_id or identity(stream, entry_id)
-    trace = TraceContext.parse(traceparent) or TraceContext.for_event(event_id)
-    return Entry(
-        stream=stream,
-        entry_id=entry_id,
-        time=entry_ms(entry_id) if due is None else due,
-        type=event_type,
-        id=event_id,
-        source=source or UNKNOWN_SOURCE,
-        subject=subject,
-        tenant=tenant,
-        cause=cause,
-        trace_id=trace.trace_id,
-        links=tuple(link.trace_id for link in map(TraceContext.parse, links.split()) if link) if links else (),
-        due=due,
-    )
-
-
-def _parked(
-    stream: str, group: str, values: list[str], entry_id: str, *, due: int | None = None, retry_id: str | None = None
-) -> Parked:
-    origin, attempt, crashes, error = values[len(_EVENT) :]
-    event = _event(stream, origin or entry_id, values)
-    return Parked(event, group, _number(attempt) or 1, _number(crashes), error, due, retry_id)
-
-
-def _letter(letter: str, values: list[str]) -> Letter:
-    stream, group, entry_id, attempts, reason, error = values[len(_EVENT) :]
-    event = _event(stream, entry_id, values)
-    return Letter(event, group, letter, entry_ms(letter), _number(attempts), reason, error)
-
-
 def _texts(row: list[bytes]) -> list[str]:
     return [value.decode(errors="replace") for value in row[1:]]
 
 
 def _text(value: bytes) -> str:
     return value.decode(errors="replace")
-
-
-def _number(text: str) -> int:
-    """Return a count or a time in ms, 0 for what is none."""
-    whole = text.partition(".")[0]
-    return int(whole) if whole.isascii() and whole.isdecimal() and len(whole) <= 20 else 0

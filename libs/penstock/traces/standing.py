@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, ResponseError
-from penstock.traces.scan import entry_order
+from penstock.traces.entries import entry_order
 
 _PAGE = 500
 

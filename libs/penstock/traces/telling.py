@@ -10,10 +10,10 @@ import msgspec
 from penstock.topology import EVENTS, Topology
 from penstock.traces import attempts
 from penstock.traces.attempts import SETTLED, UNREAD, Clock, Evidence
+from penstock.traces.entries import Entry, Letter, Parked, Place
 from penstock.traces.forest import Forest, Node
 from penstock.traces.model import Hop, State, Trace, TracedEvent, TraceSummary
 from penstock.traces.reports import REPORTS, STARTED, Report, Told
-from penstock.traces.scan import Entry, Letter, Parked, Place
 from penstock.traces.standing import Question, Standing
 
 _OVER = frozenset({"completed", "failed", "snoozed", "dead"})

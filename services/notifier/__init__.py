@@ -1,0 +1,1 @@
+"""The notifier: takes alerts to people, one delivery for each alert and channel."""

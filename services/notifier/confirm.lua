@@ -1,0 +1,31 @@
+-- The other side has confirmed a message: from here on it is never sent again. The receipt stays until the
+-- delivery is settled, for whoever takes it over should this process die before.
+--
+-- KEYS[1]  thread: hash
+-- KEYS[2]  until when the target is not to be used, in ms
+-- ARGV[1]  event id of the delivery
+-- ARGV[2]  order of the change
+-- ARGV[3]  its status: firing or resolved
+-- ARGV[4]  episode of the alert
+-- ARGV[5]  receipt
+-- ARGV[6]  reference of the message, '' if it has none
+-- ARGV[7]  how long the other side wants to be left alone, in ms
+-- ARGV[8]  lifetime of the thread, in ms
+-- returns  1; 0 if a later change has arrived already
+
+local thread, order, pause = KEYS[1], ARGV[2], tonumber(ARGV[7])
+redis.call('HSET', thread, 'receipt:' .. ARGV[1], ARGV[5])
+redis.call('PEXPIRE', thread, ARGV[8])
+if redis.call('HGET', thread, 'holder') == ARGV[1] then redis.call('HDEL', thread, 'holder', 'held_until') end
+if (redis.call('HGET', thread, 'delivered') or '') >= order then return 0 end
+redis.call('HSET', thread, 'delivered', order, 'status', ARGV[3], 'episode', ARGV[4], 'reference', ARGV[6])
+for _, field in ipairs(redis.call('HKEYS', thread)) do
+  local change = string.match(field, '^waiting:(.+)$')
+  if change and change <= order then redis.call('HDEL', thread, field) end
+end
+if pause > 0 then
+  local time = redis.call('TIME')
+  local free = time[1] * 1000 + math.floor(time[2] / 1000) + pause
+  if free > tonumber(redis.call('GET', KEYS[2]) or 0) then redis.call('SET', KEYS[2], free, 'PX', pause) end
+end
+return 1

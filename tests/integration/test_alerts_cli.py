@@ -1,0 +1,168 @@
+"""`penstock alerts` and `penstock silence`, as a person and a script run them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.alerting import is_caught_up, jobs, lagging, make_window, manager, publish, rules_text, told
+from tests.command_line import environment
+from tests.hands import Raw, snapshot
+from tests.processes import ROOT, eventually
+from tests.servers import Server
+
+LAG = "kind: threshold\nseries: lag_age\nabove: 30s"
+FAILING = "kind: ratio\nseries: jobs\nby: [service]\nover: 1m\nabove: 10%\nmin_count: 10"
+
+
+class Cli:
+    """Runs `penstock` on the default topology."""
+
+    def __init__(self, server: Server, rules: Path) -> None:
+        self.env = environment(REDIS_URL=server.url, PENSTOCK_ALERTS=str(rules))
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", *arguments],
+            env=self.env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json"))
+
+
+@pytest.fixture
+def start() -> float:
+    return time.time() // 10 * 10 - 3_600
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    path = tmp_path / "alerts.yaml"
+    path.write_text(rules_text(lag=LAG, slow=LAG + "\nfor: 1h", failing=FAILING))
+    return path
+
+
+@pytest.fixture
+def cli(server: Server, rules: Path) -> Cli:
+    return Cli(server, rules)
+
+
+def test_what_is_wrong_is_shown_with_reasons_and_traces(
+    cli: Cli, server: Server, raw: Raw, rules: Path, start: float
+) -> None:
+    assert cli("alerts") == "nothing is wrong\n"
+    assert cli("alerts", "history") == "nothing has happened yet\n"
+    failing = jobs(40, 10, service="worker", traces=["a" * 32])
+    with manager(server, rules):
+        publish(raw, lagging(start, 40), make_window(start, failing, scope="events"))
+        publish(raw, make_window(start + 10, jobs(400, 0, service="worker"), scope="events"))
+        eventually(lambda: len(told(raw)) == 3)
+    shown, everything = cli("alerts").splitlines(), cli("alerts", "--all")
+
+    assert shown[0].startswith("firing   warning  lag ingest/a  since ")
+    assert shown[1] == "    lag: lag_age of ingest/a is 40 s, above 30 s"
+    assert shown[2].startswith("pending  warning  slow ingest/a  since ")
+    assert "resolved warning  failing worker" in everything
+    assert f"    traces: {'a' * 32}" in everything
+    assert [alert["state"] for alert in cli.json("alerts")] == ["firing", "pending"]
+    lines = cli("alerts", "history").splitlines()
+    assert any("told resolved   failing worker" in line and "not above 10 %" in line for line in lines)
+    assert {entry["what"] for entry in cli.json("alerts", "history")} == {
+        *("firing", "pending", "resolved", "told", "told resolved")
+    }
+    assert len(cli.json("alerts", "history", "--limit", "2")) == 2
+
+
+def test_silences_are_made_listed_and_removed(cli: Cli) -> None:
+    assert cli("silence", "ls") == "no silences\n"
+    made = cli("silence", "add", "rule=lag", "group!=b", "--for", "2h", "--author", "ada", "--comment", "moving")
+    (silence,) = cli.json("silence", "ls")
+
+    assert made == f"{silence['id']}: until {silence['until']}\n"
+    assert (silence["matchers"], silence["author"], silence["comment"]) == (["rule=lag", "group!=b"], "ada", "moving")
+    assert "rule=lag group!=b" in cli("silence", "ls")
+    cli("silence", "rm", silence["id"])
+    assert cli.json("silence", "ls") == []
+    assert f"there is no silence {silence['id']}" in cli("silence", "rm", silence["id"], code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("silence", "add", "rule", "--for", "2h"),
+            "silence: expected a matcher such as",
+        ),
+        (
+            ("silence", "add", "rule=lag", "--for", "soon"),
+            "--for: expected a duration such as 30s",
+        ),
+        (("silence", "add", "rule=lag", "--for", "9999d"), "silence: duration: at most 10 years"),
+        (("alerts", "check", "no.yaml"), "no.yaml: cannot be read (No such file or directory)"),
+        (("alerts", "backtest", "alerts.yaml", "--since", "long"), "--since: expected a duration such as 30s"),
+    ],
+)
+def test_a_mistake_gets_a_sentence(cli: Cli, arguments: tuple[str, ...], sentence: str) -> None:
+    assert cli(*arguments, code=2).startswith(f"penstock: {sentence}")
+
+
+def test_a_rules_file_is_checked(cli: Cli, rules: Path, tmp_path: Path) -> None:
+    assert cli("alerts", "check").endswith("\n3 rules, all right\n")
+    assert [rule["rule"] for rule in cli.json("alerts", "check", str(rules))] == ["lag", "slow", "failing"]
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(rules_text(lag=f"{LAG}\nclear: 1h"))
+
+    assert cli("alerts", "check", str(broken), code=2).startswith("penstock: broken.yaml: rules.lag.clear: it must not")
+
+
+def test_a_backtest_shows_what_rules_would_have_raised_and_for_how_long(
+    cli: Cli, raw: Raw, tmp_path: Path, start: float
+) -> None:
+    assert "holds no roll-ups" in cli("alerts", "backtest", "alerts.yaml")
+    publish(raw, *(lagging(start + 10 * at, 40 if 3 <= at < 9 or at >= 50 else 4) for at in range(60)))
+    trial = tmp_path / "trial.yaml"
+    trial.write_text(rules_text(lag=LAG, quiet=LAG.replace("30s", "1h"), dying="kind: event\ntype: job.dead"))
+    found = cli.json("alerts", "backtest", str(trial))
+    before = snapshot(raw)
+
+    assert found["windows"] == 60
+    assert [(alert["rule"], alert["seconds"], alert["until"] is None) for alert in found["alerts"]] == [
+        ("lag", 60, False),
+        ("lag", 90, True),
+    ]
+    assert found["left_out"] == ["dying"]
+    shown = cli("alerts", "backtest", str(trial), "--since", "1h")
+    assert "60 s" in shown
+    assert "90 s, fires still" in shown
+    assert "quiet: no alert" in shown
+    assert "dying: not part of this" in shown
+    assert shown.endswith("2 alerts of 1 rules\n")
+    assert snapshot(raw) == before  # nothing is written
+    assert told(raw) == []
+
+
+def test_a_backtest_of_the_rules_in_force_finds_what_was_told(
+    cli: Cli, server: Server, raw: Raw, rules: Path, start: float
+) -> None:
+    publish(raw, *(lagging(start + 10 * at, 40 if at % 5 < 2 else 4) for at in range(20)))
+    with manager(server, rules):
+        eventually(lambda: is_caught_up(raw))
+    found = cli.json("alerts", "backtest", str(rules))
+
+    triggers = [line for line in told(raw) if line.startswith("triggered")]
+    assert len(found["alerts"]) == len(triggers) > 2

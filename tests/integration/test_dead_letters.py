@@ -1,0 +1,205 @@
+"""The dead letter queue: read, replay once, purge, keep within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from penstock.keys import Keys
+from penstock.resilience.dlq import DeadLetter, DeadLetters
+from tests.hands import Raw, connected, fields_of
+from tests.servers import Server
+
+RETRY = "ingest:worker:retry"
+
+
+@asynccontextmanager
+async def queue(server: Server) -> AsyncIterator[DeadLetters]:
+    async with connected(server) as client:
+        yield DeadLetters(client, Keys())
+
+
+def bury(raw: Raw, number: int = 1, *, entry_id: str = "*", **fields: str) -> str:
+    letter = {
+        "type": "ticket.created",
+        "data": f'{{"n": {number}}}',
+        "mine": "x",
+        "dlq.stream": "ingest",
+        "dlq.group": "worker",
+        "dlq.entry": f"{number}-0",
+        "dlq.reason": "failed",
+        "dlq.error": "KeyError: 'x'",
+        "dlq.attempts": "5",
+        "dlq.time": "2026-11-22T10:00:00.000Z",
+        "dlq.fingerprint": "ticket.created:failed:f:1234",
+        "dlq.traceback": "Traceback",
+        "attempt": "5",
+        "retry.entry": f"{number}-0",
+        "retry.crashes": "1",
+    }
+    added: bytes = raw.xadd("dlq", {**letter, **fields}, id=entry_id)
+    return added.decode()
+
+
+async def newest(letters: DeadLetters, *, limit: int | None = None, replayed: bool = False) -> list[DeadLetter]:
+    return [letter async for letter in letters.newest(limit=limit, replayed=replayed)]
+
+
+async def found(letters: DeadLetters, letter: str) -> DeadLetter:
+    there = await letters.get(letter)
+    assert there is not None
+    return there
+
+
+async def test_a_dead_letter_tells_what_died_where_and_why(server: Server, raw: Raw) -> None:
+    letter = bury(raw)
+    async with queue(server) as letters:
+        told = await found(letters, letter)
+
+    assert (told.letter, told.event_id, told.type) == (letter, "ingest-1-0", "ticket.created")
+    assert (told.stream, told.group, told.entry, told.reason, told.attempts) == ("ingest", "worker", "1-0", "failed", 5)
+    assert (told.error, told.traceback, told.replayed) == ("KeyError: 'x'", "Traceback", None)
+    assert told.event == {"type": "ticket.created", "data": '{"n": 1}', "mine": "x"}
+
+
+async def test_a_letter_that_is_not_there_is_none(server: Server) -> None:
+    async with queue(server) as letters:
+        assert await letters.get("1-1") is None
+        assert await newest(letters) == []
+
+
+async def test_a_letter_that_somebody_wrote_by_hand_is_shown_all_the_same(server: Server, raw: Raw) -> None:
+    letter = raw.xadd("dlq", {b"note": b"\xff", b"dlq.attempts": b"many"}).decode()
+    async with queue(server) as letters:
+        told = await found(letters, letter)
+
+    assert (told.type, told.attempts) == ("", 0)
+
+
+async def test_the_newest_come_first_over_any_number_of_pages(server: Server, raw: Raw) -> None:
+    written = [bury(raw, number) for number in range(1, 1_102)]
+    async with queue(server) as letters:
+        assert [letter.letter for letter in await newest(letters)] == written[::-1]
+        assert [letter.letter for letter in await newest(letters, limit=2)] == written[:-3:-1]
+
+
+async def test_a_replay_gives_the_event_back_to_its_group_as_a_first_attempt(server: Server, raw: Raw) -> None:
+    letter = bury(raw)
+    async with queue(server) as letters:
+        replayed = await letters.replay(await found(letters, letter))
+
+    (entry,) = fields_of(raw, RETRY)
+    traceparent = entry.pop("traceparent")
+    assert replayed is not None
+    assert replayed.trace_id in traceparent
+    assert entry == {
+        "type": "ticket.created",
+        "data": '{"n": 1}',
+        "mine": "x",
+        "retry.entry": "1-0",
+        "attempt": "1",
+        "retry.crashes": "0",
+    }
+
+
+async def test_of_many_operators_at_once_one_replays(server: Server, raw: Raw) -> None:
+    letter = bury(raw)
+    async with queue(server) as letters:
+        told = await found(letters, letter)
+        answers = await asyncio.gather(*(letters.replay(told) for _ in range(20)))
+
+    assert sum(answer is not None for answer in answers) == 1
+    assert raw.xlen(RETRY) == 1
+
+
+async def test_what_was_replayed_is_marked_and_listed_only_when_asked_for(server: Server, raw: Raw) -> None:
+    first, second = bury(raw, 1), bury(raw, 2)
+    async with queue(server) as letters:
+        await letters.replay(await found(letters, first))
+
+        assert [letter.letter for letter in await newest(letters)] == [second]
+        assert [letter.letter for letter in await newest(letters, replayed=True)] == [second, first]
+        assert (await found(letters, first)).replayed is not None
+
+
+async def test_a_letter_that_was_purged_meanwhile_is_not_replayed(server: Server, raw: Raw) -> None:
+    letter = bury(raw)
+    async with queue(server) as letters:
+        told = await found(letters, letter)
+        await letters.purge([told])
+
+        assert await letters.replay(told) is None
+    assert not raw.exists(RETRY)
+
+
+async def test_the_record_of_a_replayed_job_says_that_it_is_queued_again(server: Server, raw: Raw) -> None:
+    letter = bury(raw, id="J-1")
+    raw.set("state:worker:job:J-1", '{"state": "dead"}', ex=1_000)
+    async with queue(server) as letters:
+        await letters.replay(await found(letters, letter))
+
+    record = msgspec.json.decode(raw.get("state:worker:job:J-1"))
+    assert record == {"state": "queued", "type": "ticket.created", "attempts": 0}
+    assert 0 < raw.ttl("state:worker:job:J-1") <= 1_000
+
+
+async def test_what_is_no_job_gets_no_record(server: Server, raw: Raw) -> None:
+    letter = bury(raw)
+    async with queue(server) as letters:
+        await letters.replay(await found(letters, letter))
+
+    assert not raw.keys("state:*")
+
+
+async def test_purging_takes_checkpoints_and_marks_along(server: Server, raw: Raw) -> None:
+    letter, kept = bury(raw, 1), bury(raw, 2)
+    raw.hset("checkpoint:worker:ingest-1-0", "step", "1")
+    raw.hset("checkpoint:worker:ingest-2-0", "step", "1")
+    async with queue(server) as letters:
+        told = await found(letters, letter)
+        await letters.replay(told)
+        assert await letters.purge([told]) == 1
+        assert await letters.purge([told]) == 0
+
+    assert [entry_id.decode() for entry_id, _ in raw.xrange("dlq")] == [kept]
+    assert not raw.exists("checkpoint:worker:ingest-1-0")
+    assert raw.exists("checkpoint:worker:ingest-2-0")
+    assert not raw.exists("dlq:replayed")
+
+
+async def test_purging_many_goes_in_pages(server: Server, raw: Raw) -> None:
+    for number in range(1, 1_102):
+        bury(raw, number)
+    async with queue(server) as letters:
+        assert await letters.purge(await newest(letters)) == 1_101
+
+    assert raw.xlen("dlq") == 0
+
+
+async def test_letters_are_kept_by_number_and_by_age_with_their_marks(server: Server, raw: Raw) -> None:
+    now = round(time.time() * 1000)
+    old = bury(raw, 1, entry_id=f"{now - 3 * 86_400_000}-1")
+    surplus, kept, newer = (bury(raw, number) for number in (2, 3, 4))
+    async with queue(server) as letters:
+        for letter in (old, surplus, kept):
+            await letters.replay(await found(letters, letter))
+
+        assert await letters.trim(days=2, entries=100) == 1
+        assert await letters.trim(days=2, entries=2) == 1
+        assert await letters.trim(days=2, entries=2) == 0
+
+    assert [entry_id.decode() for entry_id, _ in raw.xrange("dlq")] == [kept, newer]
+    assert [mark.decode() for mark in raw.hkeys("dlq:replayed")] == [kept]
+
+
+async def test_a_queue_that_is_emptied_by_age_keeps_no_mark(server: Server, raw: Raw) -> None:
+    letter = bury(raw, 1, entry_id="5-1")
+    async with queue(server) as letters:
+        await letters.replay(await found(letters, letter))
+        assert await letters.trim(days=1, entries=10) == 1
+
+    assert not raw.exists("dlq:replayed")

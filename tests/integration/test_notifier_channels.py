@@ -1,0 +1,385 @@
+"""Each channel against a server that behaves as the real one: what is sent, what is final, what is tried again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook as Verifier
+
+from penstock.topology import Duration
+from services.notifier.channels import AnyChannel, Discord, Slack, Telegram, Webhook
+from services.notifier.wire import SendFailed, SendRefused
+from tests import standins
+from tests.alerts import RESOLVED, make_letter
+from tests.standins import Reply, StandIn, refusal
+
+KINDS = ["slack", "discord", "telegram", "webhook"]
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def channel_for(server: StandIn, **more: Any) -> AnyChannel:
+    match server:
+        case standins.Slack():
+            return Slack(url=server.url, **more)
+        case standins.Discord():
+            return Discord(url=server.url, **more)
+        case standins.Telegram():
+            return Telegram(token=server.token, chat_id="42", api=server.base, **more)
+    return Webhook(url=server.url, secret=SECRET, **more)
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    kinds = {
+        "slack": standins.Slack,
+        "discord": standins.Discord,
+        "telegram": standins.Telegram,
+        "webhook": standins.StandIn,
+    }
+    with kinds[request.param]() as running:
+        yield running
+
+
+async def fail(channel: AnyChannel, **letter: Any) -> SendFailed:
+    with pytest.raises(SendFailed) as failure:
+        await channel.send(make_letter(**letter), allow_private=True)
+    return failure.value
+
+
+async def test_a_message_is_accepted(server: StandIn) -> None:
+    receipt = await channel_for(server).send(make_letter(), allow_private=True)
+
+    assert receipt.status in (200, 204)
+    assert receipt.latency > 0
+    assert len(server.requests) == 1
+
+
+async def test_a_retry_after_header_in_seconds_is_reported(server: StandIn) -> None:
+    server.script.append(Reply(429, "slow down", {"Retry-After": "17"}))
+
+    failure = await fail(channel_for(server))
+
+    assert (failure.status, failure.after) == (429, 17.0)
+    assert not isinstance(failure, SendRefused)
+
+
+async def test_a_retry_after_header_with_a_date_is_reported(server: StandIn) -> None:
+    when = datetime.now(UTC) + timedelta(hours=1)
+    server.script.append(Reply(429, "", {"Retry-After": format_datetime(when, usegmt=True)}))
+
+    failure = await fail(channel_for(server))
+
+    # The date has whole seconds, and the test took less than the five minutes allowed here.
+    assert failure.after is not None
+    assert 3300 < failure.after <= 3600
+
+
+async def test_a_429_without_a_time_leaves_it_to_the_schedule(server: StandIn) -> None:
+    server.script.append(Reply(429))
+
+    assert (await fail(channel_for(server))).after is None
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_server_error_is_worth_another_try(server: StandIn, status: int) -> None:
+    server.script.append(Reply(status, "oops"))
+
+    failure = await fail(channel_for(server))
+
+    assert not isinstance(failure, SendRefused)
+    assert (failure.status, failure.answer) == (status, "oops")
+
+
+async def test_retry_after_holds_for_a_server_error_too(server: StandIn) -> None:
+    server.script.append(Reply(503, "", {"Retry-After": "30"}))
+
+    assert (await fail(channel_for(server))).after == 30.0
+
+
+async def test_an_answer_that_does_not_come_is_worth_another_try(server: StandIn) -> None:
+    server.script.append(Reply(silent=True))
+
+    failure = await fail(channel_for(server, timeout=Duration(0.2)))
+
+    assert not isinstance(failure, SendRefused)
+    assert "0.2 s" in failure.reason
+
+
+async def test_an_answer_that_is_cut_in_the_middle_is_no_confirmation(server: StandIn) -> None:
+    server.script.append(Reply(200, "ok", cut=True))
+
+    failure = await fail(channel_for(server))
+
+    assert not isinstance(failure, SendRefused)
+
+
+async def test_a_connection_that_is_refused_is_worth_another_try(server: StandIn) -> None:
+    channel = channel_for(server)
+    server.__exit__()
+
+    assert not isinstance(await fail(channel), SendRefused)
+
+
+async def test_a_redirect_is_not_followed(server: StandIn) -> None:
+    server.script.append(Reply(302, "", {"Location": server.base + "/elsewhere"}))
+
+    failure = await fail(channel_for(server))
+
+    assert isinstance(failure, SendRefused)
+    assert "redirects are not followed" in failure.reason
+    assert len(server.requests) == 1
+
+
+async def test_a_client_error_is_final(server: StandIn) -> None:
+    server.script.append(Reply(400, "invalid_payload"))
+
+    failure = await fail(channel_for(server))
+
+    assert isinstance(failure, SendRefused)
+    assert not failure.gone
+
+
+async def test_private_targets_are_refused_and_the_refusal_says_how_to_allow_them(server: StandIn) -> None:
+    with pytest.raises(SendRefused, match="PENSTOCK_ALLOW_PRIVATE_TARGETS=true"):
+        await channel_for(server).send(make_letter(), allow_private=False)
+
+    assert server.requests == []
+
+
+async def test_a_name_that_resolves_to_a_private_address_is_refused() -> None:
+    with standins.StandIn() as server:
+        channel = Webhook(url=server.url.replace("127.0.0.1", "localhost"))
+        with pytest.raises(SendRefused, match="loopback"):
+            await channel.send(make_letter(), allow_private=False)
+
+        assert server.requests == []
+
+
+# Slack
+
+
+async def test_slack_wants_ok_and_nothing_else() -> None:
+    with standins.Slack() as server:
+        server.script.append(Reply(200, "<html>captive portal</html>"))
+
+        assert not isinstance(await fail(channel_for(server)), SendRefused)
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, "no_service"), (403, "invalid_token")])
+async def test_a_slack_webhook_that_is_gone_is_not_used_again(status: int, body: str) -> None:
+    with standins.Slack() as server:
+        server.script.append(Reply(status, body))
+
+        failure = await fail(channel_for(server))
+
+        assert isinstance(failure, SendRefused)
+        assert failure.gone
+
+
+async def test_an_archived_slack_channel_is_final_for_this_message_only() -> None:
+    with standins.Slack() as server:
+        server.script.append(Reply(410, "channel_is_archived"))
+
+        failure = await fail(channel_for(server))
+
+        assert isinstance(failure, SendRefused)
+        assert not failure.gone
+
+
+# Discord
+
+
+async def test_discord_says_in_the_body_how_long_to_wait_to_the_millisecond() -> None:
+    with standins.Discord() as server:
+        body = json.dumps({"message": "You are being rate limited.", "retry_after": 64.57, "global": False})
+        server.script.append(Reply(429, body, {"Retry-After": "65"}))
+
+        assert (await fail(channel_for(server))).after == 64.57
+
+
+async def test_discord_may_say_in_a_header_of_its_own_how_long_to_wait() -> None:
+    with standins.Discord() as server:
+        server.script.append(Reply(429, "", {"X-RateLimit-Reset-After": "1.25"}))
+
+        assert (await fail(channel_for(server))).after == 1.25
+
+
+async def test_discord_is_always_asked_to_wait_for_the_message() -> None:
+    with standins.Discord() as server:
+        channel = Discord(url=server.url + "?thread_id=77")
+        receipt = await channel.send(make_letter(), allow_private=True)
+
+        assert receipt.reference == "1000"
+        assert server.requests[0].query == {"wait": ["true"], "thread_id": ["77"]}
+
+
+async def test_discord_without_a_saved_message_is_no_success() -> None:
+    with standins.Discord() as server:
+        server.script.append(Reply(204))
+
+        assert not isinstance(await fail(channel_for(server)), SendRefused)
+
+
+async def test_the_last_message_of_discords_bucket_brings_a_pause() -> None:
+    with standins.Discord() as server:
+        headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset-After": "1.5"}
+        server.script.append(Reply(200, '{"id": "1"}', headers))
+
+        assert (await channel_for(server).send(make_letter(), allow_private=True)).pause == 1.5
+
+
+async def test_a_resolve_edits_the_discord_message() -> None:
+    with standins.Discord() as server:
+        channel = channel_for(server)
+        first = await channel.send(make_letter(), allow_private=True)
+        second = await channel.send(make_letter(RESOLVED, previous=first.reference), allow_private=True)
+
+        assert second.reference == first.reference
+        assert [request.method for request in server.requests] == ["POST", "PATCH"]
+        assert "RESOLVED" in server.messages["1000"]["embeds"][0]["title"]
+
+
+async def test_a_discord_message_that_was_deleted_is_posted_anew() -> None:
+    with standins.Discord() as server:
+        receipt = await channel_for(server).send(make_letter(RESOLVED, previous="999"), allow_private=True)
+
+        assert receipt.reference == "1000"
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, 10015), (401, 50027)])
+async def test_a_discord_webhook_that_is_gone_is_never_used_again(status: int, code: int) -> None:
+    with standins.Discord() as server:
+        server.script.extend([Reply(status, json.dumps({"code": code}))] * 2)
+        channel = channel_for(server)
+
+        for letter in ({}, {"alert": RESOLVED, "previous": "1000"}):
+            failure = await fail(channel, **letter)
+            assert isinstance(failure, SendRefused)
+            assert failure.gone
+        assert len(server.requests) == 2
+
+
+# Telegram
+
+
+async def test_telegram_says_in_its_parameters_how_long_to_wait() -> None:
+    with standins.Telegram() as server:
+        server.script.append(refusal(429, "Too Many Requests: retry after 5", retry_after=5))
+
+        assert (await fail(channel_for(server))).after == 5.0
+
+
+async def test_a_resolve_edits_the_telegram_message() -> None:
+    with standins.Telegram() as server:
+        channel = channel_for(server)
+        first = await channel.send(make_letter(), allow_private=True)
+        second = await channel.send(make_letter(RESOLVED, previous=first.reference), allow_private=True)
+
+        assert second.reference == first.reference == "100"
+        assert "RESOLVED" in server.messages[100]["text"]
+        assert server.requests[1].path.endswith("/editMessageText")
+
+
+async def test_editing_to_the_same_text_is_a_success() -> None:
+    with standins.Telegram() as server:
+        server.script.append(refusal(400, "Bad Request: message is not modified"))
+        receipt = await channel_for(server).send(make_letter(RESOLVED, previous="100"), allow_private=True)
+
+        assert receipt.reference == "100"
+
+
+async def test_a_telegram_message_that_was_deleted_is_sent_anew() -> None:
+    with standins.Telegram() as server:
+        receipt = await channel_for(server).send(make_letter(RESOLVED, previous="55"), allow_private=True)
+
+        assert receipt.reference == "100"
+        assert "message_id" not in server.requests[-1].json
+
+
+async def test_a_group_that_became_a_supergroup_is_followed_and_remembered() -> None:
+    with standins.Telegram() as server:
+        server.script.append(refusal(400, "group chat was upgraded", migrate_to_chat_id=-100777))
+        channel = channel_for(server)
+        receipt = await channel.send(make_letter(), allow_private=True)
+        await channel.send(make_letter(moved_to=receipt.moved_to), allow_private=True)
+
+        assert receipt.moved_to == "-100777"
+        assert [payload["chat_id"] for payload in server.payloads] == ["42", "-100777", "-100777"]
+
+
+async def test_markup_that_telegram_cannot_read_is_sent_as_plain_text() -> None:
+    with standins.Telegram() as server:
+        server.script.append(refusal(400, "Bad Request: can't parse entities: unsupported start tag"))
+        await channel_for(server).send(make_letter(), allow_private=True)
+
+        plain = server.payloads[1]
+        assert "parse_mode" not in plain
+        assert "<b>" not in plain["text"]
+        assert "31 of 258" in plain["text"]
+
+
+async def test_a_wrong_bot_token_is_final_for_the_channel() -> None:
+    with standins.Telegram() as server:
+        channel = Telegram(token="1:wrong", chat_id="42", api=server.base)
+
+        failure = await fail(channel)
+
+        assert isinstance(failure, SendRefused)
+        assert failure.gone
+
+
+# Generic webhooks
+
+
+async def test_a_webhook_is_signed_after_standard_webhooks_by_every_secret() -> None:
+    other = "whsec_" + "c2Vjb25kIHNlY3JldCBvZiB0aGlydHkgYnl0ZXMu"
+    with standins.StandIn() as server:
+        await Webhook(url=server.url, secret=f"{SECRET}, {other}").send(make_letter(), allow_private=True)
+
+        sent = server.requests[0]
+        for secret in (SECRET, other):
+            assert Verifier(secret).verify(sent.body, sent.headers)["type"] == "alert.triggered"
+        assert len(sent.headers["webhook-signature"].split(" ")) == 2
+
+
+async def test_a_webhook_has_the_same_id_and_body_on_every_attempt() -> None:
+    with standins.StandIn() as server:
+        server.script.append(Reply(500))
+        channel = channel_for(server)
+        await fail(channel, now=1.0)
+        await channel.send(make_letter(now=2_000_000_000.0), allow_private=True)
+
+        first, second = server.requests
+        assert first.headers["webhook-id"] == second.headers["webhook-id"] == "msg_1"
+        assert first.body == second.body
+
+
+async def test_headers_that_authenticate_us_go_along() -> None:
+    with standins.StandIn() as server:
+        channel = Webhook(url=server.url, headers={"Authorization": "Bearer of-secrets"})
+        await channel.send(make_letter(), allow_private=True)
+
+        assert server.requests[0].headers["authorization"] == "Bearer of-secrets"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429])
+async def test_a_webhook_that_is_only_busy_gets_another_try(status: int) -> None:
+    with standins.StandIn() as server:
+        server.script.append(Reply(status))
+
+        assert not isinstance(await fail(channel_for(server)), SendRefused)
+
+
+async def test_410_disables_a_webhook() -> None:
+    with standins.StandIn() as server:
+        server.script.append(Reply(410))
+
+        failure = await fail(channel_for(server))
+
+        assert isinstance(failure, SendRefused)
+        assert failure.gone

@@ -1,0 +1,193 @@
+"""`penstock deliveries`, `penstock notify` and the notifier's HTTP: what people see of it."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.alerts import ALERT, RESOLVED, make_alert
+from tests.command_line import Cli
+from tests.notifiers import Mesh
+from tests.processes import ROOT, eventually
+from tests.servers import Server
+from tests.standins import Reply, Slack
+
+
+@pytest.fixture
+def slack() -> Iterator[Slack]:
+    with Slack() as running:
+        yield running
+
+
+@pytest.fixture
+def mesh(server: Server, raw: Any, tmp_path: Path, slack: Slack) -> Mesh:
+    notify = f"""
+retry: [10ms]
+channels: {{main: {{type: slack, url: "{slack.url}", rate: 100/s}}}}
+routes: [{{channels: [main], match: [service=worker]}}]
+"""
+    return Mesh(server, raw, tmp_path, notify)
+
+
+@pytest.fixture
+def cli(server: Server, tmp_path: Path, mesh: Mesh) -> Cli:
+    made = Cli(server.url, tmp_path)
+    made.env |= {**mesh.env, "PENSTOCK_TOPOLOGY": str(ROOT / "streams.yaml")}
+    return made
+
+
+def test_deliveries_are_listed_with_their_results(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(503, "try later"))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.outcomes("main") == ["failed", "sent"])
+
+    listed = cli("deliveries", "--channel", "main").stdout
+    found = cli.json("deliveries", "--channel", "main")
+
+    assert "503" in listed
+    assert "try later" in listed
+    assert [one["attempt"]["outcome"] for one in found] == ["sent", "failed"]
+    assert len(cli.json("deliveries", "--outcome", "sent")) == 2
+    assert len(cli.json("deliveries", "--limit", "1")) == 1
+
+
+def test_a_failed_delivery_is_kept_apart_and_can_be_sent_again(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(400, "invalid_payload"))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.outcomes("main") == ["dead"] and mesh.settled)
+        failed = cli.json("deliveries", "--failed")
+        again = cli("deliveries", "resend", failed[0]["delivery_id"])
+        eventually(lambda: mesh.outcomes("main") == ["dead", "sent"])
+
+        assert again.returncode == 0
+        assert failed[0]["notification"]["channel"] == "main"
+        assert "invalid_payload" in failed[0]["error"]
+        assert cli.json("deliveries", "--failed") == []
+        assert cli("deliveries", "resend", failed[0]["delivery_id"]).returncode == 1
+
+    assert len(slack.requests) == 2
+
+
+def test_all_that_failed_is_sent_again_but_for_what_is_over(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+    slack.script.extend([Reply(400)] * 2)
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        mesh.tell(make_alert(fingerprint="f2"))
+        eventually(lambda: mesh.outcomes("main") == ["dead", "dead"] and mesh.settled)
+        mesh.tell(RESOLVED)  # of f1
+        eventually(lambda: mesh.outcomes("main")[-1] == "sent" and mesh.settled)
+
+        assert cli("deliveries", "resend", "--all").stdout.count("goes out again") == 2
+        eventually(lambda: len(mesh.outcomes("main")) == 4 and mesh.settled)
+
+    assert [one.fingerprint for one in mesh.attempts("main")][-2:] == ["f1", "f2"]
+    assert len(slack.requests) == 4
+
+
+def test_a_resend_has_to_say_of_what(cli: Cli) -> None:
+    done = cli("deliveries", "resend")
+
+    assert done.returncode == 2
+    assert "say --all" in done.stderr
+
+
+def test_a_channel_can_be_tested(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+    with mesh.notifier():
+        done = cli("notify", "test", "main")
+
+        assert done.returncode == 0, done.stderr
+        assert "main: sent in" in done.stdout
+        assert "This is a test: nothing is wrong." in json.dumps(slack.payloads[0])
+
+        slack.script.append(Reply(403, "invalid_token"))
+        failed = cli("notify", "test", "main")
+        unknown = cli("notify", "test", "mian")
+
+    assert (failed.returncode, unknown.returncode) == (1, 1)
+    assert "invalid_token" in failed.stderr
+    assert "there is no channel mian; there are console, main" in unknown.stderr
+
+
+def test_a_test_without_a_notifier_says_so(cli: Cli) -> None:
+    done = cli("notify", "test", "main", "--wait", "0.2")
+
+    assert done.returncode == 1
+    assert "does the notifier run?" in done.stderr
+
+
+@pytest.mark.parametrize("given", ["file", "stdin", "fingerprint"])
+def test_a_message_can_be_previewed(cli: Cli, mesh: Mesh, tmp_path: Path, slack: Slack, given: str) -> None:
+    alert = msgspec.json.encode(ALERT).decode()
+    if given == "file":
+        (tmp_path / "alert.json").write_text(alert)
+        done = cli("notify", "preview", str(tmp_path / "alert.json"))
+    elif given == "stdin":
+        done = cli("notify", "preview", "-", stdin=alert)
+    else:
+        mesh.tell(ALERT)
+        done = cli("notify", "preview", "f1")
+
+    assert done.returncode == 0, done.stderr
+    assert "--- main (slack)" in done.stdout
+    assert "--- console (console)" in done.stdout
+    assert "31 of 258 attempts failed" in done.stdout
+    assert slack.requests == []
+
+
+def test_a_preview_of_a_sample_shows_any_channel(cli: Cli) -> None:
+    done = cli("notify", "preview", "--channel", "main")
+
+    assert '"type": "header"' in done.stdout
+    assert "--- console" not in done.stdout
+
+
+def test_a_preview_of_what_is_no_alert_says_what_is_wrong(cli: Cli) -> None:
+    done = cli("notify", "preview", "-", stdin='{"fingerprint": "x"}')
+
+    assert done.returncode == 2
+    assert "this is no alert: Object missing required field `rule`" in done.stderr
+    assert cli("notify", "preview", "no-such-fingerprint").returncode == 1
+
+
+def get(mesh: Mesh, path: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{mesh.port}{path}") as answer:
+            return answer.status, json.loads(answer.read()) if path.startswith("/v1") else None
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def test_deliveries_are_told_over_http(mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(400, "invalid_payload"))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.outcomes("main") == ["dead"] and mesh.settled)
+
+        status, told = get(mesh, "/v1/deliveries?channel=main&outcome=dead")
+        assert status == 200
+        assert [one["attempt"]["error"] for one in told["deliveries"]] == ["400: invalid_payload"]
+        failed = get(mesh, "/v1/deliveries/failed")[1]["deliveries"]
+        assert [one["notification"]["channel"] for one in failed] == ["main"]
+        assert get(mesh, "/livez")[0] == get(mesh, "/readyz")[0] == 200
+        for query in ("?limit=0", "?limit=x", "?outcome=lost", "?colour=red", "/failed?channel=main"):
+            status, problem = get(mesh, f"/v1/deliveries{query}")
+            assert status == 400
+            assert query.partition("?")[2].partition("=")[0] in problem["detail"]
+
+
+def test_a_bad_file_is_told_in_a_sentence(cli: Cli, mesh: Mesh) -> None:
+    mesh.configure("channels: {main: {type: slak}}")
+    done = cli("notify", "preview")
+
+    assert done.returncode == 2
+    assert "notify.yaml: channels.main: there is no type 'slak'" in done.stderr

@@ -1,0 +1,348 @@
+"""From an alert on its stream to people: retries, Retry-After, folding, edits, fail-over, and the record of it all."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.notifier.message import moment
+from tests import standins
+from tests.alerts import ALERT, RESOLVED, make_alert
+from tests.notifiers import DELAYED, Mesh
+from tests.processes import eventually
+from tests.servers import Server
+from tests.standins import Discord, Reply, Slack, StandIn, mail_server
+
+
+@pytest.fixture
+def slack() -> Iterator[Slack]:
+    with Slack() as running:
+        yield running
+
+
+@pytest.fixture
+def substitute() -> Iterator[StandIn]:
+    with StandIn() as running:
+        yield running
+
+
+def file_for(main: StandIn, substitute: StandIn, *, kind: str = "slack") -> str:
+    return f"""
+retry: [10ms, 10ms, 10ms]
+channels:
+  main: {{type: {kind}, url: "{main.url}", rate: 100/s}}
+  pager: {{type: webhook, url: "{substitute.url}"}}
+routes:
+  - channels: [main]
+    match: [service=worker]
+    failover: pager
+"""
+
+
+@pytest.fixture
+def mesh(server: Server, raw: Any, tmp_path: Path, slack: Slack, substitute: StandIn) -> Mesh:
+    return Mesh(server, raw, tmp_path, file_for(slack, substitute))
+
+
+def test_an_alert_and_its_resolve_arrive_and_are_on_record(mesh: Mesh, slack: Slack) -> None:
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: len(slack.requests) == 1)
+        mesh.tell(RESOLVED)
+        eventually(lambda: mesh.outcomes() == ["sent", "sent"])
+
+    assert "CRITICAL" in slack.payloads[0]["text"]
+    assert "RESOLVED" in slack.payloads[1]["text"]
+    first = mesh.attempts()[0]
+    assert (first.channel, first.rule, first.fingerprint) == ("main", "error-rate", "f1")
+    assert (first.transition, first.attempt, first.status, first.answer) == ("triggered", 1, 200, "ok")
+    assert first.latency is not None
+    assert mesh.outcomes("console") == ["sent", "sent"]
+
+
+def test_a_delivery_is_tried_four_times_and_every_attempt_is_on_record(
+    mesh: Mesh, slack: Slack, substitute: StandIn
+) -> None:
+    slack.script.extend([Reply(500, "one"), Reply(502, "two"), Reply(503, "three"), Reply(500, "four")])
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.outcomes("pager")[:1] == ["sent"])
+
+    attempts = mesh.attempts("main")
+    assert [one.attempt for one in attempts] == [1, 2, 3, 4]
+    assert [one.outcome for one in attempts] == ["failed", "failed", "failed", "dead"]
+    assert [one.answer for one in attempts] == ["one", "two", "three", "four"]
+    assert all((one.next_attempt_at is None) == (one.outcome == "dead") for one in attempts)
+    assert "Sent here because channel main failed" in substitute.payloads[0]["data"]["notices"][0]
+
+
+@pytest.mark.parametrize("schedule", [[1.0, 2.0, 4.0], [30.0, 300.0], []])
+def test_the_schedule_is_kept_in_redis(mesh: Mesh, slack: Slack, raw: Any, schedule: list[float]) -> None:
+    mesh.configure(f"retry: {schedule}")
+    slack.script.extend([Reply(500)] * 10)
+    with mesh.notifier():
+        before = mesh.now_ms
+        mesh.tell(ALERT)
+        for number, delay in enumerate(schedule, start=1):
+            eventually(functools.partial(mesh.has_attempts, "main", number))
+            score = raw.zrange(DELAYED, -1, -1, withscores=True)[0][1]
+            assert before + delay * 1000 <= score <= mesh.now_ms + delay * 1000
+            before = mesh.now_ms
+            mesh.let_time_pass()  # nobody waits
+        eventually(lambda: mesh.outcomes("main")[-1:] == ["dead"])
+
+    assert len(mesh.attempts("main")) == len(schedule) + 1
+
+
+@pytest.mark.parametrize("kind", ["header", "body"])
+def test_retry_after_is_obeyed_to_the_millisecond(
+    server: Server, raw: Any, tmp_path: Path, substitute: StandIn, kind: str
+) -> None:
+    busy = Reply(429, json.dumps({"retry_after": 3600.25} if kind == "body" else {}), {"Retry-After": "3600"})
+    asked = 3_600_250 if kind == "body" else 3_600_000
+    with Discord() as discord:
+        mesh = Mesh(server, raw, tmp_path, file_for(discord, substitute, kind="discord"))
+        discord.script.append(busy)
+        with mesh.notifier():
+            before = mesh.now_ms
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.waiting)
+
+            assert before + asked <= mesh.waiting[0] <= mesh.now_ms + asked
+            told = moment(mesh.attempts("main")[0].next_attempt_at)
+            assert told is not None
+            assert before + asked - 1 <= told.timestamp() * 1000 <= mesh.now_ms + asked
+            mesh.let_time_pass()
+            eventually(lambda: mesh.outcomes("main") == ["failed", "sent"])
+
+
+def test_a_message_is_not_sent_before_the_time_that_was_asked_for(mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(429, "", {"Retry-After": "1"}))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.outcomes() == ["failed", "sent"])
+
+    assert slack.requests[1].at - slack.requests[0].at >= 1.0
+
+
+def test_newer_changes_fold_into_one_message_while_the_channel_wants_to_be_left_alone(mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(429, "", {"Retry-After": "3600"}))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.waiting)
+        mesh.tell(RESOLVED)
+        mesh.tell(make_alert(since="2027-01-01T00:00:00.000Z", summary="It is back"))
+        eventually(lambda: len(mesh.waiting) == 3)
+        assert max(mesh.waiting) - min(mesh.waiting) < 10_000, "all wait for the same slot"
+        mesh.let_time_pass()
+        eventually(lambda: mesh.settled)
+
+    assert len(slack.requests) == 2
+    message = json.dumps(slack.payloads[1])
+    assert "It is back" in message
+    assert "Stands also for" in message
+    assert mesh.outcomes("main") == ["failed", "sent"]
+
+
+def test_a_resolve_that_overtakes_its_trigger_becomes_one_message(mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(503, "", {"Retry-After": "3600"}))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.waiting)
+        mesh.tell(RESOLVED)
+        eventually(lambda: len(mesh.waiting) == 2)
+        mesh.let_time_pass()
+        eventually(lambda: mesh.settled)
+
+    assert len(slack.requests) == 2
+    assert "RESOLVED" in slack.payloads[1]["text"]
+
+
+def test_where_the_channel_can_edit_the_resolve_edits(
+    server: Server, raw: Any, tmp_path: Path, substitute: StandIn
+) -> None:
+    with Discord() as discord:
+        mesh = Mesh(server, raw, tmp_path, file_for(discord, substitute, kind="discord"))
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.outcomes() == ["sent"])
+            mesh.tell(RESOLVED)
+            eventually(lambda: mesh.outcomes() == ["sent", "sent"])
+
+        assert [request.method for request in discord.requests] == ["POST", "PATCH"]
+        assert list(discord.messages) == ["1000"]
+
+
+def test_a_permanent_failure_goes_to_the_substitute_and_raises_one_alert_about_the_channel(
+    mesh: Mesh, slack: Slack, substitute: StandIn, raw: Any
+) -> None:
+    slack.script.extend([Reply(400, "invalid_payload"), Reply(400, "invalid_payload")])
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        mesh.tell(make_alert(fingerprint="f2"))
+        eventually(lambda: mesh.alerts_about("main") and mesh.settled)
+
+        assert mesh.alerts_about("main") == ["alert.triggered"]
+        told = [payload["data"]["fingerprint"] for payload in substitute.payloads]
+        assert sorted(told) == ["f1", "f2", "notification-channel:main"]
+        assert mesh.outcomes("main") == ["dead", "dead"]
+
+        mesh.tell(make_alert(fingerprint="f3"))  # and now it works again
+        eventually(lambda: len(mesh.alerts_about("main")) == 2 and mesh.settled)
+
+    assert mesh.alerts_about("main") == ["alert.triggered", "alert.resolved"]
+    assert substitute.payloads[-1]["type"] == "alert.resolved"
+
+
+def test_a_target_that_is_gone_is_never_used_again_until_a_test_succeeds(
+    mesh: Mesh, slack: Slack, substitute: StandIn, raw: Any
+) -> None:
+    slack.script.append(Reply(404, "no_service"))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.outcomes("main") == ["dead"] and mesh.settled)
+        mesh.tell(make_alert(fingerprint="f2"))
+        eventually(lambda: len(mesh.outcomes("main")) == 2 and mesh.settled)
+
+        assert len(slack.requests) == 1
+        assert "not used any more" in (mesh.attempts("main")[1].error or "")
+        assert {"f1", "f2"} <= {payload["data"]["fingerprint"] for payload in substitute.payloads}
+
+        raw.xadd("notifications", {"type": "notification.test", "data": '{"channel": "main"}', "id": "test-1"})
+        eventually(lambda: mesh.outcomes("main")[-1] == "sent")
+        mesh.tell(make_alert(fingerprint="f3"))
+        eventually(lambda: len(slack.requests) == 3)
+
+    assert mesh.attempts("main")[2].transition == "test"
+
+
+def test_while_its_breaker_is_open_a_channel_is_passed_over(
+    mesh: Mesh, slack: Slack, substitute: StandIn, raw: Any
+) -> None:
+    slack.script.extend([Reply(500)] * 100)
+    with mesh.notifier(CIRCUIT_BREAKER_FAILURE_THRESHOLD="2", CIRCUIT_BREAKER_RECOVERY_TIMEOUT="3600"):
+        for number in range(6):
+            mesh.tell(make_alert(fingerprint=f"f{number}"))
+        eventually(lambda: {f"f{n}" for n in range(6)} <= {one["data"]["fingerprint"] for one in substitute.payloads})
+        eventually(lambda: mesh.settled)
+
+    assert raw.xlen("dlq") == 0
+    assert mesh.alerts_about("main") == ["alert.triggered"]
+
+
+def test_each_recipient_of_a_mail_is_a_delivery_of_its_own(
+    server: Server, raw: Any, tmp_path: Path, substitute: StandIn
+) -> None:
+    with mail_server() as post:
+        mesh = Mesh(
+            server,
+            raw,
+            tmp_path,
+            f"""
+retry: [10ms, 10ms]
+channels:
+  mail:
+    type: email
+    host: 127.0.0.1
+    port: {post.port}
+    from: alerts@example.com
+    to: [good@example.com, slow@example.com, gone@example.com]
+  pager: {{type: webhook, url: "{substitute.url}"}}
+routes: [{{channels: [mail], match: [service=*], failover: pager}}]
+""",
+        )
+        post.refusals["slow@example.com"] = deque(["450 greylisted"])
+        post.refusals["gone@example.com"] = deque(["550 no such user"])
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: len(mesh.attempts("mail")) == 4 and mesh.settled)
+
+        received = [recipient for mail in post.mails for recipient in mail.recipients]
+        assert sorted(received) == ["good@example.com", "slow@example.com"]
+        ends = {one.recipient: one.outcome for one in mesh.attempts("mail")}
+        assert ends == {"good@example.com": "sent", "slow@example.com": "sent", "gone@example.com": "dead"}
+
+
+def test_secrets_are_in_no_record(server: Server, raw: Any, tmp_path: Path) -> None:
+    with standins.Telegram() as telegram:
+        telegram.script.append(standins.refusal(403, f"Forbidden: bot{telegram.token} was kicked"))
+        mesh = Mesh(
+            server,
+            raw,
+            tmp_path,
+            "",
+            TELEGRAM_BOT_TOKEN=telegram.token,
+            TELEGRAM_CHAT_ID="42",
+            TELEGRAM_API_URL=telegram.base,
+        )
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.outcomes("telegram")[:1] == ["dead"] and mesh.settled)
+
+    everything = [raw.xrange(stream) for stream in ("deliveries", "dlq", "alerts", "notifications")]
+    everything += [raw.hgetall(key) for key in raw.scan_iter("state:notifier:*", _type="hash")]
+    assert "kicked" in str(everything)
+    assert telegram.token not in str(everything)
+    assert telegram.token not in mesh.log.read_text()
+
+
+def test_a_bare_webhook_url_does_without_any_file(
+    server: Server, raw: Any, tmp_path: Path, substitute: StandIn
+) -> None:
+    mesh = Mesh(
+        server,
+        raw,
+        tmp_path,
+        "",
+        OPS_ALERT_WEBHOOK_URL=substitute.url,
+        OPS_ALERT_WEBHOOK_MIN_SEVERITY="critical",
+        OPS_ALERT_WEBHOOK_AUTH_HEADER="X-Token",
+        OPS_ALERT_WEBHOOK_AUTH_VALUE="t0ken",
+    )
+    with mesh.notifier():
+        mesh.tell(make_alert(fingerprint="f2", severity="warning"))
+        mesh.tell(ALERT)
+        eventually(lambda: len(mesh.attempts("console")) == 2 and mesh.attempts("ops") and mesh.settled)
+
+    assert [payload["data"]["fingerprint"] for payload in substitute.payloads] == ["f1"]
+    assert substitute.requests[0].headers["x-token"] == "t0ken"
+
+
+def test_a_private_target_fails_over_and_the_record_says_how_to_allow_it(
+    mesh: Mesh, slack: Slack, substitute: StandIn
+) -> None:
+    with mesh.notifier(PENSTOCK_ALLOW_PRIVATE_TARGETS="false"):
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.outcomes("main") and mesh.outcomes("pager") and mesh.settled)
+
+    assert set(mesh.outcomes()) == {"dead"}
+    error = mesh.attempts("main")[0].error or ""
+    assert "allow_private: true under channels.main in notify.yaml" in error
+    assert slack.requests == substitute.requests == []
+
+
+def test_an_alert_that_is_published_while_no_notifier_runs_is_not_lost(mesh: Mesh, slack: Slack) -> None:
+    mesh.tell(ALERT)
+    with mesh.notifier():
+        eventually(lambda: mesh.outcomes() == ["sent"])
+
+
+def test_a_restart_repeats_nothing_and_edits_still(
+    server: Server, raw: Any, tmp_path: Path, substitute: StandIn
+) -> None:
+    with Discord() as discord:
+        mesh = Mesh(server, raw, tmp_path, file_for(discord, substitute, kind="discord"))
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.outcomes() == ["sent"] and mesh.settled)
+        with mesh.notifier():
+            mesh.tell(RESOLVED)
+            eventually(lambda: mesh.outcomes() == ["sent", "sent"])
+
+        assert [request.method for request in discord.requests] == ["POST", "PATCH"]

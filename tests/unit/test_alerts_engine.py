@@ -1,0 +1,200 @@
+"""Folding: windows in order, windows nobody publishes, and rules that fail without harm to others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from penstock.schemas import MetricsWindow, Series
+from services.alerts.clockwork import Tick
+from services.alerts.kinds.judge import judge
+from services.alerts.reading import Item, whole
+from services.alerts.rules import SeriesRule
+from tests.alerting import EPOCH, Mesh, gauge, jobs, make_window, rules_text
+
+LAG = "kind: threshold\nseries: lag_age\nabove: 30s"
+FAILING = "kind: ratio\nseries: jobs\nby: [service]\nover: 1m\nabove: 10%\nmin_count: 10"
+
+
+def processor(behind: float = 0.0) -> list[Series]:
+    """The gauges of the metrics processor itself."""
+    return [
+        gauge("lag_age", behind, stream="events", group="metrics"),
+        gauge("oldest_pending", 0, stream="events", group="metrics"),
+    ]
+
+
+def test_a_window_that_comes_twice_is_judged_once() -> None:
+    mesh = Mesh(rules_text(failing=FAILING))
+    for _ in range(2):
+        mesh.window(jobs(9, 9, service="worker"), start=EPOCH)
+
+    assert mesh.told == []
+
+
+def test_an_older_window_changes_nothing() -> None:
+    mesh = Mesh(rules_text(lag=LAG))
+    mesh.window(gauge("lag_age", 40, stream="a", group="b"), start=EPOCH)
+    mesh.window(gauge("lag_age", 4, stream="a", group="b"), start=EPOCH - 10)
+
+    assert mesh.told == ["triggered lag a/b"]
+
+
+def test_windows_of_the_two_scopes_and_lengths_do_not_get_in_each_others_way() -> None:
+    mesh = Mesh(rules_text(lag=LAG, failing=FAILING, slow=f"{LAG}\nwindow: 60s"))
+    lagging = gauge("lag_age", 40, stream="a", group="b")
+    mesh.window(lagging, start=EPOCH + 60)
+    mesh.window(jobs(10, 10, service="worker"), start=EPOCH + 50)
+    assert mesh.told == ["triggered lag a/b", "triggered failing worker"]
+
+    mesh.window(lagging, start=EPOCH, seconds=60)
+    assert mesh.told[2:] == ["triggered slow a/b"]
+
+
+def test_windows_in_which_nothing_happened_count_once_the_processor_is_past_them() -> None:
+    mesh = Mesh(rules_text(failing=FAILING))
+    mesh.window(jobs(10, 10, service="worker"), start=EPOCH)
+    assert mesh.told == ["triggered failing worker"]
+
+    mesh.window(*processor(), start=EPOCH + 70, scope="mesh")  # proves all that ended before +60
+    assert mesh.told == ["triggered failing worker"]
+    mesh.window(*processor(), start=EPOCH + 80, scope="mesh")
+    assert mesh.told == ["triggered failing worker", "resolved failing worker"]
+
+
+@pytest.mark.parametrize("name", ["delayed", "retry"])
+def test_a_processor_that_has_to_try_again_proves_nothing(name: str) -> None:
+    mesh = Mesh(rules_text(failing=FAILING))
+    mesh.window(jobs(10, 10, service="worker"), start=EPOCH)
+    waiting = gauge(name, 1, stream="events", group="metrics")
+    mesh.window(*processor(), waiting, start=EPOCH + 600, scope="mesh")
+
+    assert mesh.told == ["triggered failing worker"]
+
+
+def test_a_processor_that_lags_proves_nothing() -> None:
+    mesh = Mesh(rules_text(failing=FAILING))
+    mesh.window(jobs(10, 10, service="worker"), start=EPOCH)
+    for at in range(10, 400, 10):
+        mesh.window(*processor(behind=at + 10), start=EPOCH + at, scope="mesh")
+        mesh.window(gauge("lag_age", 0, stream="events", group="other"), start=EPOCH + at, scope="mesh")
+    assert mesh.told == ["triggered failing worker"]
+
+    mesh.window(jobs(10, 10, service="worker"), start=EPOCH + 10)  # late, but it counts
+    assert mesh.last.value == 1
+
+
+def test_after_a_long_gap_only_the_last_hour_is_gone_through() -> None:
+    mesh = Mesh(rules_text(drop="kind: anomaly\nseries: jobs\nby: []"))
+    for _ in range(40):
+        mesh.window(jobs(50))
+    mesh.window(*processor(), start=mesh.now + 7 * 86_400, scope="mesh")
+
+    assert mesh.told == ["triggered drop"]
+    assert mesh.book.clock.windows["events:10"] > EPOCH + 7 * 86_400
+
+
+def test_traffic_that_stops_altogether_is_an_anomaly() -> None:
+    mesh = Mesh(rules_text(drop="kind: anomaly\nseries: jobs\nby: []\ndirection: down"))
+    for _ in range(40):
+        mesh.window(jobs(10))
+    for _ in range(4):
+        mesh.window(*processor(), scope="mesh")
+
+    assert mesh.told == ["triggered drop"]
+    assert mesh.last.value == 0
+
+
+def test_a_rule_that_breaks_does_not_silence_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(rule: SeriesRule, *rest: Any) -> Any:
+        if rule.name == "broken":
+            raise ZeroDivisionError
+        return judge(rule, *rest)
+
+    monkeypatch.setattr("services.alerts.engine.judge", broken)
+    mesh = Mesh(rules_text(broken=LAG, lag=LAG))
+    mesh.window(gauge("lag_age", 40, stream="a", group="b"))
+
+    assert mesh.told == ["triggered lag a/b"]
+    assert "broken" in capsys.readouterr().out
+
+
+def test_a_time_that_goes_back_takes_nothing_back() -> None:
+    mesh = Mesh(rules_text(silent="kind: absence\nseries: jobs\nafter: 2m"))
+    mesh.tick()
+    mesh.tick(after=3_600)
+    mesh.tick(after=-7_200)
+
+    assert mesh.told == ["triggered silent"]
+    assert mesh.book.clock.now == EPOCH + 3_600
+
+
+def test_what_was_not_there_for_long_is_forgotten() -> None:
+    mesh = Mesh(rules_text(failing=FAILING))
+    mesh.window(jobs(1, 0, service="worker"))
+    mesh.tick(after=3_590)
+    assert len(mesh.book.memory) == 1
+
+    mesh.tick(after=30)
+    assert len(mesh.book.memory) == 0
+
+
+def test_memory_is_bounded_however_long_it_runs() -> None:
+    mesh = Mesh(
+        rules_text(
+            failing=FAILING,
+            burning="kind: burn_rate\nseries: jobs\nobjective: 99%\nrates: [14.4, 6, 3, 1]",
+            odd="kind: anomaly\nseries: jobs",
+            growing="kind: threshold\nseries: jobs\nfield: count\nabove: 1000\nchange: 1h",
+        )
+    )
+    sizes = []
+    for _ in range(3):
+        for _ in range(1_000):
+            mesh.window(jobs(5, 1, service="worker"))
+        sizes.append(sum(len(str(row)) for _, row in mesh.book.memory.items()))
+
+    assert sizes[2] < 1.2 * sizes[1]
+
+
+async def pieces(*items: Item) -> list[tuple[str, Item]]:
+    async def entries() -> AsyncIterator[tuple[str, Item]]:
+        for at, item in enumerate(items):
+            yield f"{at}-0", item
+
+    return [found async for found in whole(entries())]
+
+
+def part(start: float, number: int, of: int, scope: str = "mesh") -> MetricsWindow:
+    window = make_window(start, gauge("lag", number, stream="s", group="g"), scope=scope)
+    return MetricsWindow(
+        start=window.start, seconds=10, scope=window.scope, series=window.series, part=number, parts=of
+    )
+
+
+async def test_a_window_is_put_together_from_its_parts() -> None:
+    tick = Tick("2027-01-15T08:00:00Z")
+    found = await pieces(
+        part(EPOCH, 1, 2),
+        part(EPOCH, 2, 2),
+        part(EPOCH, 1, 1, "events"),
+        tick,
+        part(EPOCH + 10, 1, 1),
+        part(EPOCH, 1, 1),
+    )
+
+    assert [entry_id for entry_id, _ in found] == ["1-0", "2-0", "3-0", "4-0", "5-0"]
+    first = found[0][1]
+    assert isinstance(first, MetricsWindow)
+    assert [series.value for series in first.series] == [1, 2]
+    assert found[2][1] == tick
+
+
+async def test_the_same_window_twice_is_two_windows() -> None:
+    found = await pieces(part(EPOCH, 1, 1), part(EPOCH, 1, 1))
+
+    assert [entry_id for entry_id, _ in found] == ["0-0", "1-0"]

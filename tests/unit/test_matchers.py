@@ -1,0 +1,49 @@
+"""Matchers: what a person writes to choose alerts and series."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.matchers import Matcher, all_match
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ("a=b", {"a": "b"}, True),
+        ("a=b", {"a": "bc"}, False),
+        ("a=b", {}, False),
+        ("a=*", {"a": ""}, True),
+        ("a=*", {"b": "x"}, False),
+        ("a=b*", {"a": "bc"}, True),
+        ("a=B", {"a": "b"}, False),
+        ("a=b?[0-9]", {"a": "bx7"}, True),
+        ("a!=b", {"a": "c"}, True),
+        ("a!=b", {"a": "b"}, False),
+        ("a!=b", {}, True),
+        ("a!=b*", {"a": "bc"}, False),
+        (" a = b ", {"a": "b"}, True),
+        ("a=b=c", {"a": "b=c"}, True),
+        ("dotted.name-1=x", {"dotted.name-1": "x"}, True),
+    ],
+)
+def test_a_matcher_matches(text: str, labels: dict[str, str], expected: bool) -> None:
+    assert Matcher.parse(text).matches(labels) is expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "=b", "a=", "a!", "1a=b", "a b=c", 5, None, ["a=b"]])
+def test_what_is_no_matcher_is_refused_with_an_example(text: object) -> None:
+    with pytest.raises(ValueError, match="expected a matcher such as stream=ingest"):
+        Matcher.parse(text)
+
+
+def test_all_of_several_must_match_and_none_always_does() -> None:
+    both = [Matcher.parse("a=1"), Matcher.parse("b!=2")]
+
+    assert all_match(both, {"a": "1"})
+    assert not all_match(both, {"a": "1", "b": "2"})
+    assert all_match([], {})
+
+
+def test_a_matcher_is_the_text_it_was_made_from() -> None:
+    assert Matcher.parse("a != b*") == "a!=b*"

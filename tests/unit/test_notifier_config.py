@@ -1,0 +1,237 @@
+"""notify.yaml and the environment: every mistake that a person makes gets a sentence with file, key and what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import ConfigurationError
+from penstock.settings import Settings
+from services.notifier.channels import Discord, Email, Slack, Telegram, Webhook
+from services.notifier.config import Config, load, parse
+from services.notifier.environment import provider_of
+
+SLACK = "https://hooks.slack.com/services/T0/B0/secret"
+
+
+def read(text: str = "", /, **environ: str) -> Config:
+    return parse(text, environ=environ)
+
+
+def complaint(text: str = "", /, **environ: str) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        read(text, **environ)
+    return str(error.value)
+
+
+def test_the_file_that_ships_is_sound() -> None:
+    shipped = Path(__file__).parents[2] / "notify.yaml"
+    config = read(shipped.read_text())
+
+    assert list(config.channels) == ["console"]
+    assert [float(wait) for wait in config.retry] == [1, 2, 4]
+
+
+def test_the_examples_in_the_file_that_ships_are_sound() -> None:
+    shipped = (Path(__file__).parents[2] / "notify.yaml").read_text()
+    examples = re.sub(r"(?m)^#(?=  )|^# (?=templates:)", "", shipped).replace("#   title", "  title")
+    text = examples.replace("channels: {}", "channels:").replace("routes: []", "routes:")
+    config = read(
+        text,
+        SLACK_OPS_URL=SLACK,
+        DISCORD_DEV_URL="https://discord.com/api/webhooks/1/x",
+        ON_CALL_BOT_TOKEN="1:x",
+        MAIL_PASSWORD="p",
+        PAGER_SECRET="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    )
+
+    assert len(config.channels) == 6
+    assert len(config.routes) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- a", "notify.yaml: Expected a mapping"),
+        ("{", "notify.yaml: not YAML"),
+        ("chanels: {}", "notify.yaml: Object contains unknown field `chanels`; the keys are channels, routes"),
+        ("channels: {a: slack}", "notify.yaml: channels.a: type is missing; it is one of console, slack"),
+        ("channels: {a: {type: slak}}", "notify.yaml: channels.a: there is no type 'slak'; it is one of console"),
+        ("channels: {a: {type: slack}}", "notify.yaml: channels.a: Object missing required field `url`"),
+        ("channels: {a: {type: slack, url: x}}", "notify.yaml: channels.a: url: expected one such as https://"),
+        ("channels: {a: {type: slack, url: 'ftp://x'}}", "notify.yaml: channels.a: url: expected"),
+        (f"channels: {{a: {{type: slack, url: '{SLACK}', to: b}}}}", "unknown field `to`; the keys are timeout, retry"),
+        (f"channels: {{a: {{type: slack, url: '{SLACK}', rate: 5}}}}", "channels.a: rate: expected a rate such as 1/s"),
+        (f"channels: {{a: {{type: slack, url: '{SLACK}', timeout: x}}}}", "channels.a: timeout: expected a duration"),
+        (f"channels: {{A: {{type: slack, url: '{SLACK}'}}}}", "channels.A: a name starts with a lower-case letter"),
+        ("channels: {a: {type: slack, url: '${NOPE}'}}", "channels.a.url: NOPE is not set; set it, or NOPE_FILE"),
+        (
+            "channels: {a: {type: webhook, url: 'https://x', secret: whsec_short}}",
+            "channels.a: secret: expected whsec_ and the base64 of 24 to 64 random bytes",
+        ),
+        ("channels: {a: {type: webhook, url: 'https://x', headers: {a: \"b\\nc\"}}}", "headers: 'a' cannot be sent"),
+        ("channels: {a: {type: telegram, token: '', chat_id: '1'}}", "token and chat_id must not be empty"),
+        ("channels: {a: {type: email, host: h, from: x, to: [a@b.c]}}", "'x' is no mail address"),
+        ("channels: {a: {type: email, host: h, from: a@b.c, to: []}}", "to must name at least one address"),
+        ("channels: {a: {type: email, host: h, from: a@b.c, to: [a@b.c], username: u}}", "username and password go"),
+        ("channels: {console: {type: slack, url: 'https://x'}}", "channels.console: this name belongs to"),
+        ("channels: {a: {type: apprise, url: 'json://h'}}", "channels.a: apprise makes its own connections"),
+        ("routes: [{channels: [consol]}]", "routes[0].channels: there is no channel consol; did you mean console?"),
+        (
+            "routes: [{channels: [console], failover: x}]",
+            "routes[0].failover: there is no channel x; there are console",
+        ),
+        ("routes: [{channels: []}]", "routes[0]: channels must name at least one channel"),
+        ("routes: [{channels: [console], min_severity: high}]", "routes[0]: a severity is one of info, warning"),
+        ("routes: [{channels: [console], match: [service]}]", "routes[0]: match: expected a matcher such as"),
+        ("retry: [soon]", "notify.yaml: retry: expected a duration such as 30s"),
+        ("templates: {titel: x}", "unknown field `titel`"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # apprise tries it
+def test_a_mistake_gets_a_sentence(text: str, sentence: str) -> None:
+    assert sentence in complaint(text)
+
+
+def test_all_unresolved_names_are_told_at_once() -> None:
+    assert len(complaint("routes: [{channels: [a], failover: b}]").splitlines()) == 2
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text(f"{SLACK}\n")
+
+    channel = read("channels: {a: {type: slack, url: '${HOOK}'}}", HOOK_FILE=str(secret)).channels["a"]
+
+    assert isinstance(channel, Slack)
+    assert channel.url == SLACK
+
+
+def test_a_complaint_does_not_repeat_a_secret() -> None:
+    said = complaint("channels: {a: {type: webhook, url: 'https://x', secret: '${S}'}}", S="whsec_s3cret")
+
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "provider"),
+    [
+        (SLACK, "slack"),
+        ("https://hooks.slack-gov.com/services/x", "slack"),
+        ("https://discord.com/api/webhooks/1/x", "discord"),
+        ("https://discordapp.com/api/webhooks/1/x", "discord"),
+        ("https://HOOKS.SLACK.COM/x", "slack"),
+        ("https://example.com/hooks.slack.com", "webhook"),
+        ("https://hooks.slack.com.example.com/x", "webhook"),
+    ],
+)
+def test_the_provider_is_told_from_the_url(url: str, provider: str) -> None:
+    assert provider_of(url) == provider
+
+
+def test_a_bare_webhook_url_makes_a_channel_and_its_route() -> None:
+    config = read(OPS_ALERT_WEBHOOK_URL=SLACK, OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS="3")
+
+    assert config.channels["ops"] == Slack(url=SLACK, timeout=config.channels["ops"].timeout)
+    assert float(config.channels["ops"].timeout) == 3
+    assert [(route.channels, route.min_severity) for route in config.routes] == [(("ops",), "warning")]
+
+
+def test_the_provider_and_severity_can_be_set() -> None:
+    config = read(
+        OPS_ALERT_WEBHOOK_URL="https://chat.example.com/x",
+        OPS_ALERT_WEBHOOK_PROVIDER="discord",
+        OPS_ALERT_WEBHOOK_MIN_SEVERITY="CRITICAL",
+    )
+
+    assert isinstance(config.channels["ops"], Discord)
+    assert config.routes[0].min_severity == "CRITICAL"
+
+
+def test_hooks_can_be_switched_off() -> None:
+    assert list(read(OPS_ALERT_WEBHOOK_URL=SLACK, OPS_ALERT_HOOKS_ENABLED="false").channels) == ["console"]
+
+
+def test_a_generic_webhook_may_authenticate() -> None:
+    channel = read(
+        OPS_ALERT_WEBHOOK_URL="https://example.com/x",
+        OPS_ALERT_WEBHOOK_AUTH_HEADER="Authorization",
+        OPS_ALERT_WEBHOOK_AUTH_VALUE="Bearer x",
+    ).channels["ops"]
+
+    assert isinstance(channel, Webhook)
+    assert channel.headers == {"Authorization": "Bearer x"}
+
+
+def test_telegram_and_mail_need_no_file_either() -> None:
+    config = read(
+        TELEGRAM_BOT_TOKEN="1:x",
+        TELEGRAM_CHAT_ID="-5",
+        SMTP_HOST="mail.example.com",
+        SMTP_PORT="465",
+        SMTP_FROM="a@example.com",
+        SMTP_TO="b@example.com, c@example.com",
+    )
+    mail = config.channels["email"]
+
+    assert isinstance(config.channels["telegram"], Telegram)
+    assert isinstance(mail, Email)
+    assert mail.recipients == ("b@example.com", "c@example.com")
+    assert len(config.routes) == 2
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"OPS_ALERT_WEBHOOK_URL": "x"}, "environment: OPS_ALERT_WEBHOOK_*: url: expected one such as https://"),
+        ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_MIN_SEVERITY": "x"}, "a severity is one of info"),
+        ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_PROVIDER": "x"}, "OPS_ALERT_WEBHOOK_PROVIDER"),
+        ({"OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS": "soon"}, "OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS"),
+        (
+            {"OPS_ALERT_WEBHOOK_URL": "https://x", "OPS_ALERT_WEBHOOK_AUTH_HEADER": "a"},
+            "_AUTH_HEADER and _AUTH_VALUE go together",
+        ),
+        ({"TELEGRAM_BOT_TOKEN": "x"}, "TELEGRAM_BOT_TOKEN and TELEGRAM_CHAT_ID go together"),
+        ({"SMTP_HOST": "h"}, "SMTP_HOST needs SMTP_FROM and SMTP_TO"),
+    ],
+)
+def test_a_variable_that_does_not_fit_gets_a_sentence(environ: dict[str, str], sentence: str) -> None:
+    assert sentence in complaint(**environ)
+
+
+def test_a_route_in_the_file_takes_the_place_of_the_environments_own() -> None:
+    config = read("routes: [{channels: [ops], min_severity: critical}]", OPS_ALERT_WEBHOOK_URL=SLACK)
+
+    assert [route.min_severity for route in config.routes] == ["critical"]
+
+
+def test_a_channel_of_the_environment_cannot_be_declared_twice() -> None:
+    said = complaint(f"channels: {{ops: {{type: slack, url: '{SLACK}'}}}}", OPS_ALERT_WEBHOOK_URL=SLACK)
+
+    assert "channels.ops: the environment sets up a channel of this name" in said
+
+
+def test_a_schedule_may_be_a_channels_own() -> None:
+    config = read(f"retry: [5s]\nchannels: {{a: {{type: slack, url: '{SLACK}', retry: []}}}}")
+
+    assert config.schedule(config.channels["a"]) == ()
+    assert config.schedule(config.channels["console"]) == (5,)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    settings = Settings.from_env({"PENSTOCK_NOTIFY": str(tmp_path / "none.yaml")})
+
+    with pytest.raises(ConfigurationError, match=r"none\.yaml: cannot be read .* set PENSTOCK_NOTIFY"):
+        load(settings, {})
+
+
+@pytest.mark.parametrize(
+    ("own", "everywhere", "allowed"), [("true", "", True), ("false", "1", True), ("false", "", False)]
+)
+def test_private_targets_are_allowed_for_one_channel_or_for_all(own: str, everywhere: str, allowed: bool) -> None:
+    text = f"channels: {{a: {{type: slack, url: '{SLACK}', allow_private: {own}}}}}"
+    config = parse(text, environ={}, allow_private=bool(everywhere))
+
+    assert config.may_be_private(config.channels["a"]) == allowed

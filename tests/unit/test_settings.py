@@ -1,0 +1,142 @@
+"""Settings: environment variables in, one frozen struct out, and a sentence for whatever does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+import pytest
+
+from penstock.errors import ConfigurationError
+from penstock.settings import Settings, read_secret, unknown_variables
+
+FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
+# What deployments that exist count on.
+FIXED = {
+    "REDIS_URL": None,
+    "TASK_CHECKPOINT_ENABLED": True,
+    "TASK_CHECKPOINT_TTL": 604_800,
+    "DLQ_ENABLED": True,
+    "DLQ_RETENTION_DAYS": 30,
+    "DLQ_MAX_ENTRIES": 10_000,
+    "CIRCUIT_BREAKER_FAILURE_THRESHOLD": 5,
+    "CIRCUIT_BREAKER_FAILURE_WINDOW": 60,
+    "CIRCUIT_BREAKER_RECOVERY_TIMEOUT": 60,
+    "CIRCUIT_BREAKER_HALF_OPEN_MAX_CALLS": 3,
+    "PENSTOCK_GATEWAY_HOST": "127.0.0.1",
+    "PENSTOCK_GATEWAY_PORT": 8080,
+    "PENSTOCK_REDIS_PORT": 6379,
+}
+
+
+def sample(variable: str) -> tuple[str, Any]:
+    """Return a value other than the default that the variable may have, as written and as read."""
+    field = FIELDS[variable]
+    if get_origin(field.type) is Literal:
+        other = next(choice for choice in get_args(field.type) if choice != field.default)
+        return other, other
+    if bool in {field.type, *get_args(field.type)}:
+        return str(not field.default).lower(), not field.default
+    if isinstance(field.default, int | float):
+        return "17", 17
+    return "text", "text"
+
+
+@pytest.mark.parametrize("variable", FIELDS)
+def test_every_variable_is_read(variable: str) -> None:
+    written, expected = sample(variable)
+    settings = Settings.from_env({variable: written})
+
+    assert expected != FIELDS[variable].default
+    assert getattr(settings, FIELDS[variable].name) == expected
+
+
+@pytest.mark.parametrize("variable", FIELDS)
+def test_every_variable_may_come_from_a_file(variable: str, tmp_path: Path) -> None:
+    written, expected = sample(variable)
+    file = tmp_path / "secret"
+    file.write_text(f"{written}\n")
+
+    assert getattr(Settings.from_env({f"{variable}_FILE": str(file)}), FIELDS[variable].name) == expected
+
+
+@pytest.mark.parametrize(
+    "variable", [name for name, field in FIELDS.items() if not isinstance(field.default, str | None)]
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_variable(variable: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^environment: {variable}: "):
+        Settings.from_env({variable: "-nonsense-"})
+
+
+@pytest.mark.parametrize(("variable", "default"), FIXED.items())
+def test_names_and_defaults_that_deployments_count_on_stay(variable: str, default: object) -> None:
+    assert getattr(Settings.from_env({}), FIELDS[variable].name) == default
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PENSTOCK_GATEWAY_PORT", "65536"),
+        ("PENSTOCK_GATEWAY_PORT", "-1"),
+        ("DLQ_MAX_ENTRIES", "0"),
+        ("DLQ_RETENTION_DAYS", "nan"),
+        ("PENSTOCK_DRAIN_TIMEOUT", "0"),
+        ("PENSTOCK_LOG_LEVEL", "loud"),
+        ("PENSTOCK_DURABILITY", "disk"),
+        ("TASK_CHECKPOINT_ENABLED", "perhaps"),
+        ("PENSTOCK_PREFIX", "a b"),
+        ("PENSTOCK_PREFIX", "{tag}"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_the_name_of_its_variable(variable: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        Settings.from_env({variable: value})
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    assert Settings.from_env({"PENSTOCK_GATEWAY_PORT": "", "REDIS_URL": ""}) == Settings()
+
+
+def test_the_real_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_PREFIX", "mesh:")
+    assert Settings.from_env().prefix == "mesh:"
+
+
+def test_an_empty_variable_beside_a_file_leaves_it_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("whsec\n")
+
+    assert read_secret("SECRET", {"SECRET": "", "SECRET_FILE": str(file)}) == "whsec"
+    assert read_secret("SECRET", {"SECRET": "given", "SECRET_FILE": str(file)}) == "given"
+    assert read_secret("SECRET", {"SECRET": "given", "SECRET_FILE": ""}) == "given"
+    assert read_secret("SECRET", {}) is None
+
+
+def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"REDIS_URL_FILE: cannot read .*missing: No such file"):
+        Settings.from_env({"REDIS_URL_FILE": str(tmp_path / "missing")})
+
+
+def test_a_secret_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "binary"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"REDIS_URL_FILE: .*binary is not UTF-8 text"):
+        Settings.from_env({"REDIS_URL_FILE": str(file)})
+
+
+def test_a_variable_that_nothing_reads_is_pointed_out_with_what_was_meant() -> None:
+    found = unknown_variables(
+        {
+            "PENSTOCK_GATEWAY_PROT": "1",
+            "PENSTOCK_XYZZY": "1",
+            "PENSTOCK_JOBS": "a:b",
+            "PENSTOCK_JOBS_FILE": "x",
+            "HOME": "/",
+        }
+    )
+
+    assert found == [
+        "PENSTOCK_GATEWAY_PROT is not a setting; did you mean PENSTOCK_GATEWAY_PORT?",
+        "PENSTOCK_XYZZY is not a setting",
+    ]
