@@ -23,7 +23,7 @@ demo: _uv
 
 # Run the tests: `just test tests/unit -k codec`
 test *arguments: _dev
-    @.venv/bin/pytest "$@"
+    @.venv/bin/pytest -n 4 --dist loadgroup "$@"
 
 # Do what CI does: lint, then test
 check: lint test

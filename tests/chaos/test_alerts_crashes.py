@@ -81,9 +81,9 @@ def test_killed_again_and_again_two_replicas_tell_what_one_that_never_fails_woul
         running = [stack.enter_context(manager(server, rules)) for _ in range(2)]
         eventually(lambda: replicas(raw) == 2)
         for at in range(0, len(windows), 50):
-            publish(raw, *windows[at : at + 25])
             victim = running.pop(0)
             seen = len(told(raw))
+            publish(raw, *windows[at : at + 25])
             eventually(lambda seen=seen: len(told(raw)) > seen)  # type: ignore[misc] # in the midst of it
             victim.kill()
             publish(raw, *windows[at + 25 : at + 50])

@@ -20,7 +20,7 @@ from tests.deploy.stack import PATIENCE, SECRET, Stack, declared
 from tests.processes import ROOT, eventually
 
 Say: TypeAlias = Callable[[str], None]
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600), pytest.mark.xdist_group("docker")]
 
 TICKET = '{"ticket_id":"T-1","description":"printer on fire","priority":"high","tenant_id":"acme",' + (
     '"timestamp":"2026-11-22T10:00:00Z"}'

@@ -11,7 +11,7 @@ from tests.deploy.engine import Engine
 from tests.deploy.stack import compose_file
 from tests.processes import eventually, service_process
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600), pytest.mark.xdist_group("docker")]
 IMAGE = compose_file()["services"]["redis"]["image"]
 
 
