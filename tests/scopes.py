@@ -6,7 +6,8 @@ import itertools
 
 from penstock.event import Event, decode, encode, encode_data
 from penstock.keys import Keys
-from penstock.service.context import Context, Scope
+from penstock.service.context import Context
+from penstock.service.effects import Scope
 from penstock.testing.doubles import Breakers, Checkpoints, Outlet
 
 _entries = itertools.count(1)

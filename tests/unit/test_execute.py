@@ -26,7 +26,7 @@ from penstock import (
     TryAgain,
     Unavailable,
 )
-from penstock.service.context import Effects, Scope
+from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler
 from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, judge, unhandled

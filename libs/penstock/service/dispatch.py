@@ -13,7 +13,8 @@ from penstock import event as codec
 from penstock.errors import InvalidEvent
 from penstock.event import Event, Origin
 from penstock.redis.connection import AsyncRedis, unavailable
-from penstock.service.context import Context, Effects, Scope
+from penstock.service.context import Context
+from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler, Handlers
 from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, parked, unhandled

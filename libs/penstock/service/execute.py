@@ -13,7 +13,8 @@ import structlog
 
 from penstock.event import Event
 from penstock.retry import Retry
-from penstock.service.context import BatchContext, Context, Effects, Scope
+from penstock.service.context import BatchContext, Context
+from penstock.service.effects import Effects, Scope
 from penstock.service.handlers import Handler
 from penstock.service.outcome import Dead, Done, Outcome, Retried, judge, unreadable
 from penstock.service.tell import tell_batch, tell_run

@@ -22,8 +22,8 @@ from penstock.resilience.breaker import BreakerPolicy, Breakers
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
 from penstock.resilience.dlq import DeadLetterRetention
 from penstock.service.app import Service
-from penstock.service.context import Scope
 from penstock.service.dispatch import Dispatcher
+from penstock.service.effects import Scope
 from penstock.service.intake import Intake
 from penstock.settings import Settings
 from penstock.streams.delay import Mover

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from penstock.event import Event
-from penstock.service.context import BatchContext, Context, Scope
+from penstock.service.context import BatchContext, Context
+from penstock.service.effects import Scope
 from penstock.service.outcome import Dead, Done, Outcome, Retried
 from penstock.telemetry.spans import Span, messaging
 from penstock.trace_context import LINKS, TraceContext, parse_links

@@ -10,7 +10,8 @@ from penstock.event import Event
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.service.app import Service
-from penstock.service.context import Context, Effects, Scope
+from penstock.service.context import Context
+from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler
 from penstock.service.lifecycle import check_streams

@@ -1,0 +1,171 @@
+"""Effects: what a handler run brings about, gathered until its commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import msgspec
+
+from penstock.errors import ConfigurationError, InvalidEvent
+from penstock.event import Event, derived_id, encode, encode_data
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis
+from penstock.resilience.breaker import Failure
+from penstock.resilience.checkpoint import Checkpoints
+from penstock.service.state import TOO_LATE, State
+from penstock.streams.settle import Output
+from penstock.telemetry.spans import Silence, Span, Telemetry, messaging
+from penstock.trace_context import LINKS, TraceContext, format_links
+
+
+class Outlet(Protocol):
+    """Where events go that do not wait for the commit: a Publisher."""
+
+    async def publish(self, stream: str, fields: list[str]) -> object:
+        """Publish one event; return once it is kept."""
+
+
+class Breakers(Protocol):
+    """The circuit breakers a handler may call through."""
+
+    def guard(self, name: str, failures: Failure = Exception) -> AbstractAsyncContextManager[None]:
+        """Run what is inside through breaker `name`."""
+
+    def waiting(self, names: Iterable[str]) -> float:
+        """Return the seconds until all of these may let calls pass; 0 when they do."""
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """What all contexts of one service share."""
+
+    service: str
+    keys: Keys
+    publishes: frozenset[str]
+    checkpoints: Checkpoints
+    outlet: Outlet
+    breakers: Breakers
+    redis: AsyncRedis | None = None
+    telemetry: Telemetry = Silence()
+
+    def check_publishes(self, stream: str) -> None:
+        """Refuse to publish where streams.yaml does not say that this service does.
+
+        Raises:
+            ConfigurationError: with the key to add.
+        """
+        if stream not in self.publishes:
+            raise ConfigurationError(f"streams.yaml: services.{self.service}.publishes does not list {stream}; add it")
+
+
+class Effects:
+    """What a handler call brings about; nothing of it happens before the commit.
+
+    Once sealed it takes nothing more: a plain function goes on in its thread when its time is over, and what
+    it does then must not slip into the commit that says it failed.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._emitted: dict[str, int] = {}
+        self.outputs: list[Output] = []
+        self.streams: list[str] = []
+        """Stream of each output."""
+        self.spans: list[Span] = []
+        self.state = State(scope.keys, scope.service)
+
+    def emit(
+        self,
+        cause: Event,
+        trace: TraceContext,
+        stream: str,
+        type: str,  # noqa: A002 - the attribute's name
+        data: Any,
+        *,
+        index: str | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        delay: float = 0.0,
+        links: Sequence[TraceContext] = (),
+    ) -> str:
+        """Add an event caused by `cause`; return its id, which follows from the cause and `index`.
+
+        Without an index it is the number of events that `cause` has brought about so far.
+        """
+        if self.state.sealed:
+            raise RuntimeError(TOO_LATE)
+        scope = self._scope
+        scope.check_publishes(stream)
+        if index is None:
+            number = self._emitted.get(cause.id, 0)
+            self._emitted[cause.id] = number + 1
+            index = str(number)
+        event_id = derived_id(scope.service, cause.id, index)
+        if trace.sampled:
+            self.spans.append(send_span(trace, stream, event_id, links))
+            trace = self.spans[-1].context
+        elif not trace.span_id:
+            trace = trace.child()
+        fields = caused_fields(
+            scope.service, cause, trace, type, data, event_id=event_id, subject=subject, tenant=tenant, links=links
+        )
+        self.streams.append(stream)
+        if delay > 0:
+            self.outputs.append(Output(scope.keys.scheduled(stream), fields, max(1, round(delay * 1000))))
+        else:
+            self.outputs.append(Output(scope.keys.stream(stream), fields))
+        return event_id
+
+    def seal(self) -> None:
+        """Take nothing more."""
+        self.state.sealed = True
+
+
+def send_span(trace: TraceContext, stream: str, event_id: str, links: Sequence[TraceContext] = ()) -> Span:
+    """Return the span of publishing one event; its context is what the event carries on."""
+    now = time.time_ns()
+    return Span(
+        name=f"send {stream}",
+        kind="producer",
+        context=trace.child(),
+        parent=trace.span_id,
+        start=now,
+        end=now,
+        attributes=messaging("send", "send", stream, **{"messaging.message.id": event_id}),
+        links=tuple(links),
+    )
+
+
+def caused_fields(
+    service: str,
+    cause: Event,
+    trace: TraceContext,
+    type: str,  # noqa: A002 - the attribute's name
+    data: Any,
+    *,
+    event_id: str,
+    subject: str | None = None,
+    tenant: str | None = None,
+    links: Sequence[TraceContext] = (),
+) -> list[str]:
+    """Return the fields of an event that `service` publishes because of `cause`.
+
+    Raises:
+        InvalidEvent: the type is empty, or the data cannot be written as JSON.
+    """
+    if not type:
+        raise InvalidEvent("no type")
+    return encode(
+        type,
+        encode_data(data),
+        event_id=event_id,
+        source=service,
+        subject=subject if subject is not None else cause.subject,
+        tenant=tenant if tenant is not None else cause.tenant,
+        traceparent=trace.traceparent,
+        tracestate=cause.tracestate,
+        cause=cause.id,
+        extra={LINKS: format_links(links)} if links else None,
+    )
