@@ -43,6 +43,7 @@ KINDS = [
     Kind(("ticket.triaged",), "events", "worker", Triaged),
     Kind(JOBS, "events", "worker", schemas.JobEvent),
     Kind(BREAKERS, "events", "every service", schemas.BreakerChanged),
+    Kind(("dlq.dropped",), "events", "every service", schemas.LettersDropped),
     Kind(("metrics.window",), "metrics", "metrics", schemas.MetricsWindow),
     Kind(("alerts.tick",), "metrics", "alerts", Tick),
     Kind(ALERTS, "alerts", "alerts", schemas.Alert),

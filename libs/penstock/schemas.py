@@ -40,6 +40,12 @@ class BreakerChanged(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class LettersDropped(msgspec.Struct, frozen=True, kw_only=True):
+    """dlq.dropped, on `events`: dead letters beyond DLQ_RETENTION_DAYS or DLQ_MAX_ENTRIES are gone for good."""
+
+    count: int
+
+
 class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
     """A distribution of seconds; within 1 % of the exact values, but for `max`, which is exact.
 

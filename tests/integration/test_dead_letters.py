@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from penstock.keys import Keys
-from penstock.resilience.dlq import DeadLetter, DeadLetters
+from penstock.resilience.dlq import DeadLetter, DeadLetterRetention, DeadLetters
 from tests.hands import Raw, connected, fields_of
 from tests.servers import Server
 
@@ -203,3 +203,16 @@ async def test_a_queue_that_is_emptied_by_age_keeps_no_mark(server: Server, raw:
         assert await letters.trim(days=1, entries=10) == 1
 
     assert not raw.exists("dlq:replayed")
+
+
+async def test_letters_beyond_the_bounds_are_never_dropped_silently(server: Server, raw: Raw) -> None:
+    for number in range(5):
+        bury(raw, number)
+    async with connected(server) as client:
+        retention = DeadLetterRetention(client, Keys(), days=30, entries=3, events="events")
+        await retention.tick()
+        raw.delete("lock:retention:dlq")
+        await retention.tick()
+    assert raw.xlen("dlq") == 3
+    [(_, told)] = raw.xrange("events")
+    assert (told[b"type"], told[b"data"]) == (b"dlq.dropped", b'{"count":2}')

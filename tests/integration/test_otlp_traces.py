@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ from tests.otlp import ReceivedSpan, Receiver, otlp_receiver
 from tests.processes import eventually, service_process
 from tests.servers import Server, free_port
 
+METRICS = {
+    "messaging.client.operation.duration",
+    "messaging.client.consumed.messages",
+    "messaging.client.sent.messages",
+    "messaging.process.duration",
+}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 
@@ -57,7 +65,7 @@ def test_the_good_path_is_one_connected_tree(server: Server, raw: Any) -> None:
         [step] = wait_for(receiver, TRACE, "step add")
         [sent] = wait_for(receiver, TRACE, "send events")
         [theirs] = wait_for(receiver, TRACE, "their own span")
-        eventually(lambda: "messaging.process.duration" in receiver.metrics)
+        eventually(lambda: set(receiver.metrics) >= METRICS)
     assert (process.kind, process.parent, process.links) == ("consumer", PARENT, [(TRACE, PARENT)])
     assert (
         process.attributes.items()
@@ -188,6 +196,31 @@ def test_unsampled_traces_cost_no_spans_but_failures_are_kept(server: Server, ra
     assert kept == []
     assert {s.name for s in receiver.spans} == {"process ingest", "send events"}
     assert all(s.trace_id == TRACE for s in receiver.spans)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_receiver_that_refuses_stops_nobody(server: Server, raw: Any) -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        thread = threading.Thread(target=refusing.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{refusing.server_address[1]}"
+            with service_process("-m", "services.worker", env=environment(server, url)) as process:
+                for _ in range(100):
+                    raw.xadd("ingest", {"type": "good"})
+                eventually(lambda: raw.exists("events") and raw.xlen("events") == 100)
+                process.terminate()
+                assert process.wait(20) == 0
+        finally:
+            refusing.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("receiver_is", ["down", "hanging"])

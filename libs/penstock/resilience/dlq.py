@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 import msgspec
 import structlog
 
-from penstock.event import identity, rfc3339
+from penstock.event import encode, encode_data, identity, rfc3339
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
+from penstock.schemas import LettersDropped
 from penstock.topology import DEAD_LETTERS
 from penstock.trace_context import TraceContext
 
@@ -144,8 +145,10 @@ class DeadLetters:
 class DeadLetterRetention:
     """Keeps the dead letter queue within its bounds. For each tick one process of the mesh does the work."""
 
-    def __init__(self, client: AsyncRedis, keys: Keys, *, days: float, entries: int) -> None:
+    def __init__(self, client: AsyncRedis, keys: Keys, *, days: float, entries: int, events: str | None = None) -> None:
+        """Tell of dropped letters on the stream of key `events`, if given, so that a rule can raise an alert."""
         self._client = client
+        self._events = events
         self._letters = DeadLetters(client, keys)
         self._lock = keys.lock("retention:dlq")
         self._days = days
@@ -156,16 +159,23 @@ class DeadLetterRetention:
         while True:
             await asyncio.sleep(_TICK)
             try:
-                if await self._client.set(self._lock, "1", nx=True, px=round(_TICK * 900)):
-                    dropped = await self._letters.trim(days=self._days, entries=self._entries)
-                    if dropped:
-                        _log.warning(
-                            "dead letters dropped: beyond DLQ_RETENTION_DAYS or DLQ_MAX_ENTRIES",
-                            count=dropped,
-                        )
+                await self.tick()
             except Exception as error:
                 if unavailable(error) is None:
                     raise
+
+    async def tick(self) -> None:
+        """Trim, unless another process does so just now."""
+        if await self._client.set(self._lock, "1", nx=True, px=round(_TICK * 900)):
+            dropped = await self._letters.trim(days=self._days, entries=self._entries)
+            if dropped:
+                await self._tell(dropped)
+
+    async def _tell(self, count: int) -> None:
+        _log.warning("dead letters dropped: beyond DLQ_RETENTION_DAYS or DLQ_MAX_ENTRIES", count=count)
+        if self._events is not None:
+            fields = encode("dlq.dropped", encode_data(LettersDropped(count=count)), source="penstock")
+            await self._client.execute_command("XADD", self._events, "*", *fields)
 
 
 def _number(letter: bytes) -> tuple[int, int]:

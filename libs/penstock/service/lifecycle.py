@@ -52,6 +52,11 @@ def _breaker_policy(settings: Settings, topology: Topology, name: str) -> Breake
     )
 
 
+def _events(keys: Keys, topology: Topology) -> str | None:
+    """Return the key of the stream on which the library itself tells of breakers and dropped letters."""
+    return keys.stream(EVENTS) if EVENTS in topology.streams else None
+
+
 class Runtime:
     """What a running service offers to its background tasks."""
 
@@ -77,7 +82,7 @@ class Runtime:
             self.keys,
             service=service.name,
             policies=functools.partial(_breaker_policy, settings, topology),
-            events=self.keys.stream(EVENTS) if EVENTS in topology.streams else None,
+            events=_events(self.keys, topology),
         )
         self.breakers.watch(service.handlers.needs)
         self.stopping = asyncio.Event()
@@ -171,6 +176,7 @@ async def _runtime(
             Keys(settings.prefix),
             durability=durability,
             durability_timeout=settings.durability_timeout,
+            observe=functools.partial(listener.operated, "send"),
         )
         async with publisher:
             runtime = Runtime(
@@ -242,7 +248,11 @@ def _trimming(runtime: Runtime) -> list[Any]:
     spec = runtime.topology.service(runtime.service.name)
     streams = sorted({*spec.consumes, *_published(runtime)})
     dead_letters = DeadLetterRetention(
-        runtime.redis, runtime.keys, days=settings.dlq_retention_days, entries=settings.dlq_max_entries
+        runtime.redis,
+        runtime.keys,
+        days=settings.dlq_retention_days,
+        entries=settings.dlq_max_entries,
+        events=_events(runtime.keys, runtime.topology),
     )
     return [Retention(runtime.redis, runtime.keys, runtime.topology, streams).run(), dead_letters.run()]
 
@@ -358,6 +368,7 @@ class _Consumption:
             sources=self._sources,
             dead_letters=runtime.keys.stream(DEAD_LETTERS) if runtime.settings.dlq_enabled else "",
             report=report,
+            observe=functools.partial(runtime.telemetry.operated, "settle"),
         )
 
     async def _drain(self, dispatcher: Dispatcher, settler: Settler, background: list[asyncio.Task[None]]) -> None:

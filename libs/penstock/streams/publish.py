@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import msgspec
@@ -72,7 +73,10 @@ class Publisher:
         durability: Durability = "memory",
         durability_timeout: float = 2.0,
         retry_for: float = 2.0,
+        observe: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """Resend for `retry_for` seconds at most; `observe` gets the seconds each batch takes."""
+        self._observe = observe
         self._client = client
         self._keys = keys
         self._durability: Durability = durability
@@ -165,7 +169,9 @@ class Publisher:
         pause = 0.02
         while True:
             try:
+                started = time.perf_counter()
                 reply = await self._once(token, packed)
+                self._observe(time.perf_counter() - started)
                 return msgspec.msgpack.decode(reply, type=list[tuple[str, int | str]])
             except Exception as error:
                 refused = error if isinstance(error, Unavailable) else unavailable(error)

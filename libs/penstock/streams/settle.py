@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
@@ -109,7 +110,10 @@ class Settler:
         sources: list[Source],
         dead_letters: str,
         report: Callable[[Settled], None],
+        observe: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """Report what becomes of each unit; `observe` gets the seconds each commit takes."""
+        self._observe = observe
         self._client = client
         self._arguments = (group, consumer, dead_letters)
         self._route = sources[0].key
@@ -163,7 +167,9 @@ class Settler:
         pause = 0.05
         while True:
             try:
+                started = time.perf_counter()
                 reply = await _commit(self._client, [self._route], [*self._arguments, packed])
+                self._observe(time.perf_counter() - started)
                 return Reply(*reply)
             except Exception as error:
                 if unavailable(error) is None:

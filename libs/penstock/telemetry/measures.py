@@ -56,6 +56,10 @@ class Measures:
         self._sent[stream] += count
         self._listener.sent(count, stream=stream)
 
+    def operated(self, operation: str, seconds: float) -> None:
+        """Measure one call to Redis."""
+        self._listener.operated(operation, seconds)
+
     def exposition(self) -> str:
         """Return the counts in Prometheus' text format (version 0.0.4)."""
         return "".join(f"{line}\n" for line in self._lines())

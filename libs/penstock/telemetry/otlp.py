@@ -86,6 +86,7 @@ class Otlp:
         )
         meter = self._meters.get_meter("penstock", _SCOPE.version)
         self._process = meter.create_histogram("messaging.process.duration", unit="s")
+        self._operation = meter.create_histogram("messaging.client.operation.duration", unit="s")
         self._consumed = meter.create_counter("messaging.client.consumed.messages", unit="{message}")
         self._sent = meter.create_counter("messaging.client.sent.messages", unit="{message}")
 
@@ -130,6 +131,10 @@ class Otlp:
     def sent(self, count: int, *, stream: str) -> None:
         """Count events that were published."""
         self._sent.add(count, _attributes("send", stream, ""))
+
+    def operated(self, operation: str, seconds: float) -> None:
+        """Measure one call to Redis."""
+        self._operation.record(seconds, {"messaging.system": "redis", "messaging.operation.name": operation})
 
     def shutdown(self) -> None:
         """Send what is queued, for a few seconds at most, whatever the receiver does."""

@@ -59,6 +59,9 @@ class Telemetry(Protocol):
     def sent(self, count: int, *, stream: str) -> None:
         """Count events that were published."""
 
+    def operated(self, operation: str, seconds: float) -> None:
+        """Measure one call to Redis: `send` (publishing a batch) or `settle` (a commit)."""
+
 
 class Silence:
     """Nobody listens."""
@@ -82,6 +85,9 @@ class Silence:
         """Do nothing."""
 
     def sent(self, count: int, *, stream: str) -> None:
+        """Do nothing."""
+
+    def operated(self, operation: str, seconds: float) -> None:
         """Do nothing."""
 
 
