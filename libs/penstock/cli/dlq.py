@@ -269,9 +269,14 @@ def _print_causes(letters: Sequence[DeadLetter], limit: int) -> None:
     print_table(["letters", "fingerprint", "group", "last (UTC)", "error of the newest"], rows, numbers=["letters"])
     example = found[0]
     console().print(
-        f"\n{len(letters)} letters of {len(found)} causes. Look at one: penstock dlq show {example.example}\n"
+        f"\n{_many(len(letters), 'letter')} of {_many(len(found), 'cause')}. "
+        f"Look at one: penstock dlq show {example.example}\n"
         f"Mended? penstock dlq replay --fingerprint {example.fingerprint} --canary 1 --stop-on-failure"
     )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _print(letter: DeadLetter) -> None:
