@@ -342,8 +342,8 @@ class Dispatcher:
             self._untold[id(unit)] = effects.spans
         self._running -= len(entries)
         self._changed.set()
-        for stream, count in Counter(effects.streams).items():
-            self._scope.telemetry.sent(count, stream=stream)
+        for stream in effects.streams:
+            self._scope.telemetry.sent(1, stream=stream)
         try:
             self._settler.submit(unit)
         except InvalidEvent as error:
