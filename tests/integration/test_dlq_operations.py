@@ -135,3 +135,10 @@ def test_an_unclear_wish_is_refused_with_a_sentence(cli: Cli, arguments: tuple[s
     refused = cli("dlq", *arguments)
     assert refused.returncode == 2
     assert refused.stderr.startswith("penstock: ")
+
+
+def test_what_an_event_says_cannot_steer_the_terminal(cli: Cli, raw: Any) -> None:
+    [letter] = bury(raw, 1, cause="\x1b[2J\x1b]0;owned\x07", kind="\x1b[31mred")
+    for shown in (cli("dlq", "ls"), cli("dlq", "ls", "--letters"), cli("dlq", "show", letter)):
+        assert "\x1b" not in shown.stdout
+        assert "\x07" not in shown.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ import typer
 from penstock.cli.editor import edit as edit_text
 from penstock.cli.errors import Negative
 from penstock.cli.session import Session, run, session
-from penstock.cli.terminal import console, print_json, print_table
+from penstock.cli.terminal import console, print_json, print_table, printable
 from penstock.errors import ConfigurationError
 from penstock.resilience.causes import Selection, causes, select
 from penstock.resilience.dlq import DeadLetter, DeadLetters
@@ -254,24 +255,31 @@ def _letters(here: Session) -> DeadLetters:
 
 
 def _row(letter: DeadLetter) -> list[str]:
-    error = letter.error.partition("\n")[0]
+    error = printable(letter.error.partition("\n")[0])
     mark = " (replayed)" if letter.replayed else ""
     group = f"{letter.stream} > {letter.group}"
-    return [letter.letter, letter.type or "-", group, letter.reason + mark, str(letter.attempts), error]
+    return [letter.letter, printable(letter.type) or "-", group, letter.reason + mark, str(letter.attempts), error]
 
 
 def _print_causes(letters: Sequence[DeadLetter], limit: int) -> None:
     found = causes(letters)
     rows = [
-        [str(one.count), one.fingerprint, one.group, one.last[:19].replace("T", " "), one.error.partition("\n")[0]]
+        [
+            str(one.count),
+            printable(one.fingerprint),
+            one.group,
+            one.last[:19].replace("T", " "),
+            printable(one.error.partition("\n")[0]),
+        ]
         for one in found[:limit]
     ]
     print_table(["letters", "fingerprint", "group", "last (UTC)", "error of the newest"], rows, numbers=["letters"])
     example = found[0]
+    fingerprint = shlex.quote(printable(example.fingerprint))
     console().print(
         f"\n{_many(len(letters), 'letter')} of {_many(len(found), 'cause')}. "
         f"Look at one: penstock dlq show {example.example}\n"
-        f"Mended? penstock dlq replay --fingerprint {example.fingerprint} --canary 1 --stop-on-failure"
+        f"Mended? penstock dlq replay --fingerprint {fingerprint} --canary 1 --stop-on-failure"
     )
 
 
@@ -281,7 +289,7 @@ def _many(count: int, what: str) -> str:
 
 def _print(letter: DeadLetter) -> None:
     out = console()
-    out.print(f"{letter.type or 'no type'}  {letter.reason}: {letter.error}", style="bold red")
+    out.print(f"{printable(letter.type) or 'no type'}  {letter.reason}: {printable(letter.error)}", style="bold red")
     for name, value in (
         ("letter", letter.letter),
         ("dead since", letter.time),
@@ -291,9 +299,12 @@ def _print(letter: DeadLetter) -> None:
         ("fingerprint", letter.fingerprint),
         ("trace", letter.traceparent[3:35]),  # 00-<trace id>-<span id>-<flags>
     ):
-        out.print(f"  {name:<12} {value}")
+        out.print(f"  {name:<12} {printable(value)}")
     out.print("\nevent", style="bold")
     for name, value in {"id": letter.event_id, **letter.event}.items():
-        out.print(f"  {name:<12} {value}")
+        out.print(f"  {printable(name):<12} {printable(value)}")
     if letter.traceback:
-        out.print("\n" + letter.traceback.rstrip(), style="dim")
+        out.print()
+        for line in letter.traceback.rstrip().split("\n"):
+            indent = len(line) - len(line.lstrip(" "))
+            out.print(" " * indent + printable(line), style="dim")
