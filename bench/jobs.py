@@ -101,7 +101,7 @@ def latency(server: Server) -> dict[str, float]:
     sent: dict[str, float] = {}
     started: list[float] = []
     completed: list[float] = []
-    with process(server, "-m", "services.worker") as worker:
+    with process(server, "-m", "penstock_services.worker") as worker:
         while not client.keys("live:worker-*"):
             time.sleep(0.01)
         idle = resident_mb(worker.pid)
@@ -160,7 +160,7 @@ def main() -> None:
             raw, ours = [], []
             for _ in range(RUNS):
                 raw.append(drain(server, "-m", "bench.raw_loop"))
-                ours.append(drain(server, "-m", "services.worker"))
+                ours.append(drain(server, "-m", "penstock_services.worker"))
             print(f"\n{kind}: drain of {JOBS} no-op jobs, medians of {RUNS} interleaved runs")
             for name, runs in (("raw loop", raw), ("penstock worker", ours)):
                 row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}

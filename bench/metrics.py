@@ -56,7 +56,7 @@ def speed(server: Server, job_types: int) -> dict[str, float]:
     """Count a preloaded backlog of a minute, closing its windows; from the first read to the last commit."""
     with server.client() as client:
         preload(client, EVENTS, seconds=60, job_types=job_types, tenants=2)
-        with process(server, "-m", "services.metrics") as service:
+        with process(server, "-m", "penstock_services.metrics") as service:
             wait_for(some_read, client)
             first, begun, cpu = client.xinfo_groups("events")[0]["lag"], time.perf_counter(), cpu_seconds(service.pid)
             wait_for(settled, client)
@@ -69,7 +69,7 @@ def memory(server: Server) -> dict[str, float]:
     with server.client() as client:
         count = SERIES * EVENTS_OF_EACH * MINUTES * 6
         preload(client, count, seconds=MINUTES * 60, job_types=SERIES // 10, tenants=10)
-        with process(server, "-m", "services.metrics") as service:
+        with process(server, "-m", "penstock_services.metrics") as service:
             wait_for(settled, client)
             wait_for(lambda: client.zcard("state:metrics:open") + client.zcard("state:metrics:minutes") == 0)
             resident = resident_mb(service.pid)

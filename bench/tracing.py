@@ -30,7 +30,7 @@ def main() -> None:
                         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.url
                         os.environ["OTEL_TRACES_SAMPLER"] = "parentbased_traceidratio"
                         os.environ["OTEL_TRACES_SAMPLER_ARG"] = share
-                    found[name].append(drain(server, "-m", "services.worker"))
+                    found[name].append(drain(server, "-m", "penstock_services.worker"))
             print(f"\n{kind}: tracing, medians of {RUNS} interleaved runs")
             off = statistics.median(run["cpu_ms_per_1000"] for run in found["off"])
             for name, runs in found.items():

@@ -14,10 +14,10 @@ import yaml
 
 from penstock import schemas
 from penstock.topology import Topology, load
-from services.alerts.clockwork import Tick
-from services.worker.demo import Flaky
-from services.worker.http_request import HttpRequest
-from services.worker.ticket import Ticket, Triaged
+from penstock_services.alerts.input import Tick
+from penstock_services.worker.demo import Flaky
+from penstock_services.worker.http_request import HttpRequest
+from penstock_services.worker.ticket import Ticket, Triaged
 
 ROOT = Path(__file__).parent.parent
 

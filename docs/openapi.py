@@ -11,15 +11,15 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.service.openapi import document
-from services.alerts.openapi import API as ALERTS
-from services.gateway.openapi import API as GATEWAY
-from services.metrics.openapi import API as METRICS
-from services.notifier.openapi import API as NOTIFIER
-from services.worker.openapi import API as WORKER
+from penstock.web.openapi import document
+from penstock_services.alerts.openapi import API as ALERTS
+from penstock_services.gateway.openapi import API as GATEWAY
+from penstock_services.metrics.openapi import API as METRICS
+from penstock_services.notifier.openapi import API as NOTIFIER
+from penstock_services.worker.openapi import API as WORKER
 
 APIS = (GATEWAY, METRICS, ALERTS, NOTIFIER, WORKER)
-FILE = Path(__file__).parents[1] / "services" / "gateway" / "openapi.json"
+FILE = Path(__file__).parents[1] / "services" / "penstock_services" / "gateway" / "openapi.json"
 _ABOUT = (
     "Tags and servers say which service has a route; ports are the default ones. Where there is GET there is HEAD. "
     "Errors are problem details (RFC 9457)."

@@ -11,14 +11,15 @@ from typing import TypeVar
 
 import msgspec
 
-from penstock.event import Event, rfc3339
+from penstock.event import Event
+from penstock.mesh.alerts import AlertRecord, Silence
 from penstock.schemas import Alert, Exemplar, MetricsWindow, Quantiles, Series
-from penstock.service.alerts import AlertRecord, Silence
+from penstock.times import rfc3339
 from penstock.trace_context import TraceContext
-from services.alerts.book import Book
-from services.alerts.engine import Engine
-from services.alerts.rule_file import parse
-from services.alerts.rules import Rule
+from penstock_services.alerts.engine import Engine
+from penstock_services.alerts.rules.file import parse
+from penstock_services.alerts.rules.model import Rule
+from penstock_services.alerts.state.state import Book
 from tests.hands import Raw, fields_of
 from tests.processes import service_process
 from tests.servers import Server
@@ -195,5 +196,5 @@ def replicas(raw: Raw) -> int:
 def manager(server: Server, rules: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run an alert manager, as `penstock up` does."""
     given = {"REDIS_URL": server.url, "PENSTOCK_ALERTS": str(rules), **env}
-    with service_process("-m", "services.alerts", env=given) as process:
+    with service_process("-m", "penstock_services.alerts", env=given) as process:
         yield process

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.event import rfc3339
 from penstock.schemas import Alert, Notification
-from services.notifier.channels import Letter
-from services.notifier.message import Story
-from services.notifier.templates import Templates, render
+from penstock.times import rfc3339
+from penstock_services.notifier.channels import Letter
+from penstock_services.notifier.message.message import Story
+from penstock_services.notifier.message.templates import Templates, render
 
 SINCE = 1_793_000_000.0
 ALERT = Alert(

@@ -101,7 +101,7 @@ def running_gateway(server: Server, folder: Path, **env: str) -> Iterator[Gatewa
     port = free_port()
     log = folder / f"gateway-{port}.log"
     given = {"REDIS_URL": server.url, "PENSTOCK_GATEWAY_PORT": str(port), **env}
-    with service_process("-m", "services.gateway", env=given, log=log) as process:
+    with service_process("-m", "penstock_services.gateway", env=given, log=log) as process:
         gateway = Gateway(port, process, log)
         eventually(gateway.ready, what="the gateway is ready")
         yield gateway

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, client
-from penstock.streams.settle import Entry, Output, Settled, Settler, Source, Unit
+from penstock.streams.commit import Entry, Output, Settled, Settler, Source, Unit
 from tests.servers import Server
 
 Raw: TypeAlias = Any  # redis-py annotates every reply as a union over all its modes

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from penstock import Service
-from penstock.service.lifecycle import Runtime, serve
+from penstock.service.lifecycle import serve
+from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.topology import Topology, parse
 from tests.hands import Raw, end

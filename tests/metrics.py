@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from penstock.event import Event, decode, rfc3339
+from penstock.event import Event, decode
 from penstock.schemas import MetricsWindow, Quantiles, Series
+from penstock.times import rfc3339
 from tests.processes import eventually
 
 EPOCH_MS = 1_700_000_040_000  # 2023-11-14T22:14:00Z, a whole minute

@@ -47,7 +47,7 @@ class Mesh:
     def notifier(self, *command: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a notifier; it reads its streams by the time the context begins."""
         began = self.logged('"started"')
-        given = command or ("-m", "services.notifier")
+        given = command or ("-m", "penstock_services.notifier")
         with service_process(*given, env={**self.env, **env}, log=self.log) as process:
             eventually(lambda: self.logged('"started"') > began or process.poll() is not None)
             assert process.poll() is None, self.log.read_text()

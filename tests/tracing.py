@@ -24,7 +24,7 @@ JOBS = "tests.integration.trace_jobs"
 def worker(server: Server, **env: str) -> Iterator[None]:
     """Run the shipped worker with the jobs of the trace tests."""
     given = {"REDIS_URL": server.url, "PENSTOCK_TOPOLOGY": str(TOPOLOGY), "PENSTOCK_JOBS": f"{JOBS}:jobs", **env}
-    with service_process("-m", "services.worker", env=given):
+    with service_process("-m", "penstock_services.worker", env=given):
         yield
 
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from penstock.errors import InvalidEvent
+from penstock.times import entry_time
 from penstock.trace_context import TraceContext
 
 UNKNOWN_SOURCE = "redis-cli"
 _KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause"})
-_LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 # What Penstock adds to an entry that it parks in a group's retry stream. The names are ours alone there;
 # on any other stream a field of such a name is an unknown field like every other.
@@ -100,19 +99,6 @@ def derived_id(group: str, cause: str, index: str) -> str:
     Publishing again after a crash gives the same id, which lets receivers outside the mesh deduplicate.
     """
     return hashlib.blake2b(f"{group}\0{cause}\0{index}".encode(), digest_size=16).hexdigest()
-
-
-def entry_time(entry_id: str) -> str:
-    """Return the RFC 3339 time (UTC, milliseconds) at which the server took an entry.
-
-    A producer may choose the id: what lies beyond RFC 3339's last year is cut to it.
-    """
-    return rfc3339(min(int(entry_id.partition("-")[0]), _LAST_MS) / 1000)
-
-
-def rfc3339(timestamp: float) -> str:
-    """Format seconds since the epoch as RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def encode_data(data: Any) -> str:

@@ -161,3 +161,8 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 def _sentence(message: str) -> str:
     problem, _, path = message.partition(" - at `$.")
     return f"{path.rstrip('`')}: {problem}" if path else problem
+
+
+def redis_url(settings: Settings) -> str:
+    """Return REDIS_URL, or the address at which `penstock up` starts a server."""
+    return settings.redis_url or f"redis://127.0.0.1:{settings.redis_port}/0"

@@ -7,9 +7,9 @@ from typing import Any
 
 from penstock.service.lifecycle import run
 from penstock.settings import Settings
-from penstock.streams import settle
-from services.notifier.config import load
-from services.notifier.service import build
+from penstock.streams import commit as settle
+from penstock_services.notifier.config.config import load
+from penstock_services.notifier.service import build
 
 _commit = settle._commit
 

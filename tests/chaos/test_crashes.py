@@ -25,7 +25,7 @@ def worker(
     server: Server, *, url: str | None = None, log: Path | None = None, **env: str
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
     settings = {"REDIS_URL": url or server.url, "PENSTOCK_JOBS": "tests.chaos.jobs:jobs", **env}
-    return service_process("-m", "services.worker", env=settings, log=log)
+    return service_process("-m", "penstock_services.worker", env=settings, log=log)
 
 
 def add_jobs(client: Any, count: int, *, start: int = 0, **data: Any) -> None:

@@ -19,7 +19,9 @@ KINDS = ("job.completed",) * 8 + ("job.failed", "ticket.triaged")
 
 
 def service(server: Server) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    return service_process("-m", "services.metrics", env={"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": "0"})
+    return service_process(
+        "-m", "penstock_services.metrics", env={"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": "0"}
+    )
 
 
 def model_of(raw: Any, count: int, *, seconds: int, seed: int) -> Model:

@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from penstock.config import Duration
 from penstock.settings import Settings, unknown_variables
-from penstock.topology import Duration, load
+from penstock.topology import load
 from tests.deploy.stack import compose_commands, compose_file, declared
 from tests.processes import ROOT
 

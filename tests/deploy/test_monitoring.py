@@ -79,8 +79,8 @@ def served(server: Server, tmp_path: Path) -> Labels:
     ports = {"WORKER": free_port(), "METRICS": free_port()}
     env = {"REDIS_URL": server.url, **{f"PENSTOCK_{name}_PORT": str(port) for name, port in ports.items()}}
     with (
-        service_process("-m", "services.worker", env=env, log=tmp_path / "worker"),
-        service_process("-m", "services.metrics", env=env, log=tmp_path / "metrics"),
+        service_process("-m", "penstock_services.worker", env=env, log=tmp_path / "worker"),
+        service_process("-m", "penstock_services.metrics", env=env, log=tmp_path / "metrics"),
         server.client() as client,
     ):
         for kind, data in (("demo.flaky", {"fail_times": 1}), ("demo.hopeless", None)):

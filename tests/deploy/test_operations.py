@@ -11,7 +11,7 @@ import yaml
 
 from penstock.settings import Settings
 from penstock.topology import load
-from services.notifier.environment import Environment
+from penstock_services.notifier.config.environment import Environment
 from tests.processes import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()

@@ -24,6 +24,6 @@ def test_a_worker_does_its_job_on_redis_in_a_container(
         monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
     with RedisContainer(IMAGE) as container, container.get_client() as client:
         url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-        with service_process("-m", "services.worker", env={"REDIS_URL": url}, log=tmp_path / "worker"):
+        with service_process("-m", "penstock_services.worker", env={"REDIS_URL": url}, log=tmp_path / "worker"):
             client.xadd("ingest", {"type": "demo.flaky", "data": '{"fail_times": 0}'})
             eventually(lambda: client.exists("events") and client.xlen("events") == 1)

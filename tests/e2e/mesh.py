@@ -26,10 +26,10 @@ streams:
   events: {}
 services:
   gateway:
-    run: services.gateway
+    run: penstock_services.gateway
     publishes: [ingest]
   worker:
-    run: services.worker
+    run: penstock_services.worker
     consumes: {ingest: {}}
     publishes: [events]
   shop:

@@ -7,7 +7,7 @@ import os
 import signal
 
 from penstock import Event, Service
-from penstock.service.lifecycle import Runtime
+from penstock.service.runtime import Runtime
 
 service = Service("shop")
 undeclared = Service("undeclared")

@@ -41,7 +41,7 @@ def test_a_running_mesh_is_used_and_its_broken_promises_are_counted(tmp_path: Pa
 
 
 def test_a_mesh_without_gateway_cannot_show_anything(tmp_path: Path) -> None:
-    mesh = Mesh(tmp_path, "services: {worker: {run: services.worker}}", PENSTOCK_GATEWAY_PORT=str(free_port()))
+    mesh = Mesh(tmp_path, "services: {worker: {run: penstock_services.worker}}", PENSTOCK_GATEWAY_PORT=str(free_port()))
     done = mesh.cli("demo")
     assert done.returncode == 2
     assert "needs the services gateway and worker" in done.stderr

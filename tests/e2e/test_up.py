@@ -154,7 +154,11 @@ def test_a_mistake_that_only_the_service_can_see_stops_everything(tmp_path: Path
     ("before", "after", "said"),
     [
         ("consumes: {ingest: {}}", "consumes: {ingset: {}}", "services.worker.consumes: there is no stream ingset"),
-        ("run: services.worker", "run: services.wroker", "services.worker.run: there is no module services.wroker"),
+        (
+            "run: penstock_services.worker",
+            "run: services.wroker",
+            "services.worker.run: there is no module services.wroker",
+        ),
         ("publishes: [events]", "publish: [events]", "services.worker"),
     ],
 )

@@ -185,7 +185,7 @@ def test_wrong_rules_end_the_start_with_every_mistake(server: Server, tmp_path: 
     rules = tmp_path / "mine.yaml"
     rules.write_text(rules_text(a="kind: event", b=f"{LAG}\nfour: 5m"))
     done = subprocess.run(
-        [sys.executable, "-m", "services.alerts"],
+        [sys.executable, "-m", "penstock_services.alerts"],
         env=environment(REDIS_URL=server.url, PENSTOCK_ALERTS=str(rules)),
         cwd=ROOT,
         capture_output=True,

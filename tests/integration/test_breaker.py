@@ -194,7 +194,7 @@ def test_while_open_jobs_that_need_it_wait_and_others_go_on(server: Server, raw:
         return sum(event["job_type"] == kind for event in events)
 
     raw.set("crm:down", 1)
-    with service_process("-m", "services.worker", env=env):
+    with service_process("-m", "penstock_services.worker", env=env):
         for _ in range(20):
             raw.xadd("ingest", {"type": "crm.update"})
         wait_for(raw, lambda: b"breaker.opened" in [fields[b"type"] for _, fields in raw.xrange("events")], "it opens")

@@ -21,8 +21,8 @@ def cli(tmp_path: Path) -> Cli:
     [
         ("services", "is not of the form module:service"),
         ("shop.nowhere:service", "there is no module shop"),
-        ("services.worker.ticket:Ticket", "has no Service called Ticket"),
-        ("services.worker.ticket:jobs", "services.ticket is missing"),
+        ("penstock_services.worker.ticket:Ticket", "has no Service called Ticket"),
+        ("penstock_services.worker.ticket:jobs", "services.ticket is missing"),
     ],
 )
 def test_a_target_that_cannot_be_run_is_named(cli: Cli, target: str, said: str) -> None:

@@ -13,7 +13,7 @@ import redis
 import structlog
 
 from penstock.errors import InvalidEvent
-from penstock.streams.settle import DEAD, DONE, RETRY, Entry, Output, Unit
+from penstock.streams.commit import DEAD, DONE, RETRY, Entry, Output, Unit
 from tests.hands import (
     DELAYED,
     FRESH,

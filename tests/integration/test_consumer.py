@@ -27,9 +27,10 @@ from penstock import (
     UnsuitableRedis,
 )
 from penstock.service import intake
-from penstock.service.lifecycle import Runtime
 from penstock.service.outcome import Outcome
-from penstock.streams import janitor, presence
+from penstock.service.runtime import Runtime
+from penstock.streams import heartbeat as presence
+from penstock.streams import rescue as janitor
 from penstock.topology import parse
 from tests.hands import Raw, fields_of
 from tests.mesh import eventually, running, settled

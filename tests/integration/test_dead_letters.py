@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from penstock.dlq.dead_letter import DeadLetter
+from penstock.dlq.queue import DeadLetters
+from penstock.dlq.retention import DeadLetterRetention
 from penstock.keys import Keys
-from penstock.resilience.dlq import DeadLetter, DeadLetterRetention, DeadLetters
 from tests.hands import Raw, connected, fields_of
 from tests.servers import Server
 

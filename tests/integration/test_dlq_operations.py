@@ -91,7 +91,7 @@ def test_two_operators_at_once_replay_each_letter_once(cli: Cli, raw: Any) -> No
 def test_canaries_that_fail_again_stop_the_rest(cli: Cli, server: Server, raw: Any) -> None:
     bury(raw, 10)
     env = {"REDIS_URL": server.url, "PENSTOCK_JOBS": "tests.integration.dlq_jobs:jobs"}
-    with service_process("-m", "services.worker", env=env):
+    with service_process("-m", "penstock_services.worker", env=env):
         stopped = cli("dlq", "replay", "--all", "--canary", "2", "--stop-on-failure")
         assert stopped.returncode == 1
         assert stopped.stdout.count("failed again") == 1

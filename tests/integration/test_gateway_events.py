@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from penstock.keys import Keys
-from penstock.service.jobs import Job
+from penstock.mesh.jobs import Job
 from tests.gateways import JSON, Gateway, running_gateway
 from tests.servers import Server
 

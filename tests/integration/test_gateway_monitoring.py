@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from penstock.event import rfc3339
 from penstock.keys import Keys
+from penstock.mesh.alerts import ALERTS, SERVICE, AlertRecord
 from penstock.metrics.windows import mesh
 from penstock.schemas import Series
-from penstock.service.alerts import ALERTS, SERVICE, AlertRecord
+from penstock.times import rfc3339
 from tests.gateways import Gateway, running_gateway
 from tests.processes import eventually, service_process
 from tests.servers import Server
@@ -171,8 +171,8 @@ def alert(raw: Any, rule: str, **fields: Any) -> None:
 TOPOLOGY = """
 streams: {ingest: {}, events: {}, dlq: {}}
 services:
-  gateway: {run: services.gateway, publishes: [ingest]}
-  worker: {run: services.worker, consumes: {ingest: {}}, publishes: [events]}
+  gateway: {run: penstock_services.gateway, publishes: [ingest]}
+  worker: {run: penstock_services.worker, consumes: {ingest: {}}, publishes: [events]}
   cron: {publishes: [ingest]}
 """
 
@@ -187,7 +187,7 @@ def small(server: Server, tmp_path: Path) -> Iterator[Gateway]:
 
 def test_a_mesh_whose_services_all_run_is_healthy(small: Gateway, server: Server, tmp_path: Path) -> None:
     env = {"REDIS_URL": server.url, "PENSTOCK_TOPOLOGY": str(tmp_path / "streams.yaml")}
-    with service_process("-m", "services.worker", env=env):
+    with service_process("-m", "penstock_services.worker", env=env):
         eventually(lambda: status(small)["status"] == "healthy", what="the worker is seen")
         found = status(small)
     assert found["reasons"] == []

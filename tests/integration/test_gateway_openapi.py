@@ -21,9 +21,9 @@ from schemathesis.specs.openapi.checks import (
 
 from docs.openapi import FILE
 from penstock.keys import Keys
+from penstock.mesh.alerts import ALERTS, SERVICE, AlertRecord
 from penstock.metrics.windows import mesh
 from penstock.schemas import Series
-from penstock.service.alerts import ALERTS, SERVICE, AlertRecord
 from tests.gateways import Gateway, running_gateway
 from tests.servers import Server
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock.redis.connection import client
-from services.gateway.upstream import backlog
+from penstock_services.gateway.upstream import backlog
 from tests.gateways import Answer, Gateway, read_answer, running_gateway
 from tests.processes import eventually, service_process
 from tests.servers import Server, free_port, required_kinds
@@ -187,7 +187,7 @@ def test_an_address_of_another_machine_is_a_sentence_that_names_the_variable(ser
 def failure(server: Server, folder: Path, **env: str) -> str:
     """Run a gateway that cannot start; return what it says."""
     log = folder / "log"
-    with service_process("-m", "services.gateway", env={"REDIS_URL": server.url, **env}, log=log) as process:
+    with service_process("-m", "penstock_services.gateway", env={"REDIS_URL": server.url, **env}, log=log) as process:
         assert process.wait(20) == 2
     assert "Traceback" not in log.read_text()
     return log.read_text()

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook as Judge
 
 from penstock.errors import ConfigurationError
 from penstock.topology import parse
-from services.gateway.service import build
+from penstock_services.gateway.service import build
 from tests.gateways import DEMO_SECRET, Answer, Gateway, running_gateway
 from tests.servers import Server
 

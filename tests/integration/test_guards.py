@@ -9,7 +9,7 @@ import pytest
 
 from penstock import BatchContext, Context, Event, Service
 from penstock.redis.connection import AsyncRedis
-from penstock.service.state import State
+from penstock.service.effects import State
 from tests.hands import Raw, fields_of
 from tests.mesh import eventually, running, settled
 from tests.servers import Server

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from penstock.keys import Keys
-from penstock.service.jobs import Job, find_job
+from penstock.mesh.jobs import Job, find_job
 from tests.hands import GROUP, STREAM, Raw, add, connected, make_groups, take
 from tests.servers import Server
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from penstock.event import rfc3339
+from penstock.times import rfc3339
 from tests.metrics import EPOCH_MS, fields, settled
 from tests.processes import eventually, service_process
 from tests.servers import Server, free_port
@@ -73,7 +73,7 @@ def told(server: Server, raw: Any) -> Iterator[Told]:
     publish(raw, "ticket.triaged", source="crm")
     port = free_port()
     env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(port)}
-    with service_process("-m", "services.metrics", env=env):
+    with service_process("-m", "penstock_services.metrics", env=env):
         made = Told(server, port)
         eventually(made.up, what="it is ready")
         eventually(lambda: settled(raw), what="everything is counted")
@@ -154,7 +154,7 @@ def test_counters_only_ever_go_up_while_windows_are_counted_and_closed(server: S
         return settled(raw) and raw.zcard("state:metrics:open") == 0
 
     env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(port)}
-    with service_process("-m", "services.metrics", env=env):
+    with service_process("-m", "penstock_services.metrics", env=env):
         eventually(lambda: told.up("/livez"))
         eventually(closed, deadline=60, what="every window is closed")
     assert len(set(windows)) > 2
@@ -165,7 +165,7 @@ def test_counters_only_ever_go_up_while_windows_are_counted_and_closed(server: S
 def test_it_is_alive_but_not_ready_while_redis_is_away(own_server: Server) -> None:
     port = free_port()
     env = {"REDIS_URL": own_server.url, "PENSTOCK_METRICS_PORT": str(port)}
-    with service_process("-m", "services.metrics", env=env) as process:
+    with service_process("-m", "penstock_services.metrics", env=env) as process:
         told = Told(own_server, port)
         eventually(told.up)
         own_server.stop()
@@ -181,7 +181,7 @@ def test_it_is_alive_but_not_ready_while_redis_is_away(own_server: Server) -> No
 
 def test_replicas_share_the_port(told: Told, server: Server, raw: Any) -> None:
     env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(told._port)}
-    with service_process("-m", "services.metrics", env=env):
+    with service_process("-m", "penstock_services.metrics", env=env):
         eventually(lambda: raw.xinfo_groups("events")[0]["consumers"] == 2, what="the second one reads")
     assert told.up()
 
@@ -191,7 +191,7 @@ def test_a_port_that_another_program_has_is_said_in_words(server: Server, tmp_pa
         port = taken.getsockname()[1]
         log = tmp_path / "log"
         env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(port)}
-        with service_process("-m", "services.metrics", env=env, log=log) as process:
+        with service_process("-m", "penstock_services.metrics", env=env, log=log) as process:
             assert process.wait(20) == 2
     assert f"PENSTOCK_METRICS_PORT: 127.0.0.1:{port} is taken" in log.read_text()
 

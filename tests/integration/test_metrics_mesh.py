@@ -14,7 +14,7 @@ from penstock.metrics.windows import KEPT, WindowReader
 from penstock.redis.connection import AsyncRedis, client
 from penstock.schemas import MetricsWindow
 from penstock.topology import Topology, parse
-from services.metrics.mesh import MeshWatch, gauges
+from penstock_services.metrics.mesh import MeshWatch, gauges
 from tests.metrics import EPOCH_MS, published
 from tests.servers import Server
 

@@ -21,7 +21,7 @@ JOB_TYPES = ("ticket.created", "http.request")
 
 def service(server: Server, *, log: Path | None = None, **env: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     return service_process(
-        "-m", "services.metrics", env={"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": "0", **env}, log=log
+        "-m", "penstock_services.metrics", env={"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": "0", **env}, log=log
     )
 
 

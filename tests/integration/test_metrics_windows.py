@@ -12,8 +12,8 @@ from penstock.keys import Keys
 from penstock.metrics.tally import OTHER, Tallies, decode, encode
 from penstock.metrics.windows import KEPT, WindowReader, closed, parts_of
 from penstock.redis.connection import AsyncRedis, client
-from services.metrics.close import Closer
-from services.metrics.count import tally
+from penstock_services.metrics.close import Closer
+from penstock_services.metrics.count import tally
 from tests.metrics import EPOCH_MS, job, published
 from tests.servers import Server
 
@@ -151,7 +151,7 @@ def append_once_read(monkeypatch: pytest.MonkeyPatch, raw: Any) -> None:
             append(raw, waiting.pop())
         return decode(part)
 
-    monkeypatch.setattr("services.metrics.close.decode", decode_and_append)
+    monkeypatch.setattr("penstock_services.metrics.close.decode", decode_and_append)
 
 
 async def test_many_parts_of_an_open_window_become_one(raw: Any, closer: Closer) -> None:

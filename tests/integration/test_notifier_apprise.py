@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.notifier.channels import Apprise
-from services.notifier.wire import SendFailed, SendRefused
+from penstock_services.notifier.channels import Apprise
+from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests.alerts import make_letter
 from tests.standins import Reply, StandIn
 

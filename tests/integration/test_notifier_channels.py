@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook as Verifier
 
-from penstock.topology import Duration
-from services.notifier.channels import AnyChannel, Discord, Slack, Telegram, Webhook
-from services.notifier.wire import SendFailed, SendRefused
+from penstock.config import Duration
+from penstock_services.notifier.channels import AnyChannel, Discord, Slack, Telegram, Webhook
+from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests import standins
 from tests.alerts import RESOLVED, make_letter
 from tests.standins import Reply, StandIn, refusal

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.notifier.message import moment
+from penstock_services.notifier.message.message import moment
 from tests import standins
 from tests.alerts import ALERT, RESOLVED, make_alert
 from tests.notifiers import DELAYED, Mesh

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from penstock.topology import Duration
-from services.notifier.channels import Email
-from services.notifier.wire import SendFailed, SendRefused
+from penstock.config import Duration
+from penstock_services.notifier.channels import Email
+from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests.alerts import ALERT, RESOLVED, make_alert, make_letter
 from tests.servers import free_port
 from tests.standins import LOCALHOST, MailServer, Reply, StandIn, mail_server

@@ -10,9 +10,9 @@ import pytest
 
 from penstock.keys import Keys
 from penstock.redis.connection import client
-from services.notifier.channels import Receipt, Slack
-from services.notifier.channels.base import Rate
-from services.notifier.ledger import Admission, Folded, Go, Sent, Thread, Wait
+from penstock_services.notifier.channels import Receipt, Slack
+from penstock_services.notifier.channels.base import Rate
+from penstock_services.notifier.delivery.notification_log import Admission, Folded, Go, Sent, Thread, Wait
 from tests.alerts import ALERT, RESOLVED, make_alert, make_notification
 from tests.servers import Server
 

@@ -37,7 +37,7 @@ def test_spans_arrive_over_grpc(server: Server, raw: Any) -> None:
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
     try:
-        with service_process("-m", "services.worker", env=env):
+        with service_process("-m", "penstock_services.worker", env=env):
             raw.xadd("ingest", {"type": "good"})
             eventually(lambda: receiver.names >= {"process ingest", "step add", "send events"})
     finally:

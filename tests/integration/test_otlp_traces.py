@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from penstock.dlq.queue import DeadLetters
 from penstock.keys import Keys
 from penstock.redis.connection import client
-from penstock.resilience.dlq import DeadLetters
 from tests.otlp import ReceivedSpan, Receiver, otlp_receiver
 from tests.processes import eventually, service_process
 from tests.servers import Server, free_port
@@ -59,7 +59,10 @@ def done(raw: Any, kind: str = "job.completed") -> bool:
 
 
 def test_the_good_path_is_one_connected_tree(server: Server, raw: Any) -> None:
-    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+    with (
+        otlp_receiver() as receiver,
+        service_process("-m", "penstock_services.worker", env=environment(server, receiver.url)),
+    ):
         add(raw, "good")
         [process] = wait_for(receiver, TRACE, "process ingest")
         [step] = wait_for(receiver, TRACE, "step add")
@@ -107,7 +110,10 @@ def test_http_in_and_http_out_are_in_one_trace(server: Server, raw: Any) -> None
     port = free_port()
     with otlp_receiver() as receiver, otlp_receiver() as target:  # any server that answers 200 will do as a target
         env = environment(server, receiver.url, PENSTOCK_GATEWAY_PORT=str(port))
-        with service_process("-m", "services.gateway", env=env), service_process("-m", "services.worker", env=env):
+        with (
+            service_process("-m", "penstock_services.gateway", env=env),
+            service_process("-m", "penstock_services.worker", env=env),
+        ):
             eventually(lambda: answers(port))
             job = {"type": "http.request", "data": {"url": f"{target.url}/hook", "method": "POST", "json": {}}}
             accepted = post(port, "/v1/events", job, traceparent=f"00-{TRACE}-{PARENT}-01")
@@ -134,7 +140,10 @@ def answers(port: int) -> bool:
 
 
 def test_a_plain_xadd_starts_a_trace_whose_id_every_reader_agrees_on(server: Server, raw: Any) -> None:
-    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+    with (
+        otlp_receiver() as receiver,
+        service_process("-m", "penstock_services.worker", env=environment(server, receiver.url)),
+    ):
         raw.xadd("ingest", {"type": "good"})
         eventually(lambda: [s for s in receiver.spans if s.name == "send events"])
     [process] = [s for s in receiver.spans if s.name == "process ingest"]
@@ -144,7 +153,10 @@ def test_a_plain_xadd_starts_a_trace_whose_id_every_reader_agrees_on(server: Ser
 
 
 def test_a_retry_stays_in_the_trace_with_its_attempt(server: Server, raw: Any) -> None:
-    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+    with (
+        otlp_receiver() as receiver,
+        service_process("-m", "penstock_services.worker", env=environment(server, receiver.url)),
+    ):
         add(raw, "flaky")
         first, second = wait_for(receiver, TRACE, "process ingest", 2)
     assert (first.attributes["messaging.redis.attempt"], second.attributes["messaging.redis.attempt"]) == (1, 2)
@@ -155,7 +167,10 @@ def test_a_retry_stays_in_the_trace_with_its_attempt(server: Server, raw: Any) -
 
 
 async def test_a_replay_is_a_new_trace_that_links_to_the_one_that_failed(server: Server, raw: Any) -> None:
-    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+    with (
+        otlp_receiver() as receiver,
+        service_process("-m", "penstock_services.worker", env=environment(server, receiver.url)),
+    ):
         add(raw, "hopeless")
         [failed] = wait_for(receiver, TRACE, "process ingest")
         assert (failed.failed, failed.error) == (True, "never")
@@ -174,7 +189,10 @@ async def test_a_replay_is_a_new_trace_that_links_to_the_one_that_failed(server:
 
 @pytest.mark.parametrize("broken", ["garbage", "00-zz-00-01", f"00-{'0' * 32}-{PARENT}-01"])
 def test_a_broken_traceparent_starts_a_new_trace_and_fails_nothing(server: Server, raw: Any, broken: str) -> None:
-    with otlp_receiver() as receiver, service_process("-m", "services.worker", env=environment(server, receiver.url)):
+    with (
+        otlp_receiver() as receiver,
+        service_process("-m", "penstock_services.worker", env=environment(server, receiver.url)),
+    ):
         raw.xadd("ingest", {"type": "good", "traceparent": broken})
         eventually(lambda: raw.exists("events") and done(raw))
         eventually(lambda: [s for s in receiver.spans if s.name == "process ingest"])
@@ -184,7 +202,7 @@ def test_unsampled_traces_cost_no_spans_but_failures_are_kept(server: Server, ra
     env = environment(server, "", OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
     with otlp_receiver() as receiver:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.url
-        with service_process("-m", "services.worker", env=env) as process:
+        with service_process("-m", "penstock_services.worker", env=env) as process:
             raw.xadd("ingest", {"type": "good"})
             add(raw, "good", flags="00")
             add(raw, "hopeless", flags="00")
@@ -212,7 +230,7 @@ def test_a_receiver_that_refuses_stops_nobody(server: Server, raw: Any) -> None:
         thread.start()
         try:
             url = f"http://127.0.0.1:{refusing.server_address[1]}"
-            with service_process("-m", "services.worker", env=environment(server, url)) as process:
+            with service_process("-m", "penstock_services.worker", env=environment(server, url)) as process:
                 for _ in range(100):
                     raw.xadd("ingest", {"type": "good"})
                 eventually(lambda: raw.exists("events") and raw.xlen("events") == 100)
@@ -229,7 +247,7 @@ def test_a_receiver_that_is_away_slows_nothing_and_stops_nobody(server: Server, 
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if receiver_is == "down":
             listener.close()
-        with service_process("-m", "services.worker", env=environment(server, url)) as process:
+        with service_process("-m", "penstock_services.worker", env=environment(server, url)) as process:
             for _ in range(500):
                 raw.xadd("ingest", {"type": "good"})
             eventually(lambda: raw.exists("events") and raw.xlen("events") == 500)

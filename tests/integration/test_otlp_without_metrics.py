@@ -21,7 +21,7 @@ def test_metrics_are_exported_unless_the_exporter_is_none(
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
             "OTEL_METRICS_EXPORTER": exporter,
         }
-        with service_process("-m", "services.worker", env=env) as worker:
+        with service_process("-m", "penstock_services.worker", env=env) as worker:
             raw.xadd("ingest", {"type": "demo.flaky", "data": '{"fail_times": 0}'})
             eventually(lambda: raw.exists("events"))
             worker.terminate()  # flushes whatever there is to tell

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from penstock.streams import presence
-from penstock.streams.presence import Held, Presence
+from penstock.streams import heartbeat as presence
+from penstock.streams.heartbeat import Held, Presence
 from tests.hands import FRESH, GROUP, KEYS, ME, OTHER, PARKED, SOURCES, STREAM, Raw, add, make_groups, take, taken
 from tests.mesh import eventually
 from tests.processes import eventually as eventually_while_blocking

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
-from penstock.streams import janitor as sweeps
-from penstock.streams.janitor import MOST_DEATHS, Janitor
-from penstock.streams.settle import Source
+from penstock.streams import rescue as sweeps
+from penstock.streams.commit import Source
+from penstock.streams.rescue import MOST_DEATHS, Janitor
 from tests.hands import (
     FRESH,
     GROUP,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from penstock.cli.up.programs import Program
+from penstock.cli.up.supervisor import Supervisor
 from penstock.errors import ConfigurationError
-from penstock.service.programs import Program
-from penstock.service.supervisor import Supervisor
 from tests.processes import DEADLINE, eventually, is_running
 
 PATIENT = 60.0

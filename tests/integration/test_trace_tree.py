@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from penstock.event import entry_time
+from penstock.times import entry_time
 from penstock.trace_context import TraceContext
 from penstock.traces import Trace
 from tests.command_line import Cli

@@ -10,7 +10,8 @@ import pytest
 from penstock.keys import Keys
 from penstock.redis.connection import client
 from penstock.topology import load
-from penstock.traces import Trace, Traces, standing
+from penstock.traces import Trace, Traces
+from penstock.traces import progress as standing
 from tests.servers import Server
 from tests.tracing import TOPOLOGY, attempts_of
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.schemas import Series
-from services.alerts.detectors import count_deviation, duration_deviation, of_count, of_duration
+from penstock_services.alerts.evaluate.anomaly import count_deviation, duration_deviation, of_count, of_duration
 from tests.alerting import Mesh, jobs, rules_text
 
 EVALUATIONS = 10_000

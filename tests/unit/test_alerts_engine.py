@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from penstock.schemas import MetricsWindow, Series
-from services.alerts.clockwork import Tick
-from services.alerts.kinds.judge import judge
-from services.alerts.reading import Item, whole
-from services.alerts.rules import SeriesRule
+from penstock_services.alerts.evaluate.evaluate import judge
+from penstock_services.alerts.input import Item, Tick, whole
+from penstock_services.alerts.rules.model import SeriesRule
 from tests.alerting import EPOCH, Mesh, gauge, jobs, make_window, rules_text
 
 LAG = "kind: threshold\nseries: lag_age\nabove: 30s"
@@ -115,7 +114,7 @@ def test_a_rule_that_breaks_does_not_silence_the_others(
             raise ZeroDivisionError
         return judge(rule, *rest)
 
-    monkeypatch.setattr("services.alerts.engine.judge", broken)
+    monkeypatch.setattr("penstock_services.alerts.engine.judge", broken)
     mesh = Mesh(rules_text(broken=LAG, lag=LAG))
     mesh.window(gauge("lag_age", 40, stream="a", group="b"))
 

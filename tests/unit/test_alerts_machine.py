@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.service.alerts import AlertRecord
-from services.alerts.machine import MISSING_FOR, Policy, Transition, forgettable, resolve, step
-from services.alerts.verdict import Level, Verdict
+from penstock.mesh.alerts import AlertRecord
+from penstock_services.alerts.state.lifecycle import MISSING_FOR, Policy, Transition, forgettable, resolve, step
+from penstock_services.alerts.state.result import Level, Verdict
 
 LEVELS: tuple[Level, ...] = ("bad", "between", "good", "missing")
 NEW = AlertRecord(fingerprint="f", rule="r")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import ConfigurationError
-from services.alerts.rule_checks import alert_labels
-from services.alerts.rule_file import load, parse
-from services.alerts.rules import KINDS, Threshold
+from penstock_services.alerts.rules.check import alert_labels
+from penstock_services.alerts.rules.file import load, parse
+from penstock_services.alerts.rules.model import KINDS, Threshold
 from tests.alerting import one_rule, rules_text
 from tests.processes import ROOT
 

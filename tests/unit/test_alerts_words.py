@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from services.alerts.numbers import in_words, seconds_in_words, unit_of
-from services.alerts.rule_file import parse
-from services.alerts.rules import KINDS
-from services.alerts.templates import placeholders, render
+from penstock_services.alerts.rules.file import parse
+from penstock_services.alerts.rules.model import KINDS
+from penstock_services.alerts.rules.quantities import in_words, seconds_in_words, unit_of
+from penstock_services.alerts.rules.summary import placeholders, render
 from tests.processes import ROOT
 
 

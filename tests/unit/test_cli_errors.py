@@ -6,8 +6,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from penstock.cli.errors import Negative, report_errors
 from penstock.errors import ConfigurationError, InvalidEvent, Unavailable, UnsuitableRedis
+from penstock.service.main import Negative, report_errors
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from penstock import topology
-from penstock.cli.guide import guide
+from penstock.cli.up.welcome import guide
 from penstock.settings import Settings
-from services.worker.ticket import Ticket
+from penstock_services.worker.ticket import Ticket
 
 MESH = topology.parse("""
 streams: {ingest: {}, events: {}}
 services:
-  gateway: {run: services.gateway, publishes: [ingest]}
+  gateway: {run: penstock_services.gateway, publishes: [ingest]}
   worker: {consumes: {ingest: {}}}
   audit: {consumes: {ingest: {}, events: {}}}
 webhooks: {demo: {scheme: github, secret: S, type: t}}
@@ -64,6 +64,8 @@ def test_its_commands_publish_a_good_ticket(tool: str | None, monkeypatch: pytes
 
 
 def test_a_mesh_without_gateway_has_no_address_to_show() -> None:
-    text = guide(Settings(), topology.parse("services: {worker: {run: services.worker}}"), None, coloured=False)
+    text = guide(
+        Settings(), topology.parse("services: {worker: {run: penstock_services.worker}}"), None, coloured=False
+    )
     assert "curl" not in text
     assert "8080" not in text

@@ -16,7 +16,7 @@ import pytest
 
 from penstock import BatchContext, ConfigurationError, Context, InvalidEvent
 from penstock.event import Event, decode
-from penstock.streams.settle import Output
+from penstock.streams.commit import Output
 from penstock.testing.doubles import Checkpoints, Outlet
 from tests.scopes import make_context, make_event, make_scope
 

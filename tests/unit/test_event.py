@@ -10,18 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import InvalidEvent
-from penstock.event import (
-    Event,
-    decode,
-    decode_retry,
-    derived_id,
-    encode,
-    encode_data,
-    entry_time,
-    identity,
-    parse_identity,
-    rfc3339,
-)
+from penstock.event import Event, decode, decode_retry, derived_id, encode, encode_data, identity, parse_identity
+from penstock.times import entry_time, rfc3339
 from penstock.trace_context import TraceContext
 
 ENTRY = "1700000000123-4"

@@ -16,12 +16,13 @@ import pytest
 
 FLOORS = (
     # The ground: what an event, a key, a setting is. No Redis.
-    {"errors", "event", "keys", "matchers", "net", "processes", "retry", "schemas", "settings", "topology"}
-    | {"trace_context"},
+    {"config", "errors", "event", "keys", "matchers", "net", "processes", "retry", "schemas", "settings", "times"}
+    | {"topology", "trace_context"},
     {"redis"},
     {"resilience", "streams", "telemetry"},
-    {"metrics", "traces"},
-    {"service"},
+    {"dlq", "metrics", "traces"},
+    {"mesh", "service"},
+    {"web"},
     {"cli", "testing"},
 )
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ Sources = Mapping[str, str]
 def sources() -> dict[str, str]:
     """Return every module of libs and services by its dotted name."""
     found = {}
-    for base, folder in ((ROOT / "libs", "penstock"), (ROOT, "services")):
+    for base, folder in ((ROOT / "libs", "penstock"), (ROOT / "services", "penstock_services")):
         for path in (base / folder).rglob("*.py"):
             parts = path.relative_to(base).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
@@ -69,10 +70,10 @@ def violations(modules: Sources) -> list[str]:
 
 def objection(importer: list[str], target: list[str]) -> str | None:
     match importer, target:
-        case ["services", mine, *_], ["services", *theirs]:
+        case ["penstock_services", mine, *_], ["penstock_services", *theirs]:
             return "services never import one another" if theirs[:1] != [mine] else None
-        case ["penstock", *_], ["services", *_]:
-            return "libs never import services"
+        case ["penstock", *_], ["penstock_services", *_]:
+            return "libs never import penstock_services"
         case ["penstock", package, *_], ["penstock", *inner] if package != "__main__":
             return floor_objection(package, inner[0]) if inner else "penstock itself is for users"
     return None
@@ -122,14 +123,14 @@ def test_every_floor_is_inhabited() -> None:
 @pytest.mark.parametrize(
     ("importer", "statement"),
     [
-        ("services.worker.report", "from services.gateway import app"),
-        ("services.worker.report", "import services.gateway.app"),
-        ("penstock.service.jobs", "from services.worker import report"),
+        ("penstock_services.worker.report", "from penstock_services.gateway import app"),
+        ("penstock_services.worker.report", "import penstock_services.gateway.app"),
+        ("penstock.mesh.jobs", "from penstock_services.worker import report"),
         ("penstock.event", "from penstock.redis.connection import client"),
         ("penstock.topology", "from penstock.service.app import Service"),
-        ("penstock.streams.read", "from penstock.resilience.dlq import DeadLetters"),
+        ("penstock.streams.read", "from penstock.dlq.queue import DeadLetters"),
         ("penstock.telemetry.logs", "def f():\n    from penstock.service.context import Context"),
-        ("penstock.resilience.dlq", "from penstock import service"),
+        ("penstock.dlq.queue", "from penstock import service"),
         ("penstock.service.app", "from penstock import Retry"),
         ("penstock.newcomer.thing", "from penstock.errors import Reject"),
     ],
@@ -141,9 +142,12 @@ def test_an_import_that_breaks_a_rule_is_found(importer: str, statement: str) ->
 @pytest.mark.parametrize(
     ("importer", "statement"),
     [
-        ("services.worker.report", "from services.worker import ticket\nfrom penstock import Service"),
+        (
+            "penstock_services.worker.report",
+            "from penstock_services.worker import ticket\nfrom penstock import Service",
+        ),
         ("penstock.service.app", "from penstock.service.context import Context\nfrom penstock import event\nimport re"),
-        ("penstock.cli.up", "from penstock.service.lifecycle import run"),
+        ("penstock.cli.up.command", "from penstock.service.lifecycle import run"),
         ("penstock.event", "from penstock.errors import InvalidEvent"),
         ("penstock", "from penstock.service.app import Service"),
     ],

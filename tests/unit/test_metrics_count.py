@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from penstock.event import Event, decode
 from penstock.metrics.tally import SeriesKey, Tallies, encode
 from penstock.metrics.tally import decode as read
-from services.metrics.count import tally
+from penstock_services.metrics.count import tally
 from tests.metrics import EPOCH_MS, job
 
 LATENESS = 2_000

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from penstock.event import Event
 from penstock.metrics.tally import SeriesKey, Tallies, Tally
 from penstock.schemas import Series
-from services.metrics.count import tally
-from services.metrics.prometheus import BOUNDS, exposition
+from penstock_services.metrics.count import tally
+from penstock_services.metrics.prometheus import BOUNDS, exposition
 from tests.metrics import EPOCH_MS, job
 
 

@@ -12,7 +12,7 @@ from penstock.metrics import totals
 from penstock.metrics.rollup import roll_up
 from penstock.metrics.tally import OTHER, SeriesKey, Tallies, decode, encode, merged, pack, unpack
 from penstock.metrics.totals import FORGOTTEN, Totals
-from services.metrics.count import tally
+from penstock_services.metrics.count import tally
 from tests.metrics import EPOCH_MS, job
 
 KINDS = ("job.completed", "job.failed", "job.dead", "ticket.triaged")

@@ -9,9 +9,9 @@ import pytest
 
 from penstock.errors import ConfigurationError
 from penstock.settings import Settings
-from services.notifier.channels import Discord, Email, Slack, Telegram, Webhook
-from services.notifier.config import Config, load, parse
-from services.notifier.environment import provider_of
+from penstock_services.notifier.channels import Discord, Email, Slack, Telegram, Webhook
+from penstock_services.notifier.config.config import Config, load, parse
+from penstock_services.notifier.config.environment import provider_of
 
 SLACK = "https://hooks.slack.com/services/T0/B0/secret"
 

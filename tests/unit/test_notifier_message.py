@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.notifier.message import Fact, Story, compose, duration, number, web_address
+from penstock_services.notifier.message.message import Fact, Story, compose, duration, number, web_address
 from tests.alerts import ALERT, RESOLVED, SINCE, make_alert
 
 

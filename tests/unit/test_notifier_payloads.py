@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.notifier.channels import Apprise, Console, Discord, Slack, Telegram, Webhook
-from services.notifier.channels.webhook import signed_headers
-from services.notifier.mail import envelope, write
-from services.notifier.message import Story
-from services.notifier.text import utf16_units
+from penstock_services.notifier.channels import Apprise, Console, Discord, Slack, Telegram, Webhook
+from penstock_services.notifier.channels.mail import envelope, write
+from penstock_services.notifier.channels.webhook import signed_headers
+from penstock_services.notifier.message.message import Story
+from penstock_services.notifier.message.text import utf16_units
 from tests.alerts import ALERT, RESOLVED, make_alert, make_letter
 from tests.standins import check_discord, check_slack, shown
 

@@ -9,9 +9,9 @@ import pytest
 
 from penstock.schemas import Notification
 from penstock.testing import Harness
-from services.notifier.config import Config, parse
-from services.notifier.routing import Destination
-from services.notifier.service import build
+from penstock_services.notifier.config.config import Config, parse
+from penstock_services.notifier.config.routing import Destination
+from penstock_services.notifier.service import build
 from tests.alerts import ALERT, RESOLVED, make_alert
 
 HOOK = "{type: webhook, url: 'https://example.com/hook'}"

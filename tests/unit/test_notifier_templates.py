@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.notifier.message import Message, Story
-from services.notifier.templates import Templates, render
+from penstock_services.notifier.message.message import Message, Story
+from penstock_services.notifier.message.templates import Templates, render
 from tests.alerts import ALERT, RESOLVED, SINCE
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.notifier.text import cut, excerpt, one_line, redact, utf16_units
+from penstock_services.notifier.message.text import cut, excerpt, one_line, redact, utf16_units
 
 
 def test_a_text_that_fits_stays_as_it_is() -> None:

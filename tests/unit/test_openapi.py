@@ -9,32 +9,31 @@ import msgspec
 import pytest
 
 from docs.openapi import APIS, FILE, text
-from penstock import Service
 from penstock.redis.connection import client
-from penstock.service import http
-from penstock.service.lifecycle import Runtime
-from penstock.service.openapi import Api, Operation, answer, document
+from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.telemetry.spans import Silence
 from penstock.topology import load
-from services.alerts import http as alerts
-from services.gateway.app import App
-from services.metrics import api as metrics
-from services.notifier import api as notifier
+from penstock.web import server as http
+from penstock.web.openapi import Api, Operation, answer, document
+from penstock_services.alerts import api as alerts
+from penstock_services.gateway.app import App
+from penstock_services.metrics import api as metrics
+from penstock_services.notifier import api as notifier
 
 Routes = set[tuple[str, str]]
 OWN: dict[str, Any] = {
     "metrics": metrics.routes,
     "alerts": alerts.routes,
     "notifier": notifier.routes,
-    "worker": lambda _: [],  # as services.worker.service serves it
+    "worker": lambda _: [],  # as penstock_services.worker.service serves it
 }
 
 
 def served(service: str) -> Routes:
     """Return the routes in the table that the service answers from; parameters have no names."""
     runtime = Runtime(
-        Service(service),
+        service,
         settings=Settings(),
         topology=load(),
         redis=client("redis://127.0.0.1:1/0"),

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from penstock.service.remember import Remembered
+from penstock.web.single_flight import Remembered
 
 
 class Looks:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from standardwebhooks import Webhook as Judge
 
-from services.gateway.schemes import SCHEMES, BadSignature
-from services.gateway.schemes.github import GitHub
-from services.gateway.schemes.standard_webhooks import StandardWebhooks
+from penstock_services.gateway.schemes import SCHEMES, BadSignature
+from penstock_services.gateway.schemes.github import GitHub
+from penstock_services.gateway.schemes.standard_webhooks import StandardWebhooks
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = b'{"test": 2432232314}'

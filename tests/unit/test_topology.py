@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.config import Duration
 from penstock.errors import ConfigurationError
-from penstock.topology import Duration, load, parse
+from penstock.topology import load, parse
 
 MESH = """
 streams:
@@ -18,7 +19,7 @@ streams:
   events: {}
 services:
   worker:
-    run: services.worker
+    run: penstock_services.worker
     consumes:
       ingest: {retry: {attempts: 3}, timeout: 90s, unhandled: skip}
       events: {}
@@ -38,7 +39,7 @@ def test_a_mesh_is_read_as_it_is_declared() -> None:
     assert topology.streams["ingest"].retention.age == 2 * 86_400.0
     assert topology.streams["ingest"].retention.entries == 50
     assert (worker.run, worker.publishes, worker.concurrency, worker.lease) == (
-        *("services.worker", ("events",)),
+        *("penstock_services.worker", ("events",)),
         *(7, 10.0),
     )
     assert worker.consumes["ingest"].retry.attempts == 3

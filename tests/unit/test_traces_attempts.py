@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from penstock.traces.attempts import Clock, Evidence, hop
-from penstock.traces.entries import Letter, Parked
 from penstock.traces.model import Attempt, Hop
+from penstock.traces.progress import Standing
+from penstock.traces.records import Letter, Parked
 from penstock.traces.reports import Report, read
-from penstock.traces.standing import Standing
 from tests.unit.test_traces_forest import entry
 
 EVENT = entry("1000-0", "job")

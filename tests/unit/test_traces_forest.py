@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock.traces.entries import Entry, Letter, Parked
-from penstock.traces.forest import Forest
+from penstock.traces.graph import Forest
+from penstock.traces.records import Entry, Letter, Parked
 from penstock.traces.scan import Findings
 
 TRACE, OTHER = "a" * 32, "b" * 32

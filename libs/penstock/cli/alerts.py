@@ -10,11 +10,11 @@ import typer
 
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table, printable
+from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError
-from penstock.event import rfc3339
-from penstock.service.alerts import SERVICE, AlertBook, AlertRecord, HistoryEntry, present
-from penstock.service.programs import programs
+from penstock.mesh.alerts import SERVICE, AlertBook, AlertRecord, HistoryEntry, present
 from penstock.settings import Settings
+from penstock.times import rfc3339
 from penstock.topology import load
 
 app = typer.Typer(name="alerts", help="Show what is wrong, and what was.", invoke_without_command=True)

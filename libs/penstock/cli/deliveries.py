@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.errors import Negative
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json, print_table
 from penstock.errors import ConfigurationError
-from penstock.service.deliveries import FailedDelivery, Query, Recorded, attempts, failed, send_again
+from penstock.mesh.deliveries import FailedDelivery, Query, Recorded, attempts, failed, send_again
+from penstock.service.main import Negative
 
 app = typer.Typer(name="deliveries", help="Show who was notified, with what result; send again what failed.")
 

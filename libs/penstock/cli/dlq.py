@@ -14,14 +14,15 @@ import msgspec
 import typer
 
 from penstock.cli.editor import edit as edit_text
-from penstock.cli.errors import Negative
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table, printable
+from penstock.config import Duration
+from penstock.dlq.causes import Selection, causes, select
+from penstock.dlq.dead_letter import DeadLetter
+from penstock.dlq.queue import DeadLetters
+from penstock.dlq.replay import Plan, Replayer, Result
 from penstock.errors import ConfigurationError
-from penstock.resilience.causes import Selection, causes, select
-from penstock.resilience.dlq import DeadLetter, DeadLetters
-from penstock.resilience.replaying import Plan, Replayer, Result
-from penstock.topology import Duration
+from penstock.service.main import Negative
 
 app = typer.Typer(
     name="dlq", help="Find the causes among the dead letters, replay or delete them.", no_args_is_help=True

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from penstock.cli.errors import Negative
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json
-from penstock.service.jobs import Job, find_job
+from penstock.mesh.jobs import Job, find_job
+from penstock.service.main import Negative
 
 _STYLES = {"completed": "bold green", "dead": "bold red", "retrying": "bold yellow"}
 

@@ -11,7 +11,6 @@ from penstock.cli import (
     alerts,
     breakers,
     deliveries,
-    demo,
     dlq,
     emit,
     job,
@@ -22,9 +21,10 @@ from penstock.cli import (
     status,
     topology,
     trace,
-    up,
 )
-from penstock.cli.errors import report_errors
+from penstock.cli.demo import command as demo
+from penstock.cli.up import command as up
+from penstock.service.main import report_errors
 
 EPILOG = (
     "Exit codes: 0 done, 1 the answer is no (no such job, a difference found), 2 something to mend "

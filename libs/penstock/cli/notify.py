@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.errors import Negative
 from penstock.cli.session import Session, run, session
+from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import decode, encode, encode_data
+from penstock.mesh.deliveries import DELIVERIES, NOTIFICATIONS, SERVICE, TEST, read_attempt
 from penstock.schemas import ChannelTest, DeliveryAttempt
-from penstock.service.deliveries import DELIVERIES, NOTIFICATIONS, SERVICE, TEST, read_attempt
-from penstock.service.programs import programs
+from penstock.service.main import Negative
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
 from penstock.topology import load

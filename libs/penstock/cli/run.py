@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
-from penstock.service import http, lifecycle
-from penstock.service.loading import load_service
+from penstock.service import lifecycle
+from penstock.service.importing import load_service
+from penstock.service.runtime import Runtime
 from penstock.settings import Settings
+from penstock.web import server as http
 
 
 def run(
@@ -27,6 +29,6 @@ def run(
     lifecycle.run(service, settings)
 
 
-async def _health(runtime: lifecycle.Runtime) -> None:
+async def _health(runtime: Runtime) -> None:
     settings = runtime.settings
     await http.serve(runtime, [], host=settings.health_host, port=settings.health_port, variable="PENSTOCK_HEALTH_PORT")

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from penstock.errors import Unavailable
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, client, hide_password, unavailable
-from penstock.service.lifecycle import redis_url
-from penstock.settings import Settings
+from penstock.settings import Settings, redis_url
 from penstock.telemetry import logs
 from penstock.topology import Topology, load
 

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.errors import Negative
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table, printable
+from penstock.config import Duration
 from penstock.errors import ConfigurationError
-from penstock.event import rfc3339
-from penstock.service.alerts import AlertBook, Silence, present
-from penstock.topology import Duration
+from penstock.mesh.alerts import AlertBook, Silence, present
+from penstock.service.main import Negative
+from penstock.times import rfc3339
 
 app = typer.Typer(name="silence", help="Tell nobody of certain alerts for a while.", no_args_is_help=True)
 

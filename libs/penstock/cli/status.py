@@ -10,7 +10,7 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json, print_table
-from penstock.service.overview import GroupState, Overview, ServerState, overview
+from penstock.mesh.state import GroupState, Overview, ServerState, overview
 
 _COUNTS = ("lag", "pending", "delayed", "retry", "dead", "consumers")
 

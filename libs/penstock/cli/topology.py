@@ -8,8 +8,8 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json
-from penstock.service.programs import programs
-from penstock.service.survey import Difference, survey
+from penstock.cli.up.programs import programs
+from penstock.mesh.drift import Difference, survey
 from penstock.settings import Settings
 from penstock.topology import Topology, load
 

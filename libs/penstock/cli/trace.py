@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from penstock.cli.errors import Negative
 from penstock.cli.session import run, session
 from penstock.cli.terminal import print_json, printable
 from penstock.cli.trace_view import listing, picture
 from penstock.errors import ConfigurationError
+from penstock.service.main import Negative
 from penstock.traces import Trace, TraceList, Traces
 from penstock.traces.lookup import NEWEST
 

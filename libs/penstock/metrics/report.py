@@ -8,15 +8,16 @@ from typing import Final
 
 import msgspec
 
+from penstock.config import Duration
 from penstock.errors import ConfigurationError
-from penstock.event import rfc3339
 from penstock.keys import Keys
 from penstock.metrics.rollup import roll_up
 from penstock.metrics.windows import LONG, SERVICE, SHORT, Window, WindowReader
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
 from penstock.streams.position import position
-from penstock.topology import EVENTS, Duration
+from penstock.times import rfc3339
+from penstock.topology import EVENTS
 
 LABELS: Final = ("type", "service", "tenant", "job_type", "stream", "group")
 _DEFAULT_SPAN = {SHORT: 600.0, LONG: 3_600.0}

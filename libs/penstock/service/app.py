@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from penstock.errors import ConfigurationError
 from penstock.retry import Retry
 from penstock.service.execute import Hooks, OutcomeHook, StartHook
 from penstock.service.handlers import Function, Handler, Handlers, make_handler
-
-if TYPE_CHECKING:
-    from penstock.service.lifecycle import Runtime
+from penstock.service.runtime import Runtime
+from penstock.topology import ServiceSpec
 
 F = TypeVar("F", bound=Function)
-Task = Callable[["Runtime"], Awaitable[None]]
+Task = Callable[[Runtime], Awaitable[None]]
 
 
 class Service:
@@ -117,3 +116,23 @@ class Service:
     def hooks(self) -> Hooks:
         """What runs around every handler."""
         return Hooks(tuple(self._on_start), tuple(self._on_outcome))
+
+
+def check_streams(service: Service, spec: ServiceSpec) -> None:
+    """Refuse handlers on streams that streams.yaml does not let the service read, and the reverse.
+
+    Raises:
+        ConfigurationError: naming the stream.
+    """
+    handled = service.handlers.streams
+    for stream in handled:
+        if stream not in spec.consumes:
+            raise ConfigurationError(
+                f"streams.yaml: services.{service.name}.consumes does not list {stream}, which has a handler; add it"
+            )
+    for stream in spec.consumes:
+        if stream not in handled:
+            raise ConfigurationError(
+                f"streams.yaml: services.{service.name}.consumes lists {stream}, which no handler of the service "
+                "reads; remove it or write the handler"
+            )

@@ -15,8 +15,7 @@ from penstock.errors import InvalidEvent
 from penstock.event import Event, derived_id, json_encoder
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
-from penstock.service.effects import Effects, Scope, caused_fields, send_span
-from penstock.service.state import State
+from penstock.service.effects import Effects, Scope, State, caused_fields, send_span
 from penstock.telemetry.spans import Active, Attributes, Kind, span
 from penstock.trace_context import TraceContext
 

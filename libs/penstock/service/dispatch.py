@@ -18,11 +18,12 @@ from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler, Handlers
 from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, parked, unhandled
-from penstock.streams.janitor import MOST_DEATHS
-from penstock.streams.presence import Held
+from penstock.streams.commit import DEAD, DONE, RETRY, Entry, Settled, Settler, Source, Unit
+from penstock.streams.heartbeat import Held
 from penstock.streams.read import Row
-from penstock.streams.settle import DEAD, DONE, RETRY, Entry, Settled, Settler, Source, Unit
+from penstock.streams.rescue import MOST_DEATHS
 from penstock.telemetry.spans import Span
+from penstock.times import rfc3339
 from penstock.topology import ServiceSpec
 
 _MOST_UNSETTLED = 1_000
@@ -380,7 +381,7 @@ class Dispatcher:
             "dlq.reason": verdict.reason,
             "dlq.error": verdict.error,
             "dlq.attempts": str(attempts),
-            "dlq.time": codec.rfc3339(time.time()),
+            "dlq.time": rfc3339(time.time()),
             "dlq.fingerprint": verdict.fingerprint,
             "dlq.traceparent": verdict.traceparent,
             "dlq.traceback": verdict.traceback,

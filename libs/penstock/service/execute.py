@@ -17,7 +17,7 @@ from penstock.service.context import BatchContext, Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.handlers import Handler
 from penstock.service.outcome import Dead, Done, Outcome, Retried, judge, unreadable
-from penstock.service.tell import tell_batch, tell_run
+from penstock.service.spans import tell_batch, tell_run
 from penstock.telemetry.current import current
 from penstock.topology import Subscription
 

@@ -8,9 +8,9 @@ import structlog
 
 from penstock.redis.connection import ResponseError, unavailable
 from penstock.service.dispatch import Dispatcher
-from penstock.streams.presence import Presence
+from penstock.streams.commit import Source
+from penstock.streams.heartbeat import Presence
 from penstock.streams.read import Reader
-from penstock.streams.settle import Source
 
 _BLOCK_MS = 2_000
 _PAUSED = 0.25  # seconds between looks at the breakers while there is nothing to read for

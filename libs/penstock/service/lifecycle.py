@@ -14,90 +14,30 @@ from typing import Any
 
 import structlog
 
-from penstock.errors import ConfigurationError
+from penstock.dlq.retention import DeadLetterRetention
 from penstock.keys import Keys
 from penstock.redis.checks import check_server, wait_until_ready
-from penstock.redis.connection import AsyncRedis, client, unavailable
-from penstock.resilience.breaker import BreakerPolicy, Breakers
+from penstock.redis.connection import client, unavailable
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
-from penstock.resilience.dlq import DeadLetterRetention
-from penstock.service.app import Service
+from penstock.service.app import Service, check_streams
 from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
 from penstock.service.intake import Intake
-from penstock.settings import Settings
+from penstock.service.runtime import Runtime, events_key
+from penstock.settings import Settings, redis_url
+from penstock.streams.commit import Settled, Settler, Source
 from penstock.streams.delay import Mover
-from penstock.streams.janitor import Janitor
-from penstock.streams.presence import Presence
+from penstock.streams.heartbeat import Presence
 from penstock.streams.publish import Publisher, check_durability
 from penstock.streams.read import Reader
+from penstock.streams.rescue import Janitor
 from penstock.streams.retention import Retention
-from penstock.streams.settle import Settled, Settler, Source
 from penstock.telemetry import logs
-from penstock.telemetry.measures import Measures
 from penstock.telemetry.setup import telemetry
 from penstock.telemetry.spans import Silence, Telemetry
-from penstock.topology import DEAD_LETTERS, EVENTS, Breaker, ServiceSpec, Topology, load
+from penstock.topology import DEAD_LETTERS, ServiceSpec, Topology, load
 
 _log = structlog.get_logger("penstock.service")
-
-
-def _breaker_policy(settings: Settings, topology: Topology, name: str) -> BreakerPolicy:
-    special = topology.breakers.get(name, Breaker())
-    return BreakerPolicy(
-        failure_threshold=special.failure_threshold or settings.breaker_failure_threshold,
-        failure_window=special.failure_window or settings.breaker_failure_window,
-        recovery_timeout=special.recovery_timeout or settings.breaker_recovery_timeout,
-        half_open_max_calls=special.half_open_max_calls or settings.breaker_half_open_max_calls,
-    )
-
-
-def _events(keys: Keys, topology: Topology) -> str | None:
-    """Return the key of the stream on which the library itself tells of breakers and dropped letters."""
-    return keys.stream(EVENTS) if EVENTS in topology.streams else None
-
-
-class Runtime:
-    """What a running service offers to its background tasks."""
-
-    def __init__(
-        self,
-        service: Service,
-        *,
-        settings: Settings,
-        topology: Topology,
-        redis: AsyncRedis,
-        publisher: Publisher,
-        telemetry: Telemetry,
-    ) -> None:
-        self.service = service
-        self.telemetry = Measures(telemetry)
-        self.settings = settings
-        self.topology = topology
-        self.keys = Keys(settings.prefix)
-        self.redis = redis
-        self.publisher = publisher
-        self.breakers = Breakers(
-            redis,
-            self.keys,
-            service=service.name,
-            policies=functools.partial(_breaker_policy, settings, topology),
-            events=_events(self.keys, topology),
-        )
-        self.breakers.watch(service.handlers.needs)
-        self.stopping = asyncio.Event()
-        """Set when the process has been asked to stop."""
-        self.intake: Intake | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the service does its work now: not stopping, and reading if it reads anything."""
-        return not self.stopping.is_set() and (self.intake is None or self.intake.ready)
-
-
-def redis_url(settings: Settings) -> str:
-    """Return REDIS_URL, or the address at which `penstock up` starts a server."""
-    return settings.redis_url or f"redis://127.0.0.1:{settings.redis_port}/0"
 
 
 def run(service: Service, settings: Settings | None = None, topology: Topology | None = None) -> None:
@@ -126,31 +66,11 @@ async def serve(service: Service, settings: Settings, topology: Topology, listen
     async with _runtime(service, settings, topology, listener or Silence()) as runtime:
         try:
             if not spec.consumes:
-                await _serve_tasks(runtime)
+                await _serve_tasks(service, runtime)
             else:
-                await _Consumption(runtime, spec).serve()
+                await _Consumption(service, runtime, spec).serve()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None if len(group.exceptions) == 1 else group
-
-
-def check_streams(service: Service, spec: ServiceSpec) -> None:
-    """Refuse handlers on streams that streams.yaml does not let the service read, and the reverse.
-
-    Raises:
-        ConfigurationError: naming the stream.
-    """
-    handled = service.handlers.streams
-    for stream in handled:
-        if stream not in spec.consumes:
-            raise ConfigurationError(
-                f"streams.yaml: services.{service.name}.consumes does not list {stream}, which has a handler; add it"
-            )
-    for stream in spec.consumes:
-        if stream not in handled:
-            raise ConfigurationError(
-                f"streams.yaml: services.{service.name}.consumes lists {stream}, which no handler of the service "
-                "reads; remove it or write the handler"
-            )
 
 
 def _loop_factory() -> Any:
@@ -180,7 +100,8 @@ async def _runtime(
         )
         async with publisher:
             runtime = Runtime(
-                service,
+                service.name,
+                needs=service.handlers.needs,
                 settings=settings,
                 topology=topology,
                 redis=redis,
@@ -205,9 +126,9 @@ def _signals(stopping: asyncio.Event) -> Any:
             loop.remove_signal_handler(number)
 
 
-async def _serve_tasks(runtime: Runtime) -> None:
+async def _serve_tasks(service: Service, runtime: Runtime) -> None:
     async with asyncio.TaskGroup() as tasks:
-        for task in runtime.service.tasks:
+        for task in service.tasks:
             tasks.create_task(_named(task(runtime)))
         mover = Mover(runtime.redis, _scheduled(runtime))
         support = [tasks.create_task(coroutine) for coroutine in (mover.run(), *_trimming(runtime))]
@@ -233,7 +154,7 @@ async def _named(awaitable: Any) -> None:
 
 
 def _published(runtime: Runtime) -> list[str]:
-    return [stream for stream in runtime.topology.service(runtime.service.name).publishes if stream != DEAD_LETTERS]
+    return [stream for stream in runtime.spec.publishes if stream != DEAD_LETTERS]
 
 
 def _scheduled(runtime: Runtime) -> list[tuple[str, str]]:
@@ -245,14 +166,14 @@ def _scheduled(runtime: Runtime) -> list[tuple[str, str]]:
 def _trimming(runtime: Runtime) -> list[Any]:
     """Return what keeps the streams of this service, and the dead letters, within their bounds."""
     settings = runtime.settings
-    spec = runtime.topology.service(runtime.service.name)
+    spec = runtime.spec
     streams = sorted({*spec.consumes, *_published(runtime)})
     dead_letters = DeadLetterRetention(
         runtime.redis,
         runtime.keys,
         days=settings.dlq_retention_days,
         entries=settings.dlq_max_entries,
-        events=_events(runtime.keys, runtime.topology),
+        events=events_key(runtime.keys, runtime.topology),
     )
     return [Retention(runtime.redis, runtime.keys, runtime.topology, streams).run(), dead_letters.run()]
 
@@ -260,10 +181,11 @@ def _trimming(runtime: Runtime) -> list[Any]:
 class _Consumption:
     """The part of a service that reads: everything one process runs for its consumer group."""
 
-    def __init__(self, runtime: Runtime, spec: ServiceSpec) -> None:
+    def __init__(self, service: Service, runtime: Runtime, spec: ServiceSpec) -> None:
+        self._service = service
         self._runtime = runtime
         self._spec = spec
-        self._group = runtime.service.name
+        self._group = service.name
         self._consumer = f"{self._group}-{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self._sources = list(_sources(runtime.keys, self._group, list(spec.consumes)))
 
@@ -281,9 +203,9 @@ class _Consumption:
         dispatcher = Dispatcher(
             self._scope(),
             self._spec,
-            runtime.service.handlers,
+            self._service.handlers,
             consumer=self._consumer,
-            hooks=runtime.service.hooks,
+            hooks=self._service.hooks,
             client=runtime.redis,
             tasks=tasks,
         )
@@ -323,9 +245,10 @@ class _Consumption:
                     *_trimming(runtime),
                 )
             ]
-            runtime.intake = Intake(reader, dispatcher, presence, sources=self._sources)
-            intake = tasks.create_task(runtime.intake.run())
-            background = [tasks.create_task(_named(task(runtime))) for task in runtime.service.tasks]
+            reading = Intake(reader, dispatcher, presence, sources=self._sources)
+            runtime.reading = lambda: reading.ready
+            intake = tasks.create_task(reading.run())
+            background = [tasks.create_task(_named(task(runtime))) for task in self._service.tasks]
             children += [intake, *background, *support]
             await runtime.stopping.wait()
             await _end([intake])

@@ -8,7 +8,7 @@ import contextlib
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 
-_due = Script("penstock.streams", "due")
+_due = Script("penstock.streams", "delay")
 _MOST_EVENTS = 200
 _LONGEST_WAIT = 1.0  # others may schedule something sooner than what we know of
 

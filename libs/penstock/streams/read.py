@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from penstock.redis.connection import AsyncRedis, client
-from penstock.streams.settle import Source
+from penstock.streams.commit import Source
 
 Row = tuple[Source, str, list[bytes] | None]
 _MARGIN = 3.0  # seconds that a reply may take beyond BLOCK

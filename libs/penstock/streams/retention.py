@@ -12,7 +12,7 @@ from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 from penstock.topology import DEAD_LETTERS, Topology
 
-_trim = Script("penstock.streams", "trim")
+_trim = Script("penstock.streams", "retention")
 _TICK = 5.0
 _MOST_ENTRIES = 1_000  # looked at in one call, payloads and all: with more it would hold Redis for long
 _log = structlog.get_logger("penstock.retention")

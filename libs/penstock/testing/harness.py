@@ -9,12 +9,11 @@ from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import Event
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
-from penstock.service.app import Service
+from penstock.service.app import Service, check_streams
 from penstock.service.context import Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler
-from penstock.service.lifecycle import check_streams
 from penstock.service.outcome import Done, dead, parked, unhandled
 from penstock.testing.doubles import Breakers, Checkpoints, Outlet
 from penstock.testing.run import Emitted, Message, Run, decoded, read

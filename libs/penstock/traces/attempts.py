@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.event import rfc3339
-from penstock.traces.entries import Entry, Letter, Parked
+from penstock.times import rfc3339
 from penstock.traces.model import Attempt, Hop, Outcome, State
+from penstock.traces.progress import Standing
+from penstock.traces.records import Entry, Letter, Parked
 from penstock.traces.reports import OUTCOMES, STARTED, Report
-from penstock.traces.standing import Standing
 
 _LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the end of RFC 3339; a producer may choose an entry's id
 SETTLED, UNREAD = Standing("settled"), Standing("queued")

@@ -10,13 +10,13 @@ from penstock.event import parse_identity
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.topology import Topology
-from penstock.traces.entries import Entry, Place
-from penstock.traces.forest import Forest, Node
+from penstock.traces.assemble import Teller
+from penstock.traces.graph import Forest, Node
 from penstock.traces.model import Trace, TraceList
+from penstock.traces.progress import standings
+from penstock.traces.records import Entry, Place
 from penstock.traces.reports import Told, read
 from penstock.traces.scan import Findings, Scanner
-from penstock.traces.standing import standings
-from penstock.traces.telling import Teller
 
 NEWEST = 10_000
 _MOST_EVENTS = 1_000  # of one trace; a picture of more helps nobody

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 
-from penstock.traces.entries import Entry
 from penstock.traces.model import Outcome
+from penstock.traces.records import Entry
 
 STARTED = "job.started"
 OUTCOMES: dict[str, Outcome] = {

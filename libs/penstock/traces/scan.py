@@ -10,7 +10,7 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.topology import DEAD_LETTERS, Topology
-from penstock.traces.entries import (
+from penstock.traces.records import (
     EVENT,
     LETTER,
     PARKED,

@@ -1,0 +1,1 @@
+"""`penstock demo`: what the mesh promises, shown on a mesh that runs."""

@@ -1,0 +1,1 @@
+"""`penstock up`: Redis and every service of streams.yaml under one supervisor."""

@@ -1,0 +1,173 @@
+"""`penstock up`: the whole mesh in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import structlog
+
+from penstock.cli.http import GATEWAY, address, is_ready
+from penstock.cli.terminal import Lines
+from penstock.cli.up.programs import Program, programs
+from penstock.cli.up.supervisor import Supervisor, task_group
+from penstock.cli.up.welcome import guide
+from penstock.errors import ConfigurationError
+from penstock.redis.checks import check_server, wait_until_ready
+from penstock.redis.connection import client
+from penstock.redis.server import OwnServer, is_listening
+from penstock.settings import Settings, redis_url, unknown_variables
+from penstock.telemetry import logs
+from penstock.topology import Topology, load
+
+OURS = "penstock"
+_SETTLE_GRACE = 15.0  # seconds beyond the drain timeout in which a service settles and hands back
+_REDIS_DEADLINE = 10.0
+_POLL = 0.05
+_PATIENCE = 5.0  # seconds that the greeting waits for the services beside the gateway
+_log = structlog.get_logger(OURS)
+
+
+def up() -> None:
+    """Start Redis and every service of streams.yaml, each as its own process, until Ctrl-C.
+
+    Redis is the one of REDIS_URL; without it a server of our own is started on port 6379 (PENSTOCK_REDIS_PORT),
+    its data in .penstock (PENSTOCK_DATA_DIR), so that the next `up` goes on where this one was. What dies is
+    started again. Ctrl-C drains the services and stops them, then Redis; a second Ctrl-C does not wait.
+    """
+    settings = Settings.from_env()
+    topology = load(settings.topology)
+    started = programs(topology)
+    server = None if settings.redis_url else OwnServer(settings)
+    asyncio.run(_Mesh(settings, topology, started, server).run())
+
+
+class _Mesh:
+    """The mesh while it runs in front of somebody."""
+
+    def __init__(
+        self, settings: Settings, topology: Topology, started: list[Program], server: OwnServer | None
+    ) -> None:
+        as_json = settings.log_format == "json"
+        self._settings = settings
+        self._topology = topology
+        self._server = server
+        self._names = [program.name for program in started]
+        self._lines = Lines([OURS, *self._names], prefixed=not as_json)
+        self._as_json = as_json
+        self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
+        environment = {
+            "REDIS_URL": redis_url(settings),
+            "PENSTOCK_LOG_FORMAT": "json" if as_json else "console",
+            "PYTHONUNBUFFERED": "1",
+            **({"FORCE_COLOR": "1"} if self._lines.coloured else {}),
+        }
+        self._supervisor = Supervisor(
+            started,
+            environment=environment,
+            grace=settings.drain_timeout + _SETTLE_GRACE,
+            hurry=self._hurry,
+            show=self._lines.show,
+        )
+
+    async def run(self) -> None:
+        """Run until a signal comes, or something is wrong that only a person can mend."""
+        form = "json" if self._as_json else "console"
+        logs.configure(level=self._settings.log_level, form=form, stream=self._lines.stream(OURS))
+        with self._signals():
+            try:
+                await self._until_stopped()
+            finally:
+                if self._server is not None:
+                    await self._server.stop()
+        _log.info("stopped")
+
+    async def _until_stopped(self) -> None:
+        running = asyncio.create_task(self._run())
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    async def _run(self) -> None:
+        self._check_ports()
+        self._warn_of_unknown_variables()
+        if self._server is not None:
+            await self._server.start()
+        await self._check_redis()
+        async with task_group() as tasks:
+            tasks.create_task(self._supervisor.run())
+            tasks.create_task(self._welcome())
+            if self._server is not None:
+                tasks.create_task(self._server.keep_running())
+
+    def _check_ports(self) -> None:
+        """Refuse to start a service whose address somebody else has: with SO_REUSEPORT two would share it."""
+        for name in self._names:
+            host, port = address(self._settings, name) or ("", 0)
+            if port and is_listening(host, port):
+                raise ConfigurationError(
+                    f"port {port} on {host} is taken by another program: "
+                    f"set PENSTOCK_{name.upper()}_PORT to a free port for {name}"
+                )
+
+    def _warn_of_unknown_variables(self) -> None:
+        secrets = {hook.secret for hook in self._topology.webhooks.values()}
+        given = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in secrets}
+        for sentence in unknown_variables(given):
+            _log.warning(sentence)
+
+    async def _check_redis(self) -> None:
+        url = redis_url(self._settings)
+        redis = client(url)
+        try:
+            await wait_until_ready(redis, url, deadline=_REDIS_DEADLINE)
+            await check_server(redis)
+        finally:
+            await redis.aclose()
+
+    async def _welcome(self) -> None:
+        """Once the gateway is ready, say where everything is and what to try."""
+        if GATEWAY in self._names:
+            await self._is_ready(GATEWAY)
+        with contextlib.suppress(TimeoutError):  # the others may have trouble of their own, and say so
+            async with asyncio.timeout(_PATIENCE):
+                for name in self._names:
+                    if address(self._settings, name):
+                        await self._is_ready(name)
+        if self._as_json:
+            _log.info("ready")
+        else:
+            self._lines.write(guide(self._settings, self._topology, self._server, coloured=self._lines.coloured))
+
+    async def _is_ready(self, name: str) -> None:
+        while True:
+            if name in self._supervisor.running and await asyncio.to_thread(is_ready, self._settings, name):
+                return
+            await asyncio.sleep(_POLL)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._asked_to_stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _asked_to_stop(self) -> None:
+        if self._stopping.is_set():
+            self._hurry.set()
+            return
+        self._stopping.set()
+        if self._lines.coloured:
+            self._lines.write("\r")  # over the ^C that the terminal has written
+        _log.info("stopping: services finish what they have in hand; Ctrl-C again stops them at once")

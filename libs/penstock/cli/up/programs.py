@@ -1,0 +1,41 @@
+"""Programs: what to start for each service of streams.yaml."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from penstock.errors import ConfigurationError
+from penstock.service.importing import module_exists
+from penstock.topology import Topology
+
+
+class Program(msgspec.Struct, frozen=True):
+    """A service to run as a process of its own."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def programs(topology: Topology) -> list[Program]:
+    """Return a program for each service that says how it is run.
+
+    Raises:
+        ConfigurationError: a `run` names a module that does not exist, or there is nothing to run.
+    """
+    found = [_program(name, spec.run) for name, spec in topology.services.items() if spec.run]
+    if not found:
+        raise ConfigurationError("streams.yaml: no service has `run`, so there is nothing to start")
+    return found
+
+
+def _program(name: str, run: str) -> Program:
+    module, _, attribute = run.partition(":")
+    if not module_exists(module, runnable=not attribute):
+        raise ConfigurationError(
+            f"streams.yaml: services.{name}.run: there is no module {module} to run from this folder; "
+            "name one (`shop.orders`, run by `python -m`) or a service in one (`shop.orders:service`)"
+        )
+    command = ("-m", "penstock", "run", run) if attribute else ("-m", module)
+    return Program(name, (sys.executable, *command))

@@ -1,0 +1,1 @@
+"""Dead letters: how they are written, listed, grouped by cause, replayed and dropped in the end."""

@@ -1,0 +1,52 @@
+"""Dead letters are kept for a time, and up to a number; what is dropped is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from penstock.dlq.queue import DeadLetters
+from penstock.event import encode, encode_data
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.schemas import LettersDropped
+
+_TICK = 5.0
+_log = structlog.get_logger("penstock.dlq")
+
+
+class DeadLetterRetention:
+    """Keeps the dead letter queue within its bounds. For each tick one process of the mesh does the work."""
+
+    def __init__(self, client: AsyncRedis, keys: Keys, *, days: float, entries: int, events: str | None = None) -> None:
+        """Tell of dropped letters on the stream of key `events`, if given, so that a rule can raise an alert."""
+        self._client = client
+        self._events = events
+        self._letters = DeadLetters(client, keys)
+        self._lock = keys.lock("retention:dlq")
+        self._days = days
+        self._entries = entries
+
+    async def run(self) -> None:
+        """Trim every few seconds until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK)
+            try:
+                await self.tick()
+            except Exception as error:
+                if unavailable(error) is None:
+                    raise
+
+    async def tick(self) -> None:
+        """Trim, unless another process does so just now."""
+        if await self._client.set(self._lock, "1", nx=True, px=round(_TICK * 900)):
+            dropped = await self._letters.trim(days=self._days, entries=self._entries)
+            if dropped:
+                await self._tell(dropped)
+
+    async def _tell(self, count: int) -> None:
+        _log.warning("dead letters dropped: beyond DLQ_RETENTION_DAYS or DLQ_MAX_ENTRIES", count=count)
+        if self._events is not None:
+            fields = encode("dlq.dropped", encode_data(LettersDropped(count=count)), source="penstock")
+            await self._client.execute_command("XADD", self._events, "*", *fields)

@@ -1,0 +1,1 @@
+"""What anyone may read of a mesh: its state, health, jobs, alerts and deliveries."""

@@ -1,0 +1,146 @@
+"""Deliveries: what became of every attempt to tell somebody of an alert, and those that failed for good."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import msgspec
+
+from penstock.dlq.dead_letter import DeadLetter
+from penstock.dlq.queue import DeadLetters
+from penstock.errors import ConfigurationError, InvalidEvent
+from penstock.event import decode
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis
+from penstock.schemas import DeliveryAttempt, Notification
+
+SERVICE = "notifier"
+NOTIFICATIONS, DELIVERIES = "notifications", "deliveries"
+DUE, TEST = "notification.due", "notification.test"
+_OUTCOMES = ("sent", "failed", "dead")
+_PAGE = 500
+_MOST = 1_000
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt and when it was recorded, RFC 3339; `id` is its place in the stream."""
+
+    id: str
+    time: str
+    attempt: DeliveryAttempt
+
+
+class FailedDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery that was given up. It lies in the dead letter queue as `letter`; from there it can be sent again."""
+
+    delivery_id: str
+    letter: str
+    time: str
+    attempts: int
+    error: str
+    notification: Notification
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which attempts: the newest `limit` of a channel, an alert, an outcome; all where None."""
+
+    limit: int = 50
+    channel: str | None = None
+    fingerprint: str | None = None
+    outcome: str | None = None
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str], *, known: Sequence[str] | None = None) -> Query:
+        """Read a query from `limit`, `channel`, `fingerprint` and `outcome`, or from those of them that are `known`.
+
+        Raises:
+            ConfigurationError: a parameter is unknown or its value cannot be used.
+        """
+        names = cls.__struct_fields__ if known is None else known
+        for name in parameters:
+            if name not in names:
+                raise ConfigurationError(f"{name}: there is no such parameter; there is {', '.join(names)}")
+        limit, outcome = parameters.get("limit", "50"), parameters.get("outcome")
+        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= _MOST:
+            raise ConfigurationError(f"limit: {limit!r} is no number from 1 to {_MOST}")
+        if outcome is not None and outcome not in _OUTCOMES:
+            raise ConfigurationError(f"outcome: {outcome!r} is none of {', '.join(_OUTCOMES)}")
+        return cls(
+            limit=int(limit),
+            channel=parameters.get("channel"),
+            fingerprint=parameters.get("fingerprint"),
+            outcome=outcome,
+        )
+
+    def wants(self, attempt: DeliveryAttempt) -> bool:
+        """Whether an attempt is one of those asked for."""
+        return all(
+            wanted is None or wanted == value
+            for wanted, value in (
+                (self.channel, attempt.channel),
+                (self.fingerprint, attempt.fingerprint),
+                (self.outcome, attempt.outcome),
+            )
+        )
+
+
+async def attempts(client: AsyncRedis, keys: Keys, query: Query) -> list[Recorded]:
+    """Return the attempts that were asked for, the newest first."""
+    found: list[Recorded] = []
+    last = "+"
+    while rows := await client.xrevrange(keys.stream(DELIVERIES), last, "-", count=_PAGE):
+        for entry_id, fields in rows:
+            recorded = read_attempt(entry_id, fields)
+            if recorded is not None and query.wants(recorded.attempt):
+                found.append(recorded)
+                if len(found) == query.limit:
+                    return found
+        last = f"({rows[-1][0].decode()}"
+    return found
+
+
+def read_attempt(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Recorded | None:
+    """Read an entry of `deliveries`; None if it is no attempt."""
+    try:
+        event = decode(DELIVERIES, entry_id.decode(), [part for pair in fields.items() for part in pair])
+        attempt = msgspec.json.decode(event.data, type=DeliveryAttempt)
+    except (InvalidEvent, msgspec.DecodeError):  # somebody else wrote it
+        return None
+    return Recorded(id=entry_id.decode(), time=event.time, attempt=attempt)
+
+
+async def failed(client: AsyncRedis, keys: Keys, *, limit: int | None = None) -> AsyncIterator[FailedDelivery]:
+    """Yield the deliveries that were given up and not sent again since, the newest first."""
+    given = 0
+    async for letter in DeadLetters(client, keys).newest():
+        found = _failed(letter)
+        if found is None:
+            continue
+        yield found
+        given += 1
+        if given == limit:
+            return
+
+
+async def send_again(client: AsyncRedis, keys: Keys, delivery: FailedDelivery) -> bool:
+    """Give a delivery back to the notifier, as a first attempt; False if that was done before."""
+    letters = DeadLetters(client, keys)
+    letter = await letters.get(delivery.letter)
+    return letter is not None and await letters.replay(letter) is not None
+
+
+def _failed(letter: DeadLetter) -> FailedDelivery | None:
+    if (letter.stream, letter.group, letter.type) != (NOTIFICATIONS, SERVICE, DUE):
+        return None
+    try:
+        notification = msgspec.json.decode(letter.event.get("data", ""), type=Notification)
+    except msgspec.DecodeError:
+        return None
+    return FailedDelivery(
+        delivery_id=letter.event_id,
+        letter=letter.letter,
+        time=letter.time,
+        attempts=letter.attempts,
+        error=letter.error,
+        notification=notification,
+    )

@@ -1,0 +1,176 @@
+"""The mesh at one moment, as Redis has it: how long each stream is and how far each group has come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis, ResponseError
+from penstock.redis.scripts import Script
+from penstock.topology import DEAD_LETTERS, Topology
+
+_dead = Script("penstock.dlq", "count")
+_unread = Script("penstock.mesh", "unread")
+_PAGE = 1_000  # entries looked at in one call of a script
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """The server: its name (Redis or Valkey), its version, seconds since its start and bytes of data."""
+
+    name: str
+    version: str
+    uptime: int
+    memory: int
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """A stream: `length` counts its entries, `scheduled` what will be published to it later."""
+
+    name: str
+    length: int
+    scheduled: int
+
+
+class GroupState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a group stands with a stream. Every event that is not settled counts in one of the first four.
+
+    `lag`: never delivered. `pending`: delivered and in hand, first tries and later ones. `delayed`: waiting
+    for its next try. `retry`: due for it and not yet read. `dead`: its dead letters, less those replayed.
+    `consumers`: processes alive. `declared`: streams.yaml knows the group. `exists`: Redis does; a service
+    makes its group when it starts.
+    """
+
+    stream: str
+    group: str
+    lag: int
+    pending: int
+    delayed: int
+    retry: int
+    dead: int
+    consumers: int
+    declared: bool
+    exists: bool
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """The whole mesh."""
+
+    redis: ServerState
+    streams: list[StreamState]
+    groups: list[GroupState]
+
+
+async def overview(client: AsyncRedis, keys: Keys, topology: Topology) -> Overview:
+    """Read the state of every declared stream and of every group there is or should be on it.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
+    dead = await _count_dead(client, keys)
+    streams, groups = [], []
+    for name in topology.streams:
+        state, infos = await _stream(client, keys, name)
+        streams.append(state)
+        declared = topology.groups(name)
+        for group in dict.fromkeys([*declared, *infos]):
+            standing = await _standing(client, keys, state, group, infos.get(group))
+            groups.append(
+                GroupState(
+                    stream=name,
+                    group=group,
+                    dead=dead.get((name, group), 0),
+                    declared=group in declared,
+                    exists=group in infos,
+                    **standing,
+                )
+            )
+    return Overview(await _server(client), streams, groups)
+
+
+async def _server(client: AsyncRedis) -> ServerState:
+    info = await client.info()
+    valkey = info.get("valkey_version")
+    return ServerState(
+        name="Valkey" if valkey else "Redis",
+        version=str(valkey or info["redis_version"]),
+        uptime=int(info["uptime_in_seconds"]),
+        memory=int(info["used_memory"]),
+    )
+
+
+async def _stream(client: AsyncRedis, keys: Keys, name: str) -> tuple[StreamState, dict[str, Any]]:
+    """Return a stream's state and what the server says of its groups, by name."""
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.xlen(keys.stream(name))
+        pipeline.zcard(keys.scheduled(name))
+        pipeline.xinfo_groups(keys.stream(name))
+        replies = await pipeline.execute(raise_on_error=False)
+    length, scheduled, infos = (_unless_missing(reply) for reply in replies)
+    return StreamState(name, length, scheduled), {info["name"].decode(): info for info in infos or ()}
+
+
+async def _standing(
+    client: AsyncRedis, keys: Keys, stream: StreamState, group: str, info: dict[str, Any] | None
+) -> dict[str, int]:
+    """Return the counts of a group; `info` is what the server says of it, None if it does not exist yet."""
+    key, retry = keys.stream(stream.name), keys.retry(stream.name, group)
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.zcard(keys.delayed(stream.name, group))
+        pipeline.xlen(retry)
+        pipeline.xpending(retry, group)
+        pipeline.xinfo_consumers(key, group)
+        replies = await pipeline.execute(raise_on_error=False)
+    delayed, waiting, retried, consumers = (_unless_missing(reply) for reply in replies)
+    in_hand = retried["pending"] if retried else 0
+    return {
+        "lag": await _lag(client, key, info) if info else stream.length,  # a new group starts at the first entry
+        "pending": (info["pending"] if info else 0) + in_hand,
+        "delayed": delayed,
+        "retry": max(0, waiting - in_hand),
+        "consumers": await _alive(client, keys, consumers or []),
+    }
+
+
+async def _alive(client: AsyncRedis, keys: Keys, consumers: list[dict[str, Any]]) -> int:
+    live = [keys.live(consumer["name"].decode()) for consumer in consumers]
+    return int(await client.exists(*live)) if live else 0
+
+
+async def _lag(client: AsyncRedis, stream: str, info: dict[str, Any]) -> int:
+    """Return how many entries the group has yet to be given, counted where the server cannot tell.
+
+    That is so once entries have been deleted from the middle of a stream.
+    """
+    if info["lag"] is not None:
+        return int(info["lag"])
+    total = 0
+    last = info["last-delivered-id"]
+    while True:
+        count, last = await _unread(client, [stream], [last, _PAGE])
+        total += int(count)
+        if count < _PAGE:
+            return total
+
+
+async def _count_dead(client: AsyncRedis, keys: Keys) -> dict[tuple[str, str], int]:
+    """Count the dead letters that were not replayed, by stream and group."""
+    totals: dict[tuple[str, str], int] = {}
+    last: str | bytes = "-"
+    while True:
+        read, last, counts = await _dead(client, [keys.stream(DEAD_LETTERS), keys.replayed], [last, _PAGE])
+        for stream, group, count in counts:
+            origin = stream.decode(errors="replace"), group.decode(errors="replace")
+            totals[origin] = totals.get(origin, 0) + count
+        if read < _PAGE:
+            return totals
+
+
+def _unless_missing(reply: Any) -> Any:
+    """Return a reply of a pipeline, None where the key or the group does not exist yet."""
+    if isinstance(reply, ResponseError) and ("no such key" in str(reply) or str(reply).startswith("NOGROUP")):
+        return None
+    if isinstance(reply, Exception):
+        raise reply
+    return reply

@@ -1,0 +1,82 @@
+"""What a running service offers to its background tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable
+
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis
+from penstock.resilience.breaker import BreakerPolicy, Breakers
+from penstock.settings import Settings
+from penstock.streams.publish import Publisher
+from penstock.telemetry.measures import Measures
+from penstock.telemetry.spans import Telemetry
+from penstock.topology import EVENTS, Breaker, ServiceSpec, Topology
+
+
+def breaker_policy(settings: Settings, topology: Topology, name: str) -> BreakerPolicy:
+    """Return what holds for one circuit breaker: streams.yaml before the environment."""
+    special = topology.breakers.get(name, Breaker())
+    return BreakerPolicy(
+        failure_threshold=special.failure_threshold or settings.breaker_failure_threshold,
+        failure_window=special.failure_window or settings.breaker_failure_window,
+        recovery_timeout=special.recovery_timeout or settings.breaker_recovery_timeout,
+        half_open_max_calls=special.half_open_max_calls or settings.breaker_half_open_max_calls,
+    )
+
+
+def events_key(keys: Keys, topology: Topology) -> str | None:
+    """Return the key of the stream on which the library itself tells of breakers and dropped letters."""
+    return keys.stream(EVENTS) if EVENTS in topology.streams else None
+
+
+class Runtime:
+    """What a running service offers to its background tasks."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        needs: Iterable[str] = (),
+        settings: Settings,
+        topology: Topology,
+        redis: AsyncRedis,
+        publisher: Publisher,
+        telemetry: Telemetry,
+    ) -> None:
+        """`name` is the service's; `needs` are the circuit breakers that its handlers wait for."""
+        self.name = name
+        self.telemetry = Measures(telemetry)
+        self.settings = settings
+        self.topology = topology
+        self.keys = Keys(settings.prefix)
+        self.redis = redis
+        self.publisher = publisher
+        self.breakers = Breakers(
+            redis,
+            self.keys,
+            service=name,
+            policies=functools.partial(breaker_policy, settings, topology),
+            events=events_key(self.keys, topology),
+        )
+        self.breakers.watch(set(needs))
+        self.stopping = asyncio.Event()
+        """Set when the process has been asked to stop."""
+        self.reading: Callable[[], bool] = _reads_nothing
+        """Whether it reads its streams just now."""
+
+    @property
+    def spec(self) -> ServiceSpec:
+        """What streams.yaml says of this service."""
+        return self.topology.service(self.name)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the service does its work now: not stopping, and reading if it reads anything."""
+        return not self.stopping.is_set() and self.reading()
+
+
+def _reads_nothing() -> bool:
+    return True

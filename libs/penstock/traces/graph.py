@@ -1,0 +1,142 @@
+"""Linking: which event led to which, among all that a scan has found."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from penstock.traces.records import Entry, Letter, Parked, Place, entry_order
+from penstock.traces.reports import REPORTS
+from penstock.traces.scan import Findings
+
+
+class Node(msgspec.Struct, frozen=True, eq=False):
+    """An event in its tree, `depth` below the root. `via` is the type of the report through which it came about."""
+
+    event: Entry
+    depth: int = 0
+    parent: Entry | None = None
+    via: str | None = None
+
+
+class Forest:
+    """Every event that was found, below the one that led to it.
+
+    A report is told with the attempt it is about, so it is no node of its own, unless a group has trouble with
+    it; what it led to lies below the event it reports on. An event that only reports tell of is `missing`.
+    """
+
+    def __init__(self, found: Findings) -> None:
+        self.parked: dict[Place, list[Parked]] = defaultdict(list)
+        self.letters: dict[Place, list[Letter]] = defaultdict(list)
+        for parked in found.parked:
+            self.parked[parked.event.place].append(parked)
+        for letter in sorted(found.letters, key=lambda letter: letter.time):
+            self.letters[letter.event.place].append(letter)
+        self._sightings = [
+            *found.events,
+            *(parked.event for parked in found.parked),
+            *(letter.event for letter in found.letters),
+        ]
+        self.published = {event.place for event in found.events if event.due is None}
+        self.missing: set[Place] = set()
+        self._events = self._known()
+        self._children: dict[Place, list[Entry]] = defaultdict(list)
+        self._parents: dict[Place, Place] = {}
+        self._roots: dict[Place, Place] = {}
+        self._link()
+
+    def roots(self) -> list[Entry]:
+        """Return the events that nothing is known to have led to, the latest first."""
+        found = [event for place, event in self._events.items() if place not in self._parents]
+        return sorted(found, key=_order, reverse=True)
+
+    def roots_of(self, wanted: str) -> list[Entry]:
+        """Return the roots of a trace; `wanted` is its id, that of a replay, or the id of one of its events."""
+        places = {event.place for event in self._sightings if event.trace_id == wanted.lower()}
+        places = places or {event.place for event in self._events.values() if event.id == wanted}
+        ids = {self._root(place).trace_id for place in places & self._events.keys()}
+        return [root for root in self.roots() if root.trace_id in ids]
+
+    def walk(self, roots: Iterable[Entry]) -> Iterator[Node]:
+        """Yield the nodes from `roots` on, each before what it led to."""
+        stack = [Node(root) for root in sorted(roots, key=_order, reverse=True)]
+        while stack:
+            node = stack.pop()
+            event = node.event
+            if self._is_told_with_its_cause(event):
+                above = Node(event, node.depth, node.parent, event.type)
+            else:
+                yield node
+                above = Node(event, node.depth + 1, event)
+            stack += [Node(child, above.depth, above.parent, above.via) for child in reversed(self.children(event))]
+
+    def children(self, event: Entry) -> list[Entry]:
+        """Return what an event led to, reports included, in order."""
+        return [
+            child
+            for child in sorted(self._children.get(event.place, ()), key=_order)
+            if self._parents.get(child.place) == event.place
+        ]
+
+    def _known(self) -> dict[Place, Entry]:
+        """Return one entry for each event; those trimmed or beyond the search may still be parked or dead."""
+        ids = {(event.stream, event.id) for event in self._sightings if event.due is None}
+        known: dict[Place, Entry] = {}
+        for event in self._sightings:
+            if event.due is None or (event.stream, event.id) not in ids:  # else it moved on while we looked
+                known.setdefault(event.place, event)
+        return known
+
+    def _link(self) -> None:
+        by_id: dict[str, list[Entry]] = defaultdict(list)
+        ordered = sorted(self._events.values(), key=_order)
+        for event in ordered:
+            by_id[event.id].append(event)
+        for event in ordered:
+            if event.type in REPORTS and event.cause and event.cause not in by_id:
+                by_id[event.cause].append(self._miss(event))
+        for event in self._events.values():
+            cause = _latest_before(event, by_id.get(event.cause, []))
+            if cause is not None and cause is not event:
+                self._parents[event.place] = cause.place
+                self._children[cause.place].append(event)
+        for place in self._events:
+            self._root(place)
+
+    def _miss(self, report: Entry) -> Entry:
+        missing = Entry("", report.cause, report.time, "", report.cause, "", "", "", "", report.trace_id)
+        self._events[missing.place] = missing
+        self.missing.add(missing.place)
+        return missing
+
+    def _is_told_with_its_cause(self, event: Entry) -> bool:
+        trouble = event.place in self.parked or event.place in self.letters
+        return event.type in REPORTS and event.place in self._parents and not trouble
+
+    def _root(self, place: Place) -> Entry:
+        """Return the topmost event above a place; a circle of causes, which a producer may draw, is cut open."""
+        path: dict[Place, None] = {}
+        while place not in self._roots and place in self._parents:
+            if place in path:
+                del self._parents[place]
+                break
+            path[place] = None
+            place = self._parents[place]
+        root = self._roots.get(place, place)
+        self._roots.update(dict.fromkeys([*path, place], root))
+        return self._events[root]
+
+
+def _latest_before(event: Entry, candidates: list[Entry]) -> Entry | None:
+    """Return the cause of an event: of those that share its id, the latest until then, else the first."""
+    if not candidates:
+        return None
+    return candidates[max(0, bisect_right(candidates, event.time, key=lambda one: one.time) - 1)]
+
+
+def _order(event: Entry) -> tuple[int, int]:
+    return event.time, entry_order(event.entry_id)[1]

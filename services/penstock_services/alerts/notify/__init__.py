@@ -1,0 +1,1 @@
+"""What is told of an alert, to whom it is joined, and when it is kept back."""

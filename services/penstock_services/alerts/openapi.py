@@ -1,0 +1,88 @@
+"""The HTTP routes of the alert manager, described."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from penstock.mesh.alerts import AlertState, ShownAlert, ShownHistory, ShownSilence
+from penstock.settings import Settings
+from penstock.web.common import COMMON
+from penstock.web.openapi import JSON, Api, Content, Operation, Parameter, answer
+from penstock_services.alerts.api import NewSilence
+
+
+class Alerts(msgspec.Struct):
+    """Alerts, the latest change first."""
+
+    alerts: list[ShownAlert]
+
+
+class History(msgspec.Struct):
+    """What happened to alerts, the newest first."""
+
+    history: list[ShownHistory]
+
+
+class Silences(msgspec.Struct):
+    """Silences, the first to end first."""
+
+    silences: list[ShownSilence]
+
+
+API: Final = Api(
+    service="alerts",
+    port=Settings().alerts_port,
+    about="What is wrong, since when and why, and who is not to be told.",
+    operations=(
+        *COMMON,
+        Operation(
+            name="listAlerts",
+            path="/v1/alerts",
+            summary="Alerts that are pending, firing or resolved lately",
+            parameters=(Parameter(name="state", description="Only those in this state.", type=AlertState),),
+            answers={200: answer(Alerts, "The alerts.")},
+            errors=(400, 503),
+        ),
+        Operation(
+            name="listHistory",
+            path="/v1/alerts/history",
+            summary="What happened to alerts, and why",
+            parameters=(
+                Parameter(
+                    name="limit",
+                    description="At most so many; 100 if absent.",
+                    type=Annotated[int, msgspec.Meta(ge=1, le=1_000)],
+                ),
+            ),
+            answers={200: answer(History, "The history.")},
+            errors=(400, 503),
+        ),
+        Operation(
+            name="listSilences",
+            path="/v1/silences",
+            summary="Silences",
+            answers={200: answer(Silences, "The silences, those that are over too until they are forgotten.")},
+            errors=(503,),
+        ),
+        Operation(
+            name="addSilence",
+            method="post",
+            path="/v1/silences",
+            summary="Tell nobody about alerts that match, for a while",
+            body=Content(description="What is to be silent, for how long, and who says so.", types={JSON: NewSilence}),
+            answers={201: answer(ShownSilence, "The silence.")},
+            errors=(400, 413, 503),
+        ),
+        Operation(
+            name="removeSilence",
+            method="delete",
+            path="/v1/silences/{id}",
+            summary="End a silence",
+            parameters=(Parameter(name="id", description="Its id.", place="path"),),
+            answers={204: Content(description="It is over.", types={})},
+            errors=(404, 503),
+        ),
+    ),
+)

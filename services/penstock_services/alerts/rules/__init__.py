@@ -1,0 +1,1 @@
+"""alerts.yaml: what a rule is, and what is wrong with one."""

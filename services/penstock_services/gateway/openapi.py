@@ -1,0 +1,148 @@
+"""The HTTP routes of the gateway, described."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from penstock.mesh.jobs import Job
+from penstock.settings import Settings
+from penstock.traces import Trace, TraceList
+from penstock.web.common import COMMON
+from penstock.web.openapi import JSON, Api, Content, Operation, Parameter, answer
+from penstock_services.gateway import cloudevents
+from penstock_services.gateway.acceptance import Accepted, AcceptedBatch
+from penstock_services.gateway.cloudevents import CloudEvent
+from penstock_services.gateway.orchestrator import MeshStatus, MeshWindows, OpenAlerts
+from penstock_services.gateway.submission import MOST_EVENTS, Submission
+
+_NOT_TAKEN = (400, 408, 413, 415, 422, 429, 503)
+_HTML = "text/html"
+
+
+class NamedJob(Job, frozen=True, kw_only=True):
+    """What became of a job. Durations are in seconds, times RFC 3339."""
+
+    job_id: str
+
+
+_TAKING = (
+    Operation(
+        name="publish",
+        method="post",
+        path="/v1/events",
+        summary="Publish an event, or several",
+        description=(
+            "The answer comes once Redis has them. As CloudEvents in binary mode the attributes are `ce-` headers "
+            "and the body is the data. Unknown attributes are kept as text; objects and arrays belong into `data`."
+        ),
+        parameters=(
+            Parameter(
+                name="Idempotency-Key",
+                place="header",
+                description='A string such as "order-42": the same request sent again adds nothing.',
+            ),
+            Parameter(name="traceparent", place="header", description="W3C trace context that the events belong to."),
+        ),
+        body=Content(
+            description="One event or a list of them.",
+            types={
+                JSON: Submission | Annotated[list[Submission], msgspec.Meta(min_length=1, max_length=MOST_EVENTS)],
+                cloudevents.MEDIA_TYPES[1]: CloudEvent,
+                cloudevents.BATCH: Annotated[list[CloudEvent], msgspec.Meta(max_length=MOST_EVENTS)],
+            },
+        ),
+        answers={202: answer((Accepted, AcceptedBatch), "Redis has them.")},
+        errors=_NOT_TAKEN,
+    ),
+    Operation(
+        name="receiveWebhook",
+        method="post",
+        path="/webhooks/{source}",
+        summary="Take a signed webhook of a source that streams.yaml declares",
+        description="The source's scheme, Standard Webhooks or GitHub's, says which headers hold the signature.",
+        parameters=(Parameter(name="source", place="path", description="Its name in streams.yaml."),),
+        body=Content(description="Whatever the source sends, as JSON.", types={JSON: Any}),
+        answers={202: answer(Accepted, "Redis has it.")},
+        errors=(401, 404, *_NOT_TAKEN),
+    ),
+)
+
+_TELLING = (
+    Operation(
+        name="findJob",
+        path="/v1/jobs/{job_id}",
+        summary="What became of a job",
+        parameters=(Parameter(name="job_id", place="path", description="The id that its publication answered with."),),
+        answers={200: answer(NamedJob, "Its state, and its result or error once there is one.")},
+        errors=(404, 503),
+    ),
+    Operation(
+        name="listTraces",
+        path="/v1/traces",
+        summary="Recent traces",
+        answers={200: answer(TraceList, "The traces, the newest first.")},
+        errors=(404, 503),
+    ),
+    Operation(
+        name="findTrace",
+        path="/v1/traces/{id}",
+        summary="A trace: what an event led to",
+        parameters=(Parameter(name="id", place="path", description="The id of a trace, or of one of its events."),),
+        answers={200: answer(Trace, "The trace.")},
+        errors=(404, 503),
+    ),
+    Operation(
+        name="showTraces",
+        path="/traces",
+        summary="A page that draws recent traces",
+        answers={200: answer(str, "The page.", media_type=_HTML)},
+        errors=(404,),
+    ),
+    Operation(
+        name="showTrace",
+        path="/traces/{id}",
+        summary="A page that draws a trace",
+        parameters=(Parameter(name="id", place="path", description="The id of a trace, or of one of its events."),),
+        answers={200: answer(str, "The page.", media_type=_HTML)},
+        errors=(404,),
+    ),
+)
+
+_ORCHESTRATOR = (
+    Operation(
+        name="meshStatus",
+        path="/api/v1/orchestrator/status",
+        summary="The whole mesh: healthy or not, why, and how each stream, group and service stands",
+        answers={200: answer(MeshStatus, "The state of the mesh, at most 2 s old.")},
+        errors=(503,),
+    ),
+    Operation(
+        name="meshMetrics",
+        path="/api/v1/orchestrator/metrics",
+        summary="The newest closed windows of 10 s and 60 s",
+        answers={200: answer(MeshWindows, "The windows, at most 2 s old.")},
+        errors=(503,),
+    ),
+    Operation(
+        name="meshAlerts",
+        path="/api/v1/orchestrator/alerts",
+        summary="Alerts that fire or are about to",
+        answers={200: answer(OpenAlerts, "The alerts, at most 2 s old.")},
+        errors=(503,),
+    ),
+    Operation(
+        name="describe",
+        path="/openapi.json",
+        summary="This document",
+        answers={200: answer(dict[str, Any], "OpenAPI 3.1.")},
+    ),
+)
+
+API: Final = Api(
+    service="gateway",
+    port=Settings().gateway_port,
+    about="Takes events and webhooks, and tells what became of them.",
+    operations=(*_TAKING, *_TELLING, *COMMON, *_ORCHESTRATOR),
+)

@@ -1,0 +1,107 @@
+"""Redis as the gateway sees it: whether it is there, and how much lies in it that nobody has done yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+
+from penstock.redis.connection import AsyncRedis, ResponseError, unavailable
+from penstock.service.runtime import Runtime
+from penstock.web.problems import overloaded
+
+_EVERY = 1.0  # seconds between two looks, and the most one may take
+_COME_BACK = 10  # seconds; a backlog does not vanish at once
+_log = structlog.get_logger("penstock.gateway")
+
+
+class Upstream:
+    """Looks once a second, so that no request has to."""
+
+    def __init__(self, runtime: Runtime, streams: frozenset[str]) -> None:
+        self._runtime = runtime
+        self._backlogs = dict.fromkeys(streams, 0)
+        self._trouble = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether Redis answered when last asked, and the process is not about to end."""
+        return self._runtime.ready and not self._trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not ready."""
+        return self._trouble or "stopping"
+
+    def check_backlog(self, stream: str) -> None:
+        """Refuse an event for a stream whose readers are too far behind.
+
+        Raises:
+            Problem: 429.
+        """
+        most = self._runtime.settings.gateway_max_backlog
+        if self._backlogs[stream] > most:
+            raise overloaded(f"more than {most} events wait on {stream}: try again later", retry_after=_COME_BACK)
+
+    async def watch(self) -> None:
+        """Look until the process is asked to stop."""
+        stopping = self._runtime.stopping
+        while not stopping.is_set():
+            await self.look()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY):
+                    await stopping.wait()
+
+    async def look(self) -> None:
+        """Ask once."""
+        try:
+            async with asyncio.timeout(_EVERY):
+                await self._runtime.redis.ping()
+                for stream in self._backlogs:
+                    groups = self._runtime.topology.groups(stream)
+                    self._backlogs[stream] = await backlog(
+                        self._runtime.redis, self._runtime.keys.stream(stream), groups
+                    )
+        except TimeoutError:
+            self._note("no reply in time")
+        except Exception as error:
+            away = unavailable(error)
+            if away is None:
+                raise
+            self._note(away.reason)
+        else:
+            self._note("")
+
+    def _note(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            if trouble:
+                _log.warning("Redis is away: answering 503", reason=trouble)
+            else:
+                _log.info("Redis is back", after=self._trouble)
+            self._trouble = trouble
+
+
+async def backlog(redis: AsyncRedis, key: str, groups: list[str]) -> int:
+    """Return how many entries the group that is farthest behind has not done: not read yet, or in hand.
+
+    A group that does not exist yet has all of them before it, and so has one whose lag Redis cannot tell.
+    """
+    if not groups:
+        return 0
+    try:
+        known = {row["name"].decode(): row for row in await redis.xinfo_groups(key)}
+    except ResponseError as error:
+        if "no such key" not in str(error):
+            raise
+        return 0
+    length: int | None = None
+    worst = 0
+    for group in groups:
+        row = known.get(group)
+        if row is None or row["lag"] is None:
+            length = await redis.xlen(key) if length is None else length
+            worst = max(worst, length)
+        else:
+            worst = max(worst, row["lag"] + row["pending"])
+    return worst

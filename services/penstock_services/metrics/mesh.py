@@ -1,0 +1,89 @@
+"""The mesh itself as series: how each group stands with its stream, once for each window."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from redis.exceptions import WatchError
+
+from penstock.keys import Keys
+from penstock.mesh.state import GroupState, overview
+from penstock.metrics.windows import KEPT, LONG, SERVICE, SHORT, gauges_encoder, mesh
+from penstock.redis.connection import AsyncRedis
+from penstock.schemas import Series
+from penstock.streams.position import Position, position
+from penstock.topology import Topology
+from penstock_services.metrics.publish import add_window
+
+_MARK = "mesh_mark"  # start of the last window of 10 s whose gauges were published
+
+
+async def gauges(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Series]:
+    """Read the gauges of every stream and group, as they are now.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
+    series: list[Series] = []
+    for state in (await overview(client, keys, topology)).groups:
+        stood = await position(client, keys, state.stream, state.group)
+        labels = {"stream": state.stream, "group": state.group}
+        series += [Series(name=name, labels=labels, value=value) for name, value in _values(state, stood).items()]
+    return series
+
+
+def _values(state: GroupState, stood: Position) -> dict[str, float]:
+    return {
+        "lag_age": stood.lag_age,
+        "lag": state.lag,
+        "oldest_pending": stood.oldest_pending,
+        "pending": state.pending,
+        "delayed": state.delayed,
+        "retry": state.retry,
+        "dead": state.dead,
+        "consumers": state.consumers,
+    }
+
+
+class MeshWatch:
+    """Publishes the gauges when a window ends by the clock. Any number may run side by side."""
+
+    def __init__(self, client: AsyncRedis, keys: Keys, topology: Topology) -> None:
+        self._client = client
+        self._keys = keys
+        self._topology = topology
+        self._mark = keys.state(SERVICE, _MARK)
+
+    async def tick(self, now: int) -> None:
+        """Publish the gauges of the window that ended last before `now` (in ms), if nobody has yet.
+
+        Windows during which no metrics service ran have no gauges.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        start = (now // 1000 // SHORT - 1) * SHORT
+        async with self._client.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(self._mark)
+            last = int(await pipeline.get(self._mark) or start - SHORT)
+            if last >= start:
+                return
+            series = await gauges(self._client, self._keys, self._topology)
+            pipeline.multi()
+            pipeline.set(self._mark, start)
+            self._add(pipeline, SHORT, start, series)
+            minute = _last_minute(start + SHORT)
+            if minute > _last_minute(last + SHORT):
+                self._add(pipeline, LONG, minute, series)
+            with contextlib.suppress(WatchError):  # another replica was first
+                await pipeline.execute()
+
+    def _add(self, pipeline: Any, seconds: int, start: int, series: list[Series]) -> None:
+        pipeline.set(self._keys.state(SERVICE, mesh(seconds, start)), gauges_encoder.encode(series), ex=KEPT[seconds])
+        add_window(pipeline, self._keys, start=start, seconds=seconds, scope="mesh", series=series)
+
+
+def _last_minute(end: int) -> int:
+    """Return the start of the last whole minute before `end`."""
+    return end // LONG * LONG - LONG

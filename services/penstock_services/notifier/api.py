@@ -1,0 +1,38 @@
+"""What the service tells over HTTP: who was notified, with what result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from penstock.mesh.deliveries import Query, attempts, failed
+from penstock.service.runtime import Runtime
+from penstock.web.server import json, serve
+
+
+async def serve_api(runtime: Runtime) -> None:
+    """Serve `routes` until the service is asked to stop."""
+    settings = runtime.settings
+    await serve(
+        runtime,
+        routes(runtime),
+        host=settings.notifier_host,
+        port=settings.notifier_port,
+        variable="PENSTOCK_NOTIFIER_PORT",
+    )
+
+
+def routes(runtime: Runtime) -> list[web.RouteDef]:
+    """Return what answers on /v1/deliveries and /v1/deliveries/failed; services.notifier.openapi describes it."""
+
+    async def deliveries(request: web.Request) -> web.Response:
+        found = await attempts(runtime.redis, runtime.keys, Query.parse(request.query))
+        return json({"deliveries": found})
+
+    async def given_up(request: web.Request) -> web.Response:
+        limit = Query.parse(request.query, known=("limit",)).limit
+        found: list[Any] = [delivery async for delivery in failed(runtime.redis, runtime.keys, limit=limit)]
+        return json({"deliveries": found})
+
+    return [web.get("/v1/deliveries", deliveries), web.get("/v1/deliveries/failed", given_up)]

@@ -1,0 +1,165 @@
+"""What every channel is: settings that know how to send a letter."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Self
+
+import msgspec
+
+from penstock.config import Duration
+from penstock.schemas import Alert
+from penstock_services.notifier.message.message import Message, web_address
+from penstock_services.notifier.message.templates import Templates
+
+_PERIODS = {"s": 1.0, "min": 60.0, "h": 3_600.0}
+_RATE = re.compile(r"([1-9]\d{0,2})/(s|min|h)")
+
+
+class Rate(str):
+    """So many messages in so much time: `1/s`, `20/min`, `100/h`."""
+
+    __slots__ = ("most", "seconds")
+    most: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read a rate.
+
+        Raises:
+            ValueError: it has not that form.
+        """
+        found = _RATE.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            raise ValueError(f"expected a rate such as 1/s, 20/min or 100/h, got {value!r}")
+        rate = cls(value)
+        rate.most, rate.seconds = int(found[1]), _PERIODS[found[2]]
+        return rate
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """No more than `count` messages within `seconds`, counted for all who send under `scope`."""
+
+    scope: str
+    count: int
+    seconds: float
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """One message on its way to one recipient.
+
+    `key` is the same for every attempt to send it. `episode` is the same for all messages about an alert from
+    its trigger to its resolve. `previous` is the receipt's `reference` of the last message of the episode that
+    arrived. `recipient` is the one of several that this letter is for. `moved_to` is where the target is now,
+    if an earlier receipt said that it has moved.
+    """
+
+    key: str
+    alert: Alert
+    message: Message
+    episode: str
+    previous: str | None = None
+    recipient: str | None = None
+    moved_to: str | None = None
+    test: bool = False
+
+    @property
+    def resolved(self) -> bool:
+        """Whether it says that the alert is over."""
+        return self.alert.status == "resolved"
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The other side has confirmed a message.
+
+    `reference` is what it calls the message, for edits and threads. `pause` is how many seconds it wants to
+    be left alone. `latency` is in seconds. `moved_to` is the target's new address, to be used from now on.
+    """
+
+    status: int | None = None
+    answer: str = ""
+    latency: float = 0.0
+    reference: str | None = None
+    pause: float = 0.0
+    moved_to: str | None = None
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
+    """What can be set for each channel, whatever its kind.
+
+    `timeout` bounds one attempt. `retry` lists the waits between attempts; without it notify.yaml's own
+    holds. `rate` takes the place of the limit that is usual for the kind. `allow_private` lets the channel
+    connect to addresses that are not public.
+    """
+
+    timeout: Duration = Duration(10)
+    retry: tuple[Duration, ...] | None = None
+    rate: Rate | None = None
+    send_resolved: bool = True
+    allow_private: bool = False
+    templates: Templates = Templates()
+
+    def __repr__(self) -> str:
+        """Name the kind only: the rest may be secret."""
+        return f"<{type(self).__name__} channel>"
+
+    @property
+    def target(self) -> str:
+        """What it sends to, whole: two channels with the same target share its limits."""
+        raise NotImplementedError
+
+    @property
+    def scope(self) -> str:
+        """A name for the target that gives nothing away."""
+        return hashlib.blake2b(f"{type(self).__name__}\0{self.target}".encode(), digest_size=8).hexdigest()
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never appear in a record or a log."""
+        return ()
+
+    @property
+    def recipients(self) -> tuple[str | None, ...]:
+        """Those who each get a delivery of their own; (None,) where the target is one."""
+        return (None,)
+
+    @property
+    def usual_limits(self) -> tuple[Limit, ...]:
+        """What the provider allows."""
+        return ()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What may be sent through this channel."""
+        return (Limit(self.scope, self.rate.most, self.rate.seconds),) if self.rate else self.usual_limits
+
+    def payload(self, letter: Letter) -> Any:
+        """Return what would be sent: JSON, or a text."""
+        raise NotImplementedError
+
+    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+        """Send a letter and return once the other side has confirmed it.
+
+        Raises:
+            SendFailed: it did not; trying again may help.
+            SendRefused: it will not.
+        """
+        raise NotImplementedError
+
+
+def checked_url(url: str) -> None:
+    """Refuse what is no URL of a web server.
+
+    Raises:
+        ValueError: with the form it must have.
+    """
+    if web_address(url) is None:
+        raise ValueError("url: expected one such as https://example.com/path")
+
+
+def url_secrets(url: str) -> tuple[str, ...]:
+    """Return what is secret in a URL: itself, its long path segments and its query."""
+    parts = re.split(r"[/?&=#@]", url.partition("://")[2])
+    return (url, *(part for part in parts[1:] if len(part) >= 8))

@@ -1,0 +1,109 @@
+"""Any HTTP endpoint, signed after Standard Webhooks 1.0 (https://www.standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+from typing import Any
+
+import msgspec
+
+from penstock_services.notifier.channels.base import Channel, Letter, Limit, Receipt, checked_url, url_secrets
+from penstock_services.notifier.channels.wire import request
+
+_PREFIX = "whsec_"
+_TRANSIENT = frozenset({408, 425, 429})
+_GONE = 410  # the endpoint wants nothing any more
+
+
+class Webhook(Channel, frozen=True, kw_only=True, tag="webhook"):
+    """Posts the alert as JSON.
+
+    `secret` is one secret, or several separated by commas while one replaces another: each signs.
+    `headers` go along, such as one that authenticates us.
+    """
+
+    url: str
+    secret: str | None = None
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_url(self.url)
+        for secret in _split(self.secret):
+            signing_key(secret)
+        for name, value in self.headers.items():
+            if not name.isascii() or any(character in name + value for character in "\r\n\0"):
+                raise ValueError(f"headers: {name!r} cannot be sent as a header")
+
+    @property
+    def target(self) -> str:
+        """The URL."""
+        return self.url
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The URL, which may hold a token, the signing secrets and what authenticates us."""
+        return (*url_secrets(self.url), *_split(self.secret), *self.headers.values())
+
+    @property
+    def usual_limits(self) -> tuple[Limit, ...]:
+        """A rate no sound endpoint minds."""
+        return (Limit(self.scope, 10, 1.0),)
+
+    def payload(self, letter: Letter) -> dict[str, Any]:
+        """Return type, time and data: the same for every attempt."""
+        alert = letter.alert
+        kind = "alert.test" if letter.test else "alert.resolved" if letter.resolved else "alert.triggered"
+        told = {"title": letter.message.title, "text": letter.message.text, "notices": letter.message.notices}
+        return {"type": kind, "timestamp": letter.message.time, "data": {**msgspec.to_builtins(alert), **told}}
+
+    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+        """Post it. 2xx is success; 410 disables the channel; 408, 425, 429 and 5xx are tried again."""
+        body = msgspec.json.encode(self.payload(letter))
+        headers = {**self.headers, **signed_headers(_split(self.secret), letter.key, body, now=time.time())}
+        answer = await request(
+            "POST", self.url, body, headers=headers, timeout=self.timeout, allow_private=allow_private
+        )
+        if 200 <= answer.status < 300:
+            return Receipt(status=answer.status, answer=answer.body, latency=answer.latency)
+        if answer.status == _GONE:
+            raise answer.refused(gone=True)
+        raise answer.judged(transient=_TRANSIENT)
+
+
+def signing_key(secret: str) -> bytes:
+    """Return the key that a secret stands for: `whsec_` and the base64 of 24 to 64 bytes.
+
+    Raises:
+        ValueError: it is of another form. The message does not repeat it.
+    """
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except binascii.Error:
+        key = b""
+    if not secret.startswith(_PREFIX) or not 24 <= len(key) <= 64:
+        raise ValueError(
+            "secret: expected whsec_ and the base64 of 24 to 64 random bytes; `openssl rand -base64 32` makes "
+            "what follows whsec_"
+        )
+    return key
+
+
+def signed_headers(secrets: tuple[str, ...], key: str, body: bytes, *, now: float) -> dict[str, str]:
+    """Return the headers of Standard Webhooks; without secrets all but the signature."""
+    timestamp = str(int(now))
+    headers = {"webhook-id": key, "webhook-timestamp": timestamp}
+    signed = f"{key}.{timestamp}.".encode() + body
+    signatures = [
+        base64.b64encode(hmac.new(signing_key(secret), signed, hashlib.sha256).digest()).decode() for secret in secrets
+    ]
+    if signatures:
+        headers["webhook-signature"] = " ".join(f"v1,{signature}" for signature in signatures)
+    return headers
+
+
+def _split(secret: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (secret or "").split(",") if part.strip())

@@ -1,0 +1,1 @@
+"""notify.yaml and the environment: which channels there are and what goes where."""

@@ -1,0 +1,127 @@
+"""notify.yaml and the environment: channels, routes, the schedule of retries and templates, checked as a whole."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from penstock.config import Duration
+from penstock.errors import ConfigurationError
+from penstock.schemas import Alert
+from penstock.settings import Settings
+from penstock_services.notifier.channels import AnyChannel, Apprise, Channel, Console
+from penstock_services.notifier.config import notify_file
+from penstock_services.notifier.config.environment import read_environment
+from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, destinations
+from penstock_services.notifier.message.templates import Templates
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,63}")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What the notifier works by: the file and the environment, joined."""
+
+    channels: dict[str, AnyChannel]
+    routes: tuple[Route, ...]
+    retry: tuple[Duration, ...]
+    templates: Templates
+    allow_private: bool
+
+    def destinations(self, alert: Alert) -> list[Destination]:
+        """Return where an alert goes."""
+        return destinations(alert, self.routes, tuple(self.channels))
+
+    def schedule(self, channel: Channel) -> tuple[float, ...]:
+        """Return the seconds to wait after each failed attempt; after the one that follows the last, no more."""
+        return self.retry if channel.retry is None else channel.retry
+
+    def may_be_private(self, channel: Channel) -> bool:
+        """Whether a channel may connect to addresses that are not public."""
+        return self.allow_private or channel.allow_private
+
+
+def load(settings: Settings, environ: Mapping[str, str] | None = None) -> Config:
+    """Read PENSTOCK_NOTIFY, else ./notify.yaml, else the one that ships with Penstock; add the environment's.
+
+    Raises:
+        ConfigurationError: the file or a variable is wrong; the message names the key and says what to do.
+    """
+    name, text = notify_file.find(settings.notify)
+    console = Console(form="text" if settings.log_format == "console" else settings.log_format)
+    return parse(text, name=name, console=console, allow_private=settings.allow_private_targets, environ=environ)
+
+
+def parse(
+    text: str,
+    *,
+    name: str = notify_file.FILE,
+    console: Console | None = None,
+    allow_private: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Read a configuration from YAML text, calling it `name` in errors; `console` is the one that is always there.
+
+    Raises:
+        ConfigurationError: as for `load`.
+    """
+    file = notify_file.read(text, name, environ)
+    given = read_environment(environ)
+    config = Config(
+        channels={CONSOLE: console or Console(), **given.channels, **file.channels},
+        routes=(*file.routes, *_implied(given.routes, file.routes)),
+        retry=file.retry,
+        templates=file.templates,
+        allow_private=allow_private,
+    )
+    problems = [*_clashes(file, given.channels), *_problems(config)]
+    if problems:
+        raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
+    return config
+
+
+def _implied(routes: dict[str, Route], written: tuple[Route, ...]) -> list[Route]:
+    """Return the environment's own routes to channels that the file says nothing of."""
+    named = {name for route in written for name in (*route.channels, *route.substitutes)}
+    return [route for name, route in routes.items() if name not in named]
+
+
+def _clashes(file: notify_file.NotifyFile, given: dict[str, AnyChannel]) -> list[str]:
+    return [
+        f"channels.{name}: the environment sets up a channel of this name; call yours otherwise, or unset its variables"
+        for name in file.channels
+        if name in given
+    ]
+
+
+def _problems(config: Config) -> list[str]:
+    problems = [
+        f"channels.{name}: a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen and "
+        "underscore"
+        for name in config.channels
+        if not _NAME.fullmatch(name)
+    ]
+    if not isinstance(config.channels[CONSOLE], Console):
+        problems.append(f"channels.{CONSOLE}: this name belongs to the channel of type console")
+    for name, channel in config.channels.items():
+        if isinstance(channel, Apprise) and not config.may_be_private(channel):
+            problems.append(
+                f"channels.{name}: apprise makes its own connections, so their addresses cannot be checked; "
+                "say allow_private: true if that is all right"
+            )
+    for index, route in enumerate(config.routes):
+        problems += [f"routes[{index}].{problem}" for problem in _unresolved(route, set(config.channels))]
+    return problems
+
+
+def _unresolved(route: Route, known: set[str]) -> list[str]:
+    problems = []
+    for key, names in (("channels", route.channels), ("failover", route.substitutes)):
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+                problems.append(f"{key}: there is no channel {name}; {hint}")
+    return problems

@@ -1,0 +1,134 @@
+"""Channels that need no file: a webhook, a Telegram chat and a mailbox from environment variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from penstock.config import Duration
+from penstock.errors import ConfigurationError
+from penstock.settings import Port, Positive, read_variables
+from penstock_services.notifier.channels import AnyChannel, Discord, Email, Slack, Telegram, Webhook
+from penstock_services.notifier.channels.telegram import BOT_API
+from penstock_services.notifier.config.routing import Route
+
+OPS, TELEGRAM, EMAIL = "ops", "telegram", "email"
+Provider = Literal["slack", "discord", "webhook"]
+_HOSTS: dict[str, Provider] = {
+    "hooks.slack.com": "slack",
+    "hooks.slack-gov.com": "slack",
+    "discord.com": "discord",
+    "discordapp.com": "discord",
+    "ptb.discord.com": "discord",
+    "canary.discord.com": "discord",
+}
+_VARIABLES = {OPS: "OPS_ALERT_WEBHOOK_*", TELEGRAM: "TELEGRAM_*", EMAIL: "SMTP_*"}
+
+
+def _env(name: str, default: Any = None) -> Any:
+    return msgspec.field(name=name, default=default)
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """The variables; any of them may be given as NAME_FILE instead. Durations are in seconds."""
+
+    ops_url: str | None = _env("OPS_ALERT_WEBHOOK_URL")
+    ops_provider: Literal["auto", "slack", "discord", "webhook", "generic"] = _env("OPS_ALERT_WEBHOOK_PROVIDER", "auto")
+    ops_min_severity: str = _env("OPS_ALERT_WEBHOOK_MIN_SEVERITY", "warning")
+    ops_timeout: Positive = _env("OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS", 10.0)
+    ops_auth_header: str | None = _env("OPS_ALERT_WEBHOOK_AUTH_HEADER")
+    ops_auth_value: str | None = _env("OPS_ALERT_WEBHOOK_AUTH_VALUE")
+    ops_secret: str | None = _env("OPS_ALERT_WEBHOOK_SECRET")
+    ops_enabled: bool = _env("OPS_ALERT_HOOKS_ENABLED", True)
+
+    telegram_token: str | None = _env("TELEGRAM_BOT_TOKEN")
+    telegram_chat: str | None = _env("TELEGRAM_CHAT_ID")
+    telegram_api: str = _env("TELEGRAM_API_URL", BOT_API)
+
+    smtp_host: str | None = _env("SMTP_HOST")
+    smtp_port: Port = _env("SMTP_PORT", 587)
+    smtp_username: str | None = _env("SMTP_USERNAME")
+    smtp_password: str | None = _env("SMTP_PASSWORD")
+    smtp_from: str | None = _env("SMTP_FROM")
+    smtp_to: str | None = _env("SMTP_TO")
+    smtp_tls: Literal["auto", "starttls", "tls", "none"] = _env("SMTP_TLS", "auto")
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What the environment sets up: channels, and a route for each."""
+
+    channels: dict[str, AnyChannel]
+    routes: dict[str, Route]
+
+
+def read_environment(environ: Mapping[str, str] | None = None) -> Given:
+    """Make channels of the environment.
+
+    Raises:
+        ConfigurationError: a variable does not fit, or one that belongs to it is missing.
+    """
+    found = read_variables(Environment, environ)
+    channels: dict[str, AnyChannel] = {}
+    routes: dict[str, Route] = {}
+    for name, make, min_severity in (
+        (OPS, _ops, found.ops_min_severity),
+        (TELEGRAM, _telegram, "info"),
+        (EMAIL, _email, "info"),
+    ):
+        try:
+            channel = make(found)
+            route = Route(channels=(name,), min_severity=min_severity)
+        except ValueError as error:
+            raise ConfigurationError(f"environment: {_VARIABLES[name]}: {error}") from None
+        if channel is not None:
+            channels[name], routes[name] = channel, route
+    return Given(channels, routes)
+
+
+def provider_of(url: str) -> Provider:
+    """Tell from a webhook's URL whose it is."""
+    return _HOSTS.get((urlsplit(url).hostname or "").lower(), "webhook")
+
+
+def _ops(found: Environment) -> AnyChannel | None:
+    if found.ops_url is None or not found.ops_enabled:
+        return None
+    asked = found.ops_provider
+    provider = provider_of(found.ops_url) if asked == "auto" else "webhook" if asked == "generic" else asked
+    timeout = Duration(found.ops_timeout)
+    if provider == "slack":
+        return Slack(url=found.ops_url, timeout=timeout)
+    if provider == "discord":
+        return Discord(url=found.ops_url, timeout=timeout)
+    if (found.ops_auth_header is None) != (found.ops_auth_value is None):
+        raise ValueError("_AUTH_HEADER and _AUTH_VALUE go together: set both or neither")
+    headers = {found.ops_auth_header: found.ops_auth_value} if found.ops_auth_header and found.ops_auth_value else {}
+    return Webhook(url=found.ops_url, timeout=timeout, headers=headers, secret=found.ops_secret)
+
+
+def _telegram(found: Environment) -> AnyChannel | None:
+    token, chat = found.telegram_token, found.telegram_chat
+    if token is None and chat is None:
+        return None
+    if token is None or chat is None:
+        raise ValueError("TELEGRAM_BOT_TOKEN and TELEGRAM_CHAT_ID go together: set both or neither")
+    return Telegram(token=token, chat_id=chat, api=found.telegram_api)
+
+
+def _email(found: Environment) -> AnyChannel | None:
+    if found.smtp_host is None:
+        return None
+    if found.smtp_from is None or found.smtp_to is None:
+        raise ValueError("SMTP_HOST needs SMTP_FROM and SMTP_TO (several addresses with commas between)")
+    return Email(
+        host=found.smtp_host,
+        port=found.smtp_port,
+        username=found.smtp_username,
+        password=found.smtp_password,
+        sender=found.smtp_from,
+        to=tuple(address.strip() for address in found.smtp_to.split(",") if address.strip()),
+        tls=found.smtp_tls,
+    )

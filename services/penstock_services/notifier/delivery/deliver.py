@@ -1,0 +1,167 @@
+"""One attempt to take one change of an alert to one channel.
+
+What is promised: a message is sent at least once, and never again once its confirmation is recorded, which
+happens right after it came and before anything else. Its key is the same on every attempt, so that a receiver
+that keeps keys sees it once. Waiting and retrying are the mesh's own, in Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import msgspec
+
+from penstock import Context, Reject, Snooze, TryAgain
+from penstock.errors import Outcome
+from penstock.redis.connection import unavailable
+from penstock.resilience.breaker import CircuitOpen
+from penstock.schemas import Notification
+from penstock_services.notifier.channels import AnyChannel, Channel, Letter, Receipt
+from penstock_services.notifier.channels.wire import SendFailed, SendRefused
+from penstock_services.notifier.config.config import Config
+from penstock_services.notifier.delivery import channel_health as health
+from penstock_services.notifier.delivery.notification_log import Folded, Go, Thread, Wait, address, receipt_field
+from penstock_services.notifier.message.message import Story, when
+from penstock_services.notifier.message.templates import render
+from penstock_services.notifier.message.text import cut, excerpt, redact
+
+_REDIS_AWAY = 1.0  # seconds
+_MOST_REASON = 500
+_MOVED = "moved"  # hash: where targets have moved to
+
+
+class Attempt(msgspec.Struct):
+    """What the outcome hook has to know of a run; it lies in the context's notes under `attempt`.
+
+    Only a run with a receipt or a failure was an attempt. `alert_since`: this run raises the alert about its
+    channel. `diverted` says why the message goes to the substitute without an attempt.
+    """
+
+    notification: Notification
+    channel: AnyChannel | None = None
+    receipt: Receipt | None = None
+    failure: SendFailed | None = None
+    alert_since: str | None = None
+    diverted: str | None = None
+
+
+async def deliver(config: Config, notification: Notification, ctx: Context) -> None:
+    """Send the notification if it is its turn.
+
+    Raises:
+        Snooze: it is not yet, or Redis is away; no attempt is used up.
+        TryAgain: the attempt failed, and there are more.
+        Reject: there are none, or they cannot help.
+    """
+    try:
+        await _deliver(config, notification, ctx)
+    except Exception as error:
+        if isinstance(error, Outcome) or unavailable(error) is None:
+            raise
+        raise Snooze(_REDIS_AWAY) from error
+
+
+async def _deliver(config: Config, notification: Notification, ctx: Context) -> None:
+    channel = config.channels.get(notification.channel)
+    attempt = ctx.notes["attempt"] = Attempt(notification, channel)
+    if channel is None:
+        attempt.failure = SendRefused(f"notify.yaml has no channel {notification.channel} any more")
+        raise Reject(attempt.failure.reason)
+    thread = Thread(ctx.redis, ctx.state.key, notification, channel)
+    admission = await thread.admit(ctx.event.id, _name(notification, ctx))
+    if isinstance(admission, Folded):
+        return
+    if isinstance(admission, Wait):
+        raise Snooze(admission.seconds)
+    if isinstance(admission, Go):
+        await _try(config, attempt, thread, admission, ctx)
+    else:
+        attempt.receipt = admission.receipt
+    if attempt.receipt is not None:
+        ctx.state.hdel(thread.name, receipt_field(ctx.event.id))
+        if attempt.receipt.moved_to is not None:
+            ctx.state.hset(_MOVED, {channel.scope: attempt.receipt.moved_to})
+        await health.recovered(ctx, address(notification))
+
+
+async def _try(config: Config, attempt: Attempt, thread: Thread, go: Go, ctx: Context) -> None:
+    try:
+        attempt.receipt = await _send(config, attempt, thread, go, ctx)
+    except CircuitOpen as waiting:
+        await thread.release(ctx.event.id, None)
+        if not attempt.notification.failover:
+            raise
+        attempt.diverted = f"its circuit breaker {waiting.name} is open"
+        attempt.alert_since = await health.began_to_fail(ctx, address(attempt.notification))
+    except SendFailed as failure:
+        await _failed(config, attempt, thread, failure, ctx)
+
+
+async def _send(config: Config, attempt: Attempt, thread: Thread, go: Go, ctx: Context) -> Receipt:
+    """Send through the channel's circuit breaker, and record the confirmation before anything else."""
+    channel, notification = attempt.channel, attempt.notification
+    assert channel is not None
+    gone = await health.disabled(ctx, channel)
+    if gone is not None:
+        raise SendRefused(f"the channel is not used any more: {gone}")
+    moved_to = await ctx.redis.hget(ctx.state.key(_MOVED), channel.scope)
+    letter = write(config, channel, notification, go, moved_to=moved_to.decode() if moved_to else None)
+    async with ctx.breaker(f"channel:{notification.channel}", failures=_is_down):
+        with ctx.span(f"deliver {notification.channel}", kind="client"):
+            receipt = await channel.send(letter, allow_private=config.may_be_private(channel))
+        receipt = msgspec.structs.replace(receipt, answer=excerpt(receipt.answer, channel.secrets))
+        await thread.confirm(ctx.event.id, receipt)
+    return receipt
+
+
+def write(config: Config, channel: AnyChannel, notification: Notification, go: Go, *, moved_to: str | None) -> Letter:
+    """Make the letter of a notification."""
+    story = Story(folded=go.folded, instead_of=notification.instead_of, why=notification.why)
+    templates = channel.templates.over(config.templates)
+    thread = f"{address(notification)} {notification.alert.fingerprint}"
+    digest = hashlib.blake2b(f"{thread} {notification.order}".encode(), digest_size=16).hexdigest()
+    return Letter(
+        key=f"msg_{digest}",
+        alert=notification.alert,
+        message=render(notification.alert, story, templates, now=time.time(), channel=notification.channel),
+        episode=f"{thread} {notification.alert.since}",
+        previous=go.previous,
+        recipient=notification.recipient,
+        moved_to=moved_to,
+    )
+
+
+async def _failed(config: Config, attempt: Attempt, thread: Thread, failure: SendFailed, ctx: Context) -> None:
+    """Decide on what comes after a failed attempt."""
+    channel, notification = attempt.channel, attempt.notification
+    assert channel is not None
+    attempt.failure = failure
+    due = await thread.release(ctx.event.id, failure.after)
+    reason = failure.reason = presentable(failure.reason, notification.channel, channel)
+    failure.answer = excerpt(failure.answer, channel.secrets)
+    waits = config.schedule(channel)
+    if not isinstance(failure, SendRefused) and ctx.attempt <= len(waits):
+        wait = waits[ctx.attempt - 1] if failure.after is None else due
+        raise TryAgain(reason, after=wait) from None  # the cause may hold secrets, and goes on record
+    attempt.alert_since = await health.began_to_fail(ctx, address(notification))
+    raise Reject(reason) from None
+
+
+def presentable(reason: str, name: str, channel: Channel) -> str:
+    """Return a reason without secrets, and with what would allow a refused address to this channel alone."""
+    reason = cut(redact(reason, channel.secrets), _MOST_REASON)
+    if "PENSTOCK_ALLOW_PRIVATE_TARGETS" not in reason:
+        return reason
+    return f"{reason}; allow_private: true under channels.{name} in notify.yaml allows it to this channel alone"
+
+
+def _name(notification: Notification, ctx: Context) -> str:
+    """Return what to call this change in a message that stands for it."""
+    kind = "resolved" if notification.alert.status == "resolved" else "triggered"
+    return f"{kind} {when(notification.alert.resolved_at or ctx.event.time)}"
+
+
+def _is_down(error: BaseException) -> bool:
+    """Whether an error means that the other side is down, rather than busy or of another mind."""
+    return isinstance(error, SendFailed) and not isinstance(error, SendRefused) and error.after is None

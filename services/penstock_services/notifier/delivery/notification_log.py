@@ -1,0 +1,128 @@
+"""The ledger: what each channel has been told of each alert, and when it may be told more. Shared by all replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.scripts import Argument, Script
+from penstock.schemas import Notification
+from penstock_services.notifier.channels import Channel, Receipt
+
+_LIFETIME_MS = 30 * 86_400_000  # an alert that fires longer is resolved with a message of its own
+_LONGEST_PAUSE = 1.0
+T = TypeVar("T")
+_admit = Script("penstock_services.notifier.delivery", "admit")
+_confirm = Script("penstock_services.notifier.delivery", "confirm")
+_release = Script("penstock_services.notifier.delivery", "release")
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """This delivery was confirmed before its process died; what was lost is only the word of it."""
+
+    receipt: Receipt
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """A newer change of the alert stands for this one."""
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Not yet: come back in so many seconds."""
+
+    seconds: float
+
+
+class Go(msgspec.Struct, frozen=True):
+    """Send it now; nobody else sends about this alert on this channel meanwhile.
+
+    `previous` is the reference of the last message of the same episode; `folded` names the changes that this
+    message stands for as well, oldest first.
+    """
+
+    previous: str | None
+    folded: tuple[str, ...]
+
+
+Admission = Sent | Folded | Wait | Go
+
+
+def receipt_field(event_id: str) -> str:
+    """Return where a thread keeps the receipt of a delivery until that is settled."""
+    return f"receipt:{event_id}"
+
+
+class Thread:
+    """One alert on one channel (and for one recipient): what has been said, and whose turn it is."""
+
+    def __init__(
+        self, client: AsyncRedis, key: Callable[[str], str], notification: Notification, channel: Channel
+    ) -> None:
+        """Use `client`; `key` gives the full name of a key of this service's state."""
+        self._client = client
+        self._hold_ms = round((channel.timeout + 10) * 1000)
+        self._limits = channel.limits
+        self._change = (notification.order, notification.alert.status, notification.alert.since)
+        self.name = f"thread:{address(notification)}:{notification.alert.fingerprint}"
+        """Its name among this service's state."""
+        self._keys = [key(self.name), key(f"blocked:{channel.scope}")]
+        self._gates = [key(f"gate:{limit.scope}") for limit in self._limits]
+
+    async def admit(self, event_id: str, name: str) -> Admission:
+        """Ask whether the change may be sent now; `name` is what to call it when a later one stands for it."""
+        limits = [part for limit in self._limits for part in (limit.count, round(limit.seconds * 1000))]
+        word, *rest = await _admit(
+            self._client,
+            [*self._keys, *self._gates],
+            [event_id, *self._change, name, self._hold_ms, _LIFETIME_MS, *limits],
+        )
+        if word == b"sent":
+            return Sent(msgspec.json.decode(rest[0], type=Receipt))
+        if word == b"folded":
+            return Folded()
+        if word == b"wait":
+            return Wait(rest[0] / 1000)
+        previous, *folded = (part.decode() for part in rest)
+        return Go(previous or None, tuple(folded))
+
+    async def confirm(self, event_id: str, receipt: Receipt) -> None:
+        """Record that the message has arrived; keeps trying while Redis is away, for only now is it known."""
+        arguments: list[Argument] = [
+            event_id,
+            *self._change,
+            msgspec.json.encode(receipt),
+            receipt.reference or "",
+            math.ceil(receipt.pause * 1000),
+            _LIFETIME_MS,
+        ]
+        await insist(lambda: _confirm(self._client, self._keys, arguments))
+
+    async def release(self, event_id: str, after: float | None) -> float:
+        """Record that the attempt failed; return in how many seconds the next is due if `after` was asked for."""
+        wait = -1 if after is None else math.ceil(after * 1000)
+        keys = [*self._keys, *self._gates]
+        reply: int = await insist(lambda: _release(self._client, keys, [event_id, wait]))
+        return reply / 1000
+
+
+def address(notification: Notification) -> str:
+    """Name who is written to: the channel, and the recipient where there are several."""
+    return notification.channel + (f"/{notification.recipient}" if notification.recipient else "")
+
+
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
+    """Await `call()` again and again while Redis is away; it must be safe to send twice."""
+    pause = 0.05
+    while True:
+        try:
+            return await call()
+        except Exception as error:
+            if unavailable(error) is None:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)

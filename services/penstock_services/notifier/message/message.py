@@ -1,0 +1,190 @@
+"""An alert as a message, before any channel gives it its form: plain text in parts, nothing escaped yet."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import msgspec
+
+from penstock.schemas import Alert
+from penstock_services.notifier.message.text import cut, one_line
+
+_MOST_LABELS = 12
+_MOST_TRACES = 5
+_MOST_VALUE = 200
+_MOST_TITLE = 600
+_SEVERITIES = {  # emoji, colour
+    "info": ("🔵", 0x2E90FA),
+    "warning": ("🟠", 0xF79009),
+    "critical": ("🔴", 0xD92D20),
+}
+_RESOLVED = ("✅", 0x12B76A)
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """A name and what it is, short enough to stand beside another."""
+
+    name: str
+    value: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What to say. Every text is plain: channels escape it, and cut it to their limits.
+
+    `notices` are about the message itself: why it is here and what it stands for. `runbook` is a URL with
+    scheme http or https, or None. `time` is RFC 3339; `colour` is 0xRRGGBB.
+    """
+
+    title: str
+    text: str
+    facts: tuple[Fact, ...] = ()
+    labels: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    runbook: str | None = None
+    footer: str
+    time: str
+    colour: int
+    resolved: bool
+
+    def body(self, title_limit: int) -> str:
+        """Return the text, headed by more of the title where only `title_limit` of it can be shown above."""
+        return f"{cut(self.title, _MOST_TITLE)}\n\n{self.text}" if len(self.title) > title_limit else self.text
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What a message tells beside its alert: earlier changes it stands for, and the channel it replaces."""
+
+    folded: tuple[str, ...] = ()
+    instead_of: str | None = None
+    why: str | None = None
+    test: bool = False
+
+
+def compose(alert: Alert, story: Story, *, now: float, title: str | None = None, text: str | None = None) -> Message:
+    """Make the message of an alert at `now` (seconds since the epoch); `title` and `text` replace the usual ones."""
+    resolved = alert.status == "resolved"
+    emoji, colour = _RESOLVED if resolved else _SEVERITIES[alert.severity]
+    return Message(
+        title=one_line(title if title is not None else f"{emoji} {label(alert)}: {alert.summary}"),
+        text=text if text is not None else alert.reason,
+        facts=tuple(_facts(alert, now)),
+        labels=_labels(alert.labels),
+        traces=_some(alert.exemplars, _MOST_TRACES),
+        notices=tuple(_notices(alert, story)),
+        runbook=web_address(alert.runbook),
+        footer=f"Penstock · {one_line(alert.rule)}",
+        time=alert.resolved_at or alert.since,
+        colour=colour,
+        resolved=resolved,
+    )
+
+
+def label(alert: Alert) -> str:
+    """Return the word that leads the title: RESOLVED, or the severity."""
+    return "RESOLVED" if alert.status == "resolved" else alert.severity.upper()
+
+
+def emoji(alert: Alert) -> str:
+    """Return the sign that leads the title."""
+    return _RESOLVED[0] if alert.status == "resolved" else _SEVERITIES[alert.severity][0]
+
+
+def duration(seconds: float) -> str:
+    """Write a duration with its two largest units: `4 min 3 s`."""
+    rest = max(0, round(seconds))
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def lasted(alert: Alert) -> str | None:
+    """Return how long a resolved alert fired, as far as its times can be read."""
+    began, ended = moment(alert.since), moment(alert.resolved_at)
+    return duration((ended - began).total_seconds()) if began and ended else None
+
+
+def moment(timestamp: str | None) -> datetime | None:
+    """Read an RFC 3339 time, None if it is none."""
+    try:
+        found = datetime.fromisoformat(timestamp or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def web_address(text: str | None) -> str | None:
+    """Return the text if it is an address that a browser opens and nothing worse, else None."""
+    if not text or any(character.isspace() for character in text):
+        return None
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return None
+    return text if parts.scheme in ("http", "https") and parts.hostname else None
+
+
+def number(value: float) -> str:
+    """Write a measured value for people: four significant digits, thousands apart."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
+
+
+def _facts(alert: Alert, now: float) -> list[Fact]:
+    facts = []
+    if alert.value is not None:
+        limit = "" if alert.threshold is None else f" (threshold {number(alert.threshold)})"
+        facts.append(Fact("Value", number(alert.value) + limit))
+    facts += _times(alert, now)
+    if alert.status == "resolved":
+        facts.append(Fact("Severity", alert.severity))
+    facts.append(Fact("Rule", cut(one_line(alert.rule), _MOST_VALUE)))
+    if alert.runbook and web_address(alert.runbook) is None:
+        facts.append(Fact("Runbook", cut(one_line(alert.runbook), _MOST_VALUE)))
+    return facts
+
+
+def _times(alert: Alert, now: float) -> list[Fact]:
+    began = moment(alert.since)
+    age = now - began.timestamp() if began else 0.0
+    if alert.status == "firing":
+        return [Fact("Since", when(alert.since) + (f" ({duration(age)} ago)" if age >= 1 else ""))]
+    facts = [Fact("Since", when(alert.since))]
+    if alert.resolved_at:
+        took = lasted(alert)
+        facts.append(Fact("Resolved", when(alert.resolved_at) + (f" (after {took})" if took else "")))
+    return facts
+
+
+def when(timestamp: str) -> str:
+    """Write an RFC 3339 time for people; what is none stays as it is."""
+    found = moment(timestamp)
+    return f"{found.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if found else cut(one_line(timestamp), _MOST_VALUE)
+
+
+def _labels(labels: dict[str, str]) -> tuple[str, ...]:
+    return _some([f"{name}={value}" for name, value in sorted(labels.items())], _MOST_LABELS)
+
+
+def _some(items: list[str], most: int) -> tuple[str, ...]:
+    """Return the first few items, each on one line and not too long, and how many more there are."""
+    shown = tuple(cut(one_line(item), _MOST_VALUE) for item in items[:most])
+    return (*shown, f"and {len(items) - most} more") if len(items) > most else shown
+
+
+def _notices(alert: Alert, story: Story) -> list[str]:
+    notices = []
+    if story.test:
+        notices.append("This is a test: nothing is wrong.")
+    if story.instead_of:
+        why = f": {story.why}" if story.why else ""
+        notices.append(cut(one_line(f"Sent here because channel {story.instead_of} failed{why}"), 500))
+    if alert.flapping:
+        notices.append("It comes and goes so often that it counts as one alert until it has been calm (flapping).")
+    if story.folded:
+        changes = ", ".join(_some(list(story.folded), 5))
+        notices.append(f"Stands also for earlier changes that could not be delivered here: {changes}")
+    return notices

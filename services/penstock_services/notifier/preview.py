@@ -1,0 +1,40 @@
+"""How an alert would look on each channel it goes to, without sending anything."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from penstock.errors import ConfigurationError
+from penstock.schemas import Alert
+from penstock_services.notifier.config.config import Config
+from penstock_services.notifier.delivery.test_message import sample_alert, sample_letter
+
+
+def render_all(config: Config, alert: bytes, *, only: list[str]) -> str:
+    """Return what each channel would be sent for an alert given as JSON, or for a sample if it is empty.
+
+    `only` names the channels to show, by default those that the alert is routed to.
+
+    Raises:
+        ConfigurationError: the JSON is no alert, or there is no such channel.
+    """
+    try:
+        given = msgspec.json.decode(alert, type=Alert) if alert.strip() else None
+    except msgspec.DecodeError as error:  # ValidationError is one
+        raise ConfigurationError(f"this is no alert: {error}") from None
+    names = only or [found.channel for found in config.destinations(given or sample_alert(time.time()))]
+    return "\n".join(_one(config, name, given) for name in names)
+
+
+def _one(config: Config, name: str, alert: Alert | None) -> str:
+    channel = config.channels.get(name)
+    if channel is None:
+        raise ConfigurationError(f"there is no channel {name}; there are {', '.join(sorted(config.channels))}")
+    kind: Any = channel.__struct_config__.tag
+    letter = sample_letter(config, name, channel, key="preview", alert=alert, recipient=channel.recipients[0])
+    payload = channel.payload(letter)
+    shown = payload if isinstance(payload, str) else msgspec.json.format(msgspec.json.encode(payload)).decode()
+    return f"--- {name} ({kind})\n{shown}\n"
