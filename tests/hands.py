@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, client
-from penstock.streams.commit import Entry, Output, Settled, Settler, Source, Unit
+from penstock.streams.commit import Committer, Entry, Output, Settled, Source, Unit
 from tests.servers import Server
 
 Raw: TypeAlias = Any  # redis-py annotates every reply as a union over all its modes
@@ -108,7 +108,7 @@ class Hand:
 
     def __init__(self, redis_client: AsyncRedis, *, consumer: str = ME, dead_letters: str = "dlq") -> None:
         self.reports: list[Settled] = []
-        self.settler = Settler(
+        self.committer = Committer(
             redis_client,
             group=GROUP,
             consumer=consumer,
@@ -120,9 +120,9 @@ class Hand:
     async def settle(self, *units: Unit) -> list[Settled]:
         """Settle units as one batch; return what became of each."""
         for one in units:
-            self.settler.submit(one)
-        run = asyncio.create_task(self.settler.run())
-        drain = asyncio.create_task(self.settler.drain())
+            self.committer.submit(one)
+        run = asyncio.create_task(self.committer.run())
+        drain = asyncio.create_task(self.committer.drain())
         try:
             await asyncio.wait([run, drain], return_when=asyncio.FIRST_COMPLETED)
             if run.done():

@@ -304,7 +304,7 @@ async def test_what_no_client_can_send_is_refused_at_once(server: Server, raw: R
     (entry,) = taken(raw)
     async with hand(server) as mine:
         with pytest.raises(InvalidEvent, match="surrogates"):
-            mine.settler.submit(unit(done(entry), operations=[["SET", "k", text]]))
+            mine.committer.submit(unit(done(entry), operations=[["SET", "k", text]]))
 
 
 # Guards

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from penstock.streams import delay
-from penstock.streams.delay import Mover
+from penstock.streams.delay import Promoter
 from tests.hands import Raw, connected, end, fields_of
 from tests.mesh import eventually
 from tests.servers import Server
@@ -30,12 +30,12 @@ def schedule(raw: Raw, event_type: str, due_ms: float, *, key: str = SET, **fiel
 
 
 @asynccontextmanager
-async def moving(server: Server, *routes: tuple[str, str]) -> AsyncIterator[Mover]:
+async def moving(server: Server, *routes: tuple[str, str]) -> AsyncIterator[Promoter]:
     async with connected(server) as client:
-        mover = Mover(client, list(routes) or [(SET, STREAM)])
-        task = asyncio.create_task(mover.run())
+        promoter = Promoter(client, list(routes) or [(SET, STREAM)])
+        task = asyncio.create_task(promoter.run())
         try:
-            yield mover
+            yield promoter
             assert not task.done()
         finally:
             await end(task)
@@ -103,10 +103,10 @@ async def test_a_mover_that_is_told_looks_at_once(server: Server, raw: Raw, monk
     monkeypatch.setattr(delay, "_LONGEST_WAIT", 3_600.0)
     schedule(raw, "far", FAR)
     looks = looked(raw)
-    async with moving(server) as mover:
+    async with moving(server) as promoter:
         await eventually(lambda: looked(raw) > looks, what="it has looked, and waits for what is far")
         schedule(raw, "sooner", 1)
-        mover.look_again()
+        promoter.look_again()
         await eventually(lambda: types(raw) == ["sooner"], what="it is moved before the hour is over")
 
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from penstock.streams import heartbeat as presence
-from penstock.streams.heartbeat import Held, Presence
+from penstock.streams import heartbeat as heartbeat
+from penstock.streams.heartbeat import Heartbeat, Held
 from tests.hands import FRESH, GROUP, KEYS, ME, OTHER, PARKED, SOURCES, STREAM, Raw, add, make_groups, take, taken
 from tests.mesh import eventually
 from tests.processes import eventually as eventually_while_blocking
@@ -28,7 +28,7 @@ class Hands:
 @asynccontextmanager
 async def beating(server: Server, *, lease: float = 30.0, hands: Hands | None = None) -> AsyncIterator[Hands]:
     holding = hands or Hands()
-    heart = Presence(
+    heart = Heartbeat(
         server.url,
         KEYS,
         group=GROUP,
@@ -49,8 +49,8 @@ async def beating(server: Server, *, lease: float = 30.0, hands: Hands | None = 
 @pytest.fixture(autouse=True)
 def groups(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     make_groups(raw)
-    monkeypatch.setattr(presence, "INTERVAL", 0.25)  # a quicker heart, for quicker tests
-    monkeypatch.setattr(presence, "LIFETIME", 1.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.25)  # a quicker heart, for quicker tests
+    monkeypatch.setattr(heartbeat, "LIFETIME", 1.0)
 
 
 def fresh(entries: list[str]) -> list[Held]:

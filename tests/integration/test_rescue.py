@@ -11,7 +11,7 @@ import pytest
 
 from penstock.streams import rescue as sweeps
 from penstock.streams.commit import Source
-from penstock.streams.rescue import MOST_DEATHS, Janitor
+from penstock.streams.rescue import MOST_DEATHS, Rescuer
 from tests.hands import (
     FRESH,
     GROUP,
@@ -43,17 +43,17 @@ Mode = Literal["rescue", "release", "stale"]
 class Hands:
     """A janitor whose single moves a test can make."""
 
-    def __init__(self, janitor: Janitor) -> None:
-        self.janitor = janitor
+    def __init__(self, rescuer: Rescuer) -> None:
+        self.rescuer = rescuer
 
     async def move(self, mode: Mode, *, source: Source = FRESH, consumer: str = ME) -> list[int]:
-        return await self.janitor._reassign(source, consumer, mode)
+        return await self.rescuer._reassign(source, consumer, mode)
 
 
 @asynccontextmanager
-async def janitor(server: Server) -> AsyncIterator[Hands]:
+async def rescuer(server: Server) -> AsyncIterator[Hands]:
     async with connected(server) as client:
-        yield Hands(Janitor(client, KEYS, group=GROUP, sources=SOURCES, dlq="dlq"))
+        yield Hands(Rescuer(client, KEYS, group=GROUP, sources=SOURCES, dlq="dlq"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def consumers(raw: Raw, key: str = STREAM) -> set[str]:
 
 async def test_what_a_dead_consumer_had_goes_to_whoever_reads_the_retry_stream_next(server: Server, raw: Raw) -> None:
     first, second = taken(raw, 2, data="5", attempt="producer's own")
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         assert await hands.move("rescue") == [2, 0, 0, 1]
 
     assert fields_of(raw, RETRY_STREAM) == [
@@ -85,7 +85,7 @@ async def test_a_consumer_that_turns_out_to_be_alive_is_left_alone(server: Serve
     taken(raw, 2)
     raw.set(LIVE, "1")
     before = snapshot(raw)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         assert await hands.move("rescue") == [-1]
 
     assert snapshot(raw) == before
@@ -95,7 +95,7 @@ async def test_only_the_dead_consumers_entries_move(server: Server, raw: Raw) ->
     (mine,) = taken(raw)
     add(raw)
     (theirs,) = take(raw, consumer=OTHER)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         await hands.move("rescue")
 
     assert pending(raw) == {theirs: OTHER}
@@ -106,7 +106,7 @@ async def test_only_the_dead_consumers_entries_move(server: Server, raw: Raw) ->
 async def test_an_attempt_that_died_is_counted_as_a_crash_and_not_as_an_attempt(server: Server, raw: Raw) -> None:
     add(raw, key=RETRY_STREAM, **{"retry.entry": "5-0", "attempt": "3", "retry.crashes": "0", "retry.error": "x"})
     take(raw, key=RETRY_STREAM)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         await hands.move("rescue", source=PARKED)
 
     assert fields_of(raw, RETRY_STREAM) == [
@@ -117,8 +117,8 @@ async def test_an_attempt_that_died_is_counted_as_a_crash_and_not_as_an_attempt(
 
 async def test_what_is_handed_back_in_order_is_no_crash(server: Server, raw: Raw) -> None:
     taken(raw, 2)
-    async with janitor(server) as hands:
-        assert await hands.janitor.release(ME) == 2
+    async with rescuer(server) as hands:
+        assert await hands.rescuer.release(ME) == 2
 
     assert [fields["retry.crashes"] for fields in fields_of(raw, RETRY_STREAM)] == ["0", "0"]
     assert consumers(raw) == set()
@@ -137,7 +137,7 @@ def crashes(raw: Raw) -> dict[str, str]:
 async def test_of_several_suspects_only_the_one_on_trial_is_charged(server: Server, raw: Raw) -> None:
     _, culprit, _ = suspects(raw, 3)
     raw.hset("trials:worker", ME, culprit)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         assert await hands.move("rescue", source=PARKED) == [2, 1, 0, 1]
 
     assert crashes(raw) == {"1-0": "2", "3-0": "2"}
@@ -148,7 +148,7 @@ async def test_of_several_suspects_only_the_one_on_trial_is_charged(server: Serv
 
 async def test_suspects_that_were_on_no_trial_are_not_charged_again(server: Server, raw: Raw) -> None:
     suspects(raw, 2)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         await hands.move("rescue", source=PARKED)
 
     assert crashes(raw) == {"1-0": "2", "2-0": "2"}
@@ -157,7 +157,7 @@ async def test_suspects_that_were_on_no_trial_are_not_charged_again(server: Serv
 
 async def test_the_first_deaths_are_charged_to_all_that_was_in_hand(server: Server, raw: Raw) -> None:
     suspects(raw, 2, crashes=1)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         await hands.move("rescue", source=PARKED)
 
     assert crashes(raw) == {"1-0": "2", "2-0": "2"}
@@ -166,7 +166,7 @@ async def test_the_first_deaths_are_charged_to_all_that_was_in_hand(server: Serv
 async def test_a_trial_that_ends_in_order_charges_nobody(server: Server, raw: Raw) -> None:
     (suspect,) = suspects(raw, 1)
     raw.hset("trials:worker", ME, suspect)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         await hands.move("release", source=PARKED)
 
     assert crashes(raw) == {"1-0": "2"}
@@ -178,7 +178,7 @@ async def test_the_dead_letter_of_a_culprit_says_what_happened(server: Server, r
     add(raw, key=RETRY_STREAM, **fields)
     (culprit,) = take(raw, key=RETRY_STREAM)
     raw.hset("trials:worker", ME, culprit)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         await hands.move("rescue", source=PARKED)
 
     (letter,) = fields_of(raw, "dlq")
@@ -199,7 +199,7 @@ async def test_the_dead_letter_of_a_culprit_says_what_happened(server: Server, r
 async def test_entries_that_were_deleted_are_let_go_and_counted(server: Server, raw: Raw) -> None:
     gone, _ = taken(raw, 2)
     raw.xdel(STREAM, gone)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         assert await hands.move("rescue") == [1, 0, 1, 1]
 
     assert pending(raw) == {}
@@ -207,10 +207,10 @@ async def test_entries_that_were_deleted_are_let_go_and_counted(server: Server, 
 
 async def test_more_than_one_call_can_move_is_moved_in_several(server: Server, raw: Raw) -> None:
     taken(raw, 450)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         assert await hands.move("rescue") == [200, 0, 0, 0]
         assert consumers(raw) == {ME}
-        assert await hands.janitor.release(ME) == 250
+        assert await hands.rescuer.release(ME) == 250
 
     assert raw.xlen(RETRY_STREAM) == 450
     assert pending(raw) == {}
@@ -222,7 +222,7 @@ async def test_entries_that_nobody_has_worked_on_for_long_are_handed_back_whoeve
     forgotten, worked_on = taken(raw, 2)
     raw.set(LIVE, "1")
     raw.xclaim(STREAM, GROUP, ME, 0, [forgotten], idle=61_000, justid=True)
-    async with janitor(server) as hands:
+    async with rescuer(server) as hands:
         assert await hands.move("stale", consumer="") == [1, 0, 0, 0]
 
     assert pending(raw) == {worked_on: ME}
@@ -233,12 +233,12 @@ async def test_entries_that_nobody_has_worked_on_for_long_are_handed_back_whoeve
 async def test_releasing_what_was_flushed_away_is_nothing(server: Server, raw: Raw) -> None:
     taken(raw, 2)
     raw.flushall()
-    async with janitor(server) as hands:
-        assert await hands.janitor.release(ME) == 0
+    async with rescuer(server) as hands:
+        assert await hands.rescuer.release(ME) == 0
 
 
 @asynccontextmanager
-async def sweeping(*janitors: Janitor) -> AsyncIterator[None]:
+async def sweeping(*janitors: Rescuer) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(one.run()) for one in janitors]
     try:
         yield
@@ -259,7 +259,7 @@ async def test_a_janitor_finds_the_dead_and_leaves_the_living(server: Server, ra
     living = take(raw, consumer=OTHER)
     raw.set(f"live:{OTHER}", "1")
     await eventually(lambda: old_enough(server), what="the janitor trusts the server")
-    async with janitor(server) as one, janitor(server) as two, sweeping(one.janitor, two.janitor):
+    async with rescuer(server) as one, rescuer(server) as two, sweeping(one.rescuer, two.rescuer):
         await eventually(lambda: raw.xlen(RETRY_STREAM) == 3, what="the dead consumer's entries are handed back")
 
     assert pending(raw) == dict.fromkeys(living, OTHER)
@@ -269,7 +269,7 @@ async def test_a_janitor_finds_the_dead_and_leaves_the_living(server: Server, ra
 
 async def test_a_janitor_outlives_a_flush(server: Server, raw: Raw) -> None:
     await eventually(lambda: old_enough(server), what="the janitor trusts the server")
-    async with janitor(server) as hands, sweeping(hands.janitor):
+    async with rescuer(server) as hands, sweeping(hands.rescuer):
         lock = "lock:janitor:worker"
         await eventually(lambda: raw.exists(lock), what="it sweeps")
         raw.flushall()

@@ -12,7 +12,7 @@ from docs.openapi import APIS, FILE, text
 from penstock.redis.connection import client
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
-from penstock.telemetry.spans import Silence
+from penstock.telemetry.spans import NullTelemetry
 from penstock.topology import load
 from penstock.web import server as http
 from penstock.web.openapi import Api, Operation, answer, document
@@ -38,7 +38,7 @@ def served(service: str) -> Routes:
         topology=load(),
         redis=client("redis://127.0.0.1:1/0"),
         publisher=cast(Any, None),
-        telemetry=Silence(),
+        telemetry=NullTelemetry(),
     )
     if service == "gateway":
         table = App(runtime, {}, cast(Any, None)).routes

@@ -18,7 +18,7 @@ from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler, Handlers
 from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, parked, unhandled
-from penstock.streams.commit import DEAD, DONE, RETRY, Entry, Settled, Settler, Source, Unit
+from penstock.streams.commit import DEAD, DONE, RETRY, Committer, Entry, Settled, Source, Unit
 from penstock.streams.heartbeat import Held
 from penstock.streams.read import Row
 from penstock.streams.rescue import MOST_DEATHS
@@ -74,7 +74,7 @@ class Dispatcher:
         self._hooks = hooks
         self._client = client
         self._tasks = tasks
-        self._settler: Settler | None = None
+        self._settler: Committer | None = None
         self._running = 0
         self._slots = asyncio.Semaphore(spec.concurrency)
         self._changed = asyncio.Event()
@@ -87,9 +87,9 @@ class Dispatcher:
         self.refused = 0
         """Entries whose commit came too late: others had taken them over."""
 
-    def use(self, settler: Settler) -> None:
+    def use(self, committer: Committer) -> None:
         """Submit units to `settler`, which reports to `concluded`."""
-        self._settler = settler
+        self._settler = committer
 
     @property
     def running(self) -> int:

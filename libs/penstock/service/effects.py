@@ -16,7 +16,7 @@ from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Checkpoints
 from penstock.streams.commit import Output
-from penstock.telemetry.spans import Silence, Span, Telemetry, messaging
+from penstock.telemetry.spans import NullTelemetry, Span, Telemetry, messaging
 from penstock.trace_context import LINKS, TraceContext, format_links
 
 
@@ -47,7 +47,7 @@ class Scope(msgspec.Struct, frozen=True):
     outlet: Outlet
     breakers: Breakers
     redis: AsyncRedis | None = None
-    telemetry: Telemetry = Silence()
+    telemetry: Telemetry = NullTelemetry()
 
     def check_publishes(self, stream: str) -> None:
         """Refuse to publish where streams.yaml does not say that this service does.

@@ -9,7 +9,7 @@ import structlog
 from penstock.redis.connection import ResponseError, unavailable
 from penstock.service.dispatch import Dispatcher
 from penstock.streams.commit import Source
-from penstock.streams.heartbeat import Presence
+from penstock.streams.heartbeat import Heartbeat
 from penstock.streams.read import Reader
 
 _BLOCK_MS = 2_000
@@ -21,10 +21,10 @@ _log = structlog.get_logger("penstock.intake")
 class Intake:
     """Feeds a dispatcher from a reader: own pending entries first, after every start and every error."""
 
-    def __init__(self, reader: Reader, dispatcher: Dispatcher, presence: Presence, *, sources: list[Source]) -> None:
+    def __init__(self, reader: Reader, dispatcher: Dispatcher, heartbeat: Heartbeat, *, sources: list[Source]) -> None:
         self._reader = reader
         self._dispatcher = dispatcher
-        self._presence = presence
+        self._presence = heartbeat
         self._sources = sources
         self._ready = asyncio.Event()
         self._trouble = ""

@@ -25,16 +25,16 @@ from penstock.service.effects import Scope
 from penstock.service.intake import Intake
 from penstock.service.runtime import Runtime, events_key
 from penstock.settings import Settings, redis_url
-from penstock.streams.commit import Settled, Settler, Source
-from penstock.streams.delay import Mover
-from penstock.streams.heartbeat import Presence
+from penstock.streams.commit import Committer, Settled, Source
+from penstock.streams.delay import Promoter
+from penstock.streams.heartbeat import Heartbeat
 from penstock.streams.publish import Publisher, check_durability
 from penstock.streams.read import Reader
-from penstock.streams.rescue import Janitor
+from penstock.streams.rescue import Rescuer
 from penstock.streams.retention import Retention
 from penstock.telemetry import logs
 from penstock.telemetry.setup import telemetry
-from penstock.telemetry.spans import Silence, Telemetry
+from penstock.telemetry.spans import NullTelemetry, Telemetry
 from penstock.topology import DEAD_LETTERS, ServiceSpec, Topology, load
 
 _log = structlog.get_logger("penstock.service")
@@ -63,7 +63,7 @@ async def serve(service: Service, settings: Settings, topology: Topology, listen
     """
     spec = topology.service(service.name)
     check_streams(service, spec)
-    async with _runtime(service, settings, topology, listener or Silence()) as runtime:
+    async with _runtime(service, settings, topology, listener or NullTelemetry()) as runtime:
         try:
             if not spec.consumes:
                 await _serve_tasks(service, runtime)
@@ -130,8 +130,8 @@ async def _serve_tasks(service: Service, runtime: Runtime) -> None:
     async with asyncio.TaskGroup() as tasks:
         for task in service.tasks:
             tasks.create_task(_named(task(runtime)))
-        mover = Mover(runtime.redis, _scheduled(runtime))
-        support = [tasks.create_task(coroutine) for coroutine in (mover.run(), *_trimming(runtime))]
+        promoter = Promoter(runtime.redis, _scheduled(runtime))
+        support = [tasks.create_task(coroutine) for coroutine in (promoter.run(), *_trimming(runtime))]
         _log.info("started")
         try:
             await runtime.stopping.wait()
@@ -210,19 +210,19 @@ class _Consumption:
             tasks=tasks,
         )
         retries = [(source.delayed, source.key) for source in self._sources if source.is_retry]
-        mover = Mover(runtime.redis, [*retries, *_scheduled(runtime)])
-        settler = self._settler(dispatcher, mover)
-        dispatcher.use(settler)
+        promoter = Promoter(runtime.redis, [*retries, *_scheduled(runtime)])
+        committer = self._settler(dispatcher, promoter)
+        dispatcher.use(committer)
         url = redis_url(runtime.settings)
         reader = Reader(url, group=self._group, consumer=self._consumer, sources=self._sources)
-        janitor = Janitor(
+        rescuer = Rescuer(
             runtime.redis,
             runtime.keys,
             group=self._group,
             sources=self._sources,
             dlq=runtime.keys.stream(DEAD_LETTERS),
         )
-        presence = Presence(
+        heartbeat = Heartbeat(
             url,
             runtime.keys,
             group=self._group,
@@ -232,31 +232,31 @@ class _Consumption:
             in_hand=lambda: dispatcher.in_hand,
             lost=dispatcher.lost,
         )
-        presence.start()
+        heartbeat.start()
         children: list[asyncio.Task[None]] = []
         try:
             support = [
                 tasks.create_task(coroutine)
                 for coroutine in (
-                    settler.run(),
-                    janitor.run(),
-                    mover.run(),
+                    committer.run(),
+                    rescuer.run(),
+                    promoter.run(),
                     runtime.breakers.run(),
                     *_trimming(runtime),
                 )
             ]
-            reading = Intake(reader, dispatcher, presence, sources=self._sources)
+            reading = Intake(reader, dispatcher, heartbeat, sources=self._sources)
             runtime.reading = lambda: reading.ready
             intake = tasks.create_task(reading.run())
             background = [tasks.create_task(_named(task(runtime))) for task in self._service.tasks]
             children += [intake, *background, *support]
             await runtime.stopping.wait()
             await _end([intake])
-            await self._drain(dispatcher, settler, background)
-            await self._hand_back(janitor)
+            await self._drain(dispatcher, committer, background)
+            await self._hand_back(rescuer)
         finally:  # also when a task of the service has failed
             await _end(children)
-            await presence.stop()
+            await heartbeat.stop()
             await reader.aclose()
 
     def _scope(self) -> Scope:
@@ -276,15 +276,15 @@ class _Consumption:
             telemetry=runtime.telemetry,
         )
 
-    def _settler(self, dispatcher: Dispatcher, mover: Mover) -> Settler:
+    def _settler(self, dispatcher: Dispatcher, promoter: Promoter) -> Committer:
         runtime = self._runtime
 
         def report(settled: Settled) -> None:
             if settled.unit.waits:
-                mover.look_again()
+                promoter.look_again()
             dispatcher.concluded(settled)
 
-        return Settler(
+        return Committer(
             runtime.redis,
             group=self._group,
             consumer=self._consumer,
@@ -294,7 +294,7 @@ class _Consumption:
             observe=functools.partial(runtime.telemetry.operated, "settle"),
         )
 
-    async def _drain(self, dispatcher: Dispatcher, settler: Settler, background: list[asyncio.Task[None]]) -> None:
+    async def _drain(self, dispatcher: Dispatcher, committer: Committer, background: list[asyncio.Task[None]]) -> None:
         """Let handlers finish within the grace time, then cancel them; settle what is finished."""
         grace = self._runtime.settings.drain_timeout
         try:
@@ -309,12 +309,12 @@ class _Consumption:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(grace, 5.0)):
-                await settler.drain()
+                await committer.drain()
 
-    async def _hand_back(self, janitor: Janitor) -> None:
+    async def _hand_back(self, rescuer: Rescuer) -> None:
         try:
             async with asyncio.timeout(5.0):
-                handed_back = await janitor.release(self._consumer)
+                handed_back = await rescuer.release(self._consumer)
         except Exception as error:
             if unavailable(error) is None and not isinstance(error, TimeoutError):
                 raise

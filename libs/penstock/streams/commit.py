@@ -94,7 +94,7 @@ class _Packed(NamedTuple):
     packed: msgspec.Raw
 
 
-class Settler:
+class Committer:
     """Settles units in the batches that form by themselves: what finished during one call joins the next.
 
     While Redis is away units wait in memory and are sent again; the ownership check in the script makes

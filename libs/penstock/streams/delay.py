@@ -13,7 +13,7 @@ _MOST_EVENTS = 200
 _LONGEST_WAIT = 1.0  # others may schedule something sooner than what we know of
 
 
-class Mover:
+class Promoter:
     """Moves due events from their sorted set to their stream. Any number may run side by side."""
 
     def __init__(self, client: AsyncRedis, routes: list[tuple[str, str]]) -> None:

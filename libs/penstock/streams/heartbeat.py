@@ -24,7 +24,7 @@ Held = tuple[int, str]  # source index, entry id
 _beat = Script("penstock.streams", "heartbeat")
 
 
-class Presence:
+class Heartbeat:
     """Beats from a thread and a connection of its own.
 
     A handler that blocks the event loop is thus not taken for a dead process; a loop that has been blocked

@@ -22,7 +22,7 @@ _reassign = Script("penstock.streams", "rescue")
 _log = structlog.get_logger("penstock.janitor")
 
 
-class Janitor:
+class Rescuer:
     """Looks after one group's streams. Every process runs one; for each tick one of them does the work."""
 
     def __init__(self, client: AsyncRedis, keys: Keys, *, group: str, sources: list[Source], dlq: str) -> None:

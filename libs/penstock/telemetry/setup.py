@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.telemetry.spans import Silence, Telemetry
+from penstock.telemetry.spans import NullTelemetry, Telemetry
 
 _ENDPOINTS = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -24,7 +24,7 @@ def telemetry(service: str) -> Iterator[Telemetry]:
     """
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if disabled or not any(os.environ.get(name) for name in _ENDPOINTS):
-        yield Silence()
+        yield NullTelemetry()
         return
     from penstock.telemetry.otlp import Otlp  # noqa: PLC0415 - a third of a second that nobody else should pay
 

@@ -63,7 +63,7 @@ class Telemetry(Protocol):
         """Measure one call to Redis: `send` (publishing a batch) or `settle` (a commit)."""
 
 
-class Silence:
+class NullTelemetry:
     """Nobody listens."""
 
     enabled = False
