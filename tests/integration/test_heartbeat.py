@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from penstock.streams import heartbeat as heartbeat
+from penstock.streams import heartbeat
 from penstock.streams.heartbeat import Heartbeat, Held
 from tests.hands import FRESH, GROUP, KEYS, ME, OTHER, PARKED, SOURCES, STREAM, Raw, add, make_groups, take, taken
 from tests.mesh import eventually
