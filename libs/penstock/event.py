@@ -22,12 +22,7 @@ _KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant",
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 # What Penstock adds to an entry that it parks in a group's retry stream. The names are ours alone there;
 # on any other stream a field of such a name is an unknown field like every other.
-RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = (
-    "retry.entry",
-    "attempt",
-    "retry.crashes",
-    "retry.error",
-)
+RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = "retry.entry", "attempt", "retry.crashes", "retry.error"
 
 json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
 
@@ -184,6 +179,19 @@ def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[E
     if not _is_entry_id(origin.entry_id):
         raise InvalidEvent(f"{RETRY_ENTRY} is no entry id: {origin.entry_id!r}")
     return _decode(stream, origin.entry_id, text), origin
+
+
+def encode_retry(entry_id: str, *, attempt: int, error: str) -> list[str]:
+    """Return the fields that are added to an entry that is parked for attempt number `attempt`.
+
+    `entry_id` is where the event first lay, `error` why the last attempt failed.
+    """
+    return [RETRY_ENTRY, entry_id, RETRY_ATTEMPT, str(attempt), RETRY_ERROR, error]
+
+
+def is_retry_field(name: str) -> bool:
+    """Return whether a field is one that parking an entry adds."""
+    return name == RETRY_ATTEMPT or name.startswith("retry.")
 
 
 def _text(fields: Iterable[bytes]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from penstock.dlq import dead_letter
 from penstock.streams import rescue as sweeps
 from penstock.streams.commit import Source
 from penstock.streams.rescue import MOST_DEATHS, Rescuer
@@ -182,18 +183,19 @@ async def test_the_dead_letter_of_a_culprit_says_what_happened(server: Server, r
         await hands.move("rescue", source=PARKED)
 
     (letter,) = fields_of(raw, "dlq")
-    assert letter.pop("dlq.time").endswith("Z")
-    assert letter == {
-        **fields,
-        "dlq.stream": STREAM,
-        "dlq.group": GROUP,
-        "dlq.entry": "5-0",
-        "dlq.reason": "crashed",
-        "dlq.attempts": "2",
-        "dlq.error": "the process died 3 times with this event in hand, the last time alone",
-        "dlq.fingerprint": "crashed:bomb",
-        "dlq.traceback": "",
-    }
+    codec = dead_letter.encode(
+        stream=STREAM,
+        group=GROUP,
+        entry="5-0",
+        reason="crashed",
+        error="the process died 3 times with this event in hand, the last time alone",
+        attempts=2,
+        time=0,
+        fingerprint="crashed:bomb",
+    )
+    as_codec_has_it = dict(zip(codec[::2], codec[1::2], strict=True))
+    assert letter == {**fields, **as_codec_has_it, dead_letter.TIME: letter[dead_letter.TIME]}
+    assert letter[dead_letter.TIME].endswith("Z")
 
 
 async def test_entries_that_were_deleted_are_let_go_and_counted(server: Server, raw: Raw) -> None:

@@ -1,10 +1,22 @@
-"""A dead letter: the event, and why its group gave up on it, as fields of an entry."""
+"""A dead letter: the event, and why its group gave up on it, as fields of an entry.
+
+This is the one place that spells `dlq.*` fields. The scripts that write or read them do so by the same names,
+which a test holds them to.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from penstock.event import identity
+from penstock.event import identity, is_retry_field
+from penstock.times import rfc3339
+
+PREFIX = "dlq."
+STREAM, GROUP, ENTRY = "dlq.stream", "dlq.group", "dlq.entry"
+REASON, ERROR, ATTEMPTS, TIME = "dlq.reason", "dlq.error", "dlq.attempts", "dlq.time"
+FINGERPRINT, TRACEPARENT, TRACEBACK = "dlq.fingerprint", "dlq.traceparent", "dlq.traceback"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,26 +43,54 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     event: dict[str, str] = {}
 
 
-def _decode(letter: bytes, fields: dict[bytes, bytes], replayed: str | None) -> DeadLetter:
+def encode(
+    *,
+    stream: str,
+    group: str,
+    entry: str,
+    reason: str,
+    error: str,
+    attempts: int,
+    time: float,
+    fingerprint: str,
+    traceparent: str = "",
+    traceback: str = "",
+) -> list[str]:
+    """Return the fields that are added to an entry that goes to the dead letters; `time` is now, in seconds."""
+    fields = {
+        STREAM: stream,
+        GROUP: group,
+        ENTRY: entry,
+        REASON: reason,
+        ERROR: error,
+        ATTEMPTS: str(attempts),
+        TIME: rfc3339(time),
+        FINGERPRINT: fingerprint,
+        TRACEPARENT: traceparent,
+        TRACEBACK: traceback,
+    }
+    return [part for pair in fields.items() for part in pair]
+
+
+def decode(letter: bytes, fields: Mapping[bytes, bytes], replayed: str | None) -> DeadLetter:
+    """Read an entry of the queue; what somebody else put there is shown as far as it can be read."""
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
-    stream, entry = text.get("dlq.stream", ""), text.get("dlq.entry", "")
-    attempts = text.get("dlq.attempts", "")
+    stream, entry = text.get(STREAM, ""), text.get(ENTRY, "")
+    attempts = text.get(ATTEMPTS, "")
     return DeadLetter(
         letter=letter.decode(),
         event_id=text.get("id") or identity(stream, entry),
         type=text.get("type", ""),
         stream=stream,
-        group=text.get("dlq.group", ""),
+        group=text.get(GROUP, ""),
         entry=entry,
-        reason=text.get("dlq.reason", ""),
-        error=text.get("dlq.error", ""),
+        reason=text.get(REASON, ""),
+        error=text.get(ERROR, ""),
         attempts=int(attempts) if attempts.isdecimal() else 0,
-        time=text.get("dlq.time", ""),
-        fingerprint=text.get("dlq.fingerprint", ""),
-        traceback=text.get("dlq.traceback", ""),
-        traceparent=text.get("dlq.traceparent", ""),
+        time=text.get(TIME, ""),
+        fingerprint=text.get(FINGERPRINT, ""),
+        traceback=text.get(TRACEBACK, ""),
+        traceparent=text.get(TRACEPARENT, ""),
         replayed=replayed,
-        event={
-            name: value for name, value in text.items() if not name.startswith(("dlq.", "retry.")) and name != "attempt"
-        },
+        event={name: value for name, value in text.items() if not name.startswith(PREFIX) and not is_retry_field(name)},
     )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from penstock.dlq.dead_letter import DeadLetter, _decode
+from penstock.dlq.dead_letter import DeadLetter, decode
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
@@ -43,7 +43,7 @@ class DeadLetters:
         given = 0
         while rows := await self._client.xrevrange(self._key, last, "-", count=_PAGE):
             for letter, fields in rows:
-                found = _decode(letter, fields, marks.get(letter.decode()))
+                found = decode(letter, fields, marks.get(letter.decode()))
                 if found.replayed and not replayed:
                     continue
                 yield found
@@ -58,7 +58,7 @@ class DeadLetters:
         if not rows:
             return None
         mark = await self._client.hget(self._keys.replayed, letter)
-        return _decode(rows[0][0], rows[0][1], mark.decode() if mark else None)
+        return decode(rows[0][0], rows[0][1], mark.decode() if mark else None)
 
     async def replay(self, letter: DeadLetter, *, data: str | None = None) -> Replayed | None:
         """Give the event back to the group that failed it, in a new trace that links to the old one.

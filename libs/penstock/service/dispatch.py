@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from penstock import event as codec
+from penstock.dlq import dead_letter
 from penstock.errors import InvalidEvent
 from penstock.event import Event, Origin
 from penstock.redis.connection import AsyncRedis, unavailable
@@ -23,7 +24,6 @@ from penstock.streams.heartbeat import Held
 from penstock.streams.read import Row
 from penstock.streams.rescue import MOST_DEATHS
 from penstock.telemetry.spans import Span
-from penstock.times import rfc3339
 from penstock.topology import ServiceSpec
 
 _MOST_UNSETTLED = 1_000
@@ -285,14 +285,7 @@ class Dispatcher:
             return Entry(source.index, entry_id)
         if isinstance(outcome, Retried):
             attempt = origin.attempt + (0 if outcome.snoozed else 1)
-            fields = [
-                codec.RETRY_ENTRY,
-                origin.entry_id,
-                codec.RETRY_ATTEMPT,
-                str(attempt),
-                codec.RETRY_ERROR,
-                outcome.error,
-            ]
+            fields = codec.encode_retry(origin.entry_id, attempt=attempt, error=outcome.error)
             return Entry(source.index, entry_id, RETRY, fields, round(outcome.delay * 1000))
         return Entry(source.index, entry_id, DEAD, self._burial(source, origin.entry_id, origin.attempt, outcome))
 
@@ -374,19 +367,18 @@ class Dispatcher:
             )
 
     def _burial(self, source: Source, entry_id: str, attempts: int, verdict: Dead) -> list[str]:
-        fields = {
-            "dlq.stream": source.stream,
-            "dlq.group": self._scope.service,
-            "dlq.entry": entry_id,
-            "dlq.reason": verdict.reason,
-            "dlq.error": verdict.error,
-            "dlq.attempts": str(attempts),
-            "dlq.time": rfc3339(time.time()),
-            "dlq.fingerprint": verdict.fingerprint,
-            "dlq.traceparent": verdict.traceparent,
-            "dlq.traceback": verdict.traceback,
-        }
-        return [part for pair in fields.items() for part in pair]
+        return dead_letter.encode(
+            stream=source.stream,
+            group=self._scope.service,
+            entry=entry_id,
+            reason=verdict.reason,
+            error=verdict.error,
+            attempts=attempts,
+            time=time.time(),
+            fingerprint=verdict.fingerprint,
+            traceparent=verdict.traceparent,
+            traceback=verdict.traceback,
+        )
 
     def _let_go(self, work: Work) -> None:
         """Forget an entry without settling it: it is another's now, or is about to be handed back."""

@@ -77,7 +77,8 @@ for _, row in ipairs(pending) do
         ['dlq.stream'] = ARGV[7], ['dlq.group'] = group, ['dlq.entry'] = origin,
         ['dlq.reason'] = 'crashed', ['dlq.attempts'] = attempt, ['dlq.time'] = ARGV[8],
         ['dlq.error'] = 'the process died ' .. deaths .. ' times with this event in hand, the last time alone',
-        ['dlq.fingerprint'] = 'crashed:' .. (field(fields, 'type') or ''), ['dlq.traceback'] = '',
+        ['dlq.fingerprint'] = 'crashed:' .. (field(fields, 'type') or ''),
+        ['dlq.traceparent'] = '', ['dlq.traceback'] = '',
       })))
     else
       moved = moved + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from penstock.dlq import dead_letter
 from penstock.event import RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ENTRY, RETRY_ERROR, UNKNOWN_SOURCE, identity
 from penstock.trace_context import TraceContext
 
@@ -12,7 +13,15 @@ Place = tuple[str, str]
 # The fields that are read, in the order in which the functions below take their values.
 EVENT = ("type", "id", "source", "subject", "tenant", "cause", "traceparent", "links")
 PARKED = (*EVENT, RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR)
-LETTER = (*EVENT, "dlq.stream", "dlq.group", "dlq.entry", "dlq.attempts", "dlq.reason", "dlq.error")
+LETTER = (
+    *EVENT,
+    dead_letter.STREAM,
+    dead_letter.GROUP,
+    dead_letter.ENTRY,
+    dead_letter.ATTEMPTS,
+    dead_letter.REASON,
+    dead_letter.ERROR,
+)
 
 
 class Entry(msgspec.Struct, frozen=True, eq=False):
