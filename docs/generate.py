@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 
 JOBS = ("job.started", "job.completed", "job.failed", "job.snoozed", "job.dead")
 BREAKERS = ("breaker.opened", "breaker.half_open", "breaker.closed")
-ALERTS = ("alert.triggered", "alert.repeated", "alert.resolved")
+ALERTS = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.resolved")
 DELIVERIES = ("delivery.sent", "delivery.failed", "delivery.dead")
 KINDS = [
     Kind(("ticket.created",), "ingest", "anybody", Ticket),
@@ -47,6 +47,7 @@ KINDS = [
     Kind(("metrics.window",), "metrics", "metrics", schemas.MetricsWindow),
     Kind(("alerts.tick",), "metrics", "alerts", Tick),
     Kind(ALERTS, "alerts", "alerts", schemas.Alert),
+    Kind(("alert.watchdog",), "alerts", "alerts", schemas.Watchdog),
     Kind(("notification.due",), "notifications", "notifier", schemas.Notification),
     Kind(("notification.test",), "notifications", "penstock notify test", schemas.ChannelTest),
     Kind(DELIVERIES, "deliveries", "notifier", schemas.DeliveryAttempt),

@@ -129,11 +129,15 @@ class MetricsWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """alert.triggered, alert.repeated (it fires still, or more joined it) and alert.resolved, on `alerts`.
+    """alert.triggered, alert.repeated (it fires still), alert.acknowledged and alert.resolved, on `alerts`.
 
     `fingerprint` is the same for one alert from trigger to resolve: rule and labels. `since` is when it began
-    to fire; `resolved_at` is set once it is over. `reason` says in words why it fired or resolved. `flapping`:
-    it came and went so often that it is one alert now, until it has been calm.
+    to fire and stays the same too: both together name one episode. Everything else may change meanwhile, severity
+    and labels included: whoever was told of the beginning must be told of the end. alert.repeated comes when
+    `repeat` is over, when others joined, and when its severity changed; `resolved_at` is set once it is over.
+    `reason` says in words why it fired or resolved. `flapping`: it came and went so often that it is one alert
+    now, until it has been calm. `acknowledged_by` says who has taken it on, since `acknowledged_at`: from then on
+    nobody else needs to be called, and there are no repeats.
     """
 
     fingerprint: str
@@ -150,6 +154,17 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exemplars: list[str] = []
     runbook: str | None = None
     flapping: bool = False
+    acknowledged_by: str | None = None
+    acknowledged_at: str | None = None
+
+
+class Watchdog(msgspec.Struct, frozen=True, kw_only=True):
+    """alert.watchdog, on `alerts`, every minute: metrics are measured and rules are evaluated, up to `time`.
+
+    What is called from the outside only while these come, and is missed there, tells that nobody would be told.
+    """
+
+    time: str
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
