@@ -37,7 +37,9 @@ def is_running(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def service_process(*command: str, env: dict[str, str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def service_process(
+    *command: str, env: dict[str, str], log: Path | None = None, python: str = sys.executable, cwd: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run `python <command>` with `env` added to a clean environment; killed at the end if still there.
 
     Ports are whatever is free unless `env` says otherwise.
@@ -51,8 +53,8 @@ def service_process(*command: str, env: dict[str, str], log: Path | None = None)
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else None
         process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
+            [python, *command],
+            cwd=cwd,
             env={**clean, **ports, "PENSTOCK_LOG_FORMAT": "json", **env},
             stdin=subprocess.DEVNULL,
             stderr=output,

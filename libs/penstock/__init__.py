@@ -15,6 +15,8 @@ from penstock.retry import Retry
 from penstock.service.app import Service
 from penstock.service.context import BatchContext, Context
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BatchContext",
     "ConfigurationError",
@@ -29,4 +31,5 @@ __all__ = [
     "TryAgain",
     "Unavailable",
     "UnsuitableRedis",
+    "__version__",
 ]
