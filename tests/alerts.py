@@ -8,8 +8,8 @@ import msgspec
 
 from penstock.schemas import Alert, Notification
 from penstock.times import rfc3339
-from penstock_services.notifier.channels import Letter
-from penstock_services.notifier.message.message import Story
+from penstock_services.notifier.channels import Delivery
+from penstock_services.notifier.message.message import Remarks
 from penstock_services.notifier.message.templates import Templates, render
 
 SINCE = 1_793_000_000.0
@@ -44,13 +44,13 @@ def make_notification(alert: Alert = ALERT, *, order: str = "1", **more: Any) ->
     return Notification(channel="test", alert=alert, order=order, **more)
 
 
-def make_letter(
+def make_delivery(
     alert: Alert = ALERT,
     *,
-    story: Story | None = None,
+    remarks: Remarks | None = None,
     templates: Templates | None = None,
     now: float = SINCE + 60,
     **more: Any,
-) -> Letter:
-    message = render(alert, story or Story(), templates or Templates(), now=now, channel="test")
-    return Letter(**{"key": "msg_1", "alert": alert, "message": message, "episode": "e1", **more})
+) -> Delivery:
+    message = render(alert, remarks or Remarks(), templates or Templates(), now=now, channel="test")
+    return Delivery(**{"key": "msg_1", "alert": alert, "message": message, "episode": "e1", **more})

@@ -71,8 +71,8 @@ class Mesh:
     def has_attempts(self, channel: str, count: int) -> bool:
         return len(self.attempts(channel)) == count
 
-    def outcomes(self, channel: str | None = None) -> list[str]:
-        return [one.outcome for one in self.attempts(channel)]
+    def statuses(self, channel: str | None = None) -> list[str]:
+        return [one.status for one in self.attempts(channel)]
 
     def alerts_about(self, channel: str) -> list[str]:
         """Return what the notifier told on `alerts` of one of its own channels."""
@@ -103,7 +103,7 @@ class Mesh:
         """Make everything due that waits: what a clock would do, given its time."""
         for key in self.raw.scan_iter("state:notifier:blocked:*"):
             self.raw.delete(key)
-        for key in self.raw.scan_iter("state:notifier:thread:*"):
+        for key in self.raw.scan_iter("state:notifier:log:*"):
             if self.raw.hexists(key, "slot"):
                 self.raw.hset(key, "slot", str(self.now_ms))
         for member in self.raw.zrange(DELAYED, 0, -1):

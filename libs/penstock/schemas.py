@@ -193,7 +193,8 @@ class ChannelTest(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """delivery.sent, delivery.failed (tried again) and delivery.dead, on `deliveries`: one attempt each.
 
-    `answer` is what the other side said, cut and without secrets. `latency` is in seconds.
+    `code` (of HTTP or SMTP) and `answer` are what the other side said, the answer cut and without secrets.
+    `latency` is in seconds.
     """
 
     delivery_id: str
@@ -203,8 +204,8 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     rule: str
     transition: Literal["triggered", "resolved", "test"]
     attempt: int
-    outcome: Literal["sent", "failed", "dead"]
-    status: int | None = None
+    status: Literal["sent", "failed", "dead"]
+    code: int | None = None
     latency: float | None = None
     answer: str | None = None
     error: str | None = None

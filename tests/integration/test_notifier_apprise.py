@@ -8,7 +8,7 @@ import pytest
 
 from penstock_services.notifier.channels import Apprise
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
-from tests.alerts import make_letter
+from tests.alerts import make_delivery
 from tests.standins import Reply, StandIn
 
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # apprise tries it
@@ -25,7 +25,7 @@ def channel_for(server: StandIn) -> Apprise:
 
 
 async def test_a_message_goes_out_through_apprise(server: StandIn) -> None:
-    await channel_for(server).send(make_letter(), allow_private=True)
+    await channel_for(server).send(make_delivery(), allow_private=True)
 
     sent = server.payloads[0]
     assert sent["title"] == "🔴 CRITICAL: Error rate of ticket.created is 12 %"
@@ -38,7 +38,7 @@ async def test_apprise_itself_tries_once_and_follows_nothing(server: StandIn) ->
     server.script.extend([Reply(500), Reply(302, "", {"Location": server.base})])
     for _ in range(2):
         with pytest.raises(SendFailed) as failure:
-            await channel.send(make_letter(), allow_private=True)
+            await channel.send(make_delivery(), allow_private=True)
         assert not isinstance(failure.value, SendRefused)
 
     assert len(server.requests) == 2
@@ -46,6 +46,6 @@ async def test_apprise_itself_tries_once_and_follows_nothing(server: StandIn) ->
 
 async def test_apprise_is_not_used_where_private_targets_are_refused(server: StandIn) -> None:
     with pytest.raises(SendRefused, match="cannot be checked"):
-        await channel_for(server).send(make_letter(), allow_private=False)
+        await channel_for(server).send(make_delivery(), allow_private=False)
 
     assert server.requests == []

@@ -15,7 +15,7 @@ from penstock.config import Duration
 from penstock_services.notifier.channels import AnyChannel, Discord, Slack, Telegram, Webhook
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests import standins
-from tests.alerts import RESOLVED, make_letter
+from tests.alerts import RESOLVED, make_delivery
 from tests.standins import Reply, StandIn, refusal
 
 KINDS = ["slack", "discord", "telegram", "webhook"]
@@ -45,16 +45,16 @@ def server(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield running
 
 
-async def fail(channel: AnyChannel, **letter: Any) -> SendFailed:
+async def fail(channel: AnyChannel, **delivery: Any) -> SendFailed:
     with pytest.raises(SendFailed) as failure:
-        await channel.send(make_letter(**letter), allow_private=True)
+        await channel.send(make_delivery(**delivery), allow_private=True)
     return failure.value
 
 
 async def test_a_message_is_accepted(server: StandIn) -> None:
-    receipt = await channel_for(server).send(make_letter(), allow_private=True)
+    receipt = await channel_for(server).send(make_delivery(), allow_private=True)
 
-    assert receipt.status in (200, 204)
+    assert receipt.code in (200, 204)
     assert receipt.latency > 0
     assert len(server.requests) == 1
 
@@ -64,7 +64,7 @@ async def test_a_retry_after_header_in_seconds_is_reported(server: StandIn) -> N
 
     failure = await fail(channel_for(server))
 
-    assert (failure.status, failure.after) == (429, 17.0)
+    assert (failure.code, failure.after) == (429, 17.0)
     assert not isinstance(failure, SendRefused)
 
 
@@ -92,7 +92,7 @@ async def test_a_server_error_is_worth_another_try(server: StandIn, status: int)
     failure = await fail(channel_for(server))
 
     assert not isinstance(failure, SendRefused)
-    assert (failure.status, failure.answer) == (status, "oops")
+    assert (failure.code, failure.answer) == (status, "oops")
 
 
 async def test_retry_after_holds_for_a_server_error_too(server: StandIn) -> None:
@@ -146,7 +146,7 @@ async def test_a_client_error_is_final(server: StandIn) -> None:
 
 async def test_private_targets_are_refused_and_the_refusal_says_how_to_allow_them(server: StandIn) -> None:
     with pytest.raises(SendRefused, match="PENSTOCK_ALLOW_PRIVATE_TARGETS=true"):
-        await channel_for(server).send(make_letter(), allow_private=False)
+        await channel_for(server).send(make_delivery(), allow_private=False)
 
     assert server.requests == []
 
@@ -155,7 +155,7 @@ async def test_a_name_that_resolves_to_a_private_address_is_refused() -> None:
     with standins.StandIn() as server:
         channel = Webhook(url=server.url.replace("127.0.0.1", "localhost"))
         with pytest.raises(SendRefused, match="loopback"):
-            await channel.send(make_letter(), allow_private=False)
+            await channel.send(make_delivery(), allow_private=False)
 
         assert server.requests == []
 
@@ -212,7 +212,7 @@ async def test_discord_may_say_in_a_header_of_its_own_how_long_to_wait() -> None
 async def test_discord_is_always_asked_to_wait_for_the_message() -> None:
     with standins.Discord() as server:
         channel = Discord(url=server.url + "?thread_id=77")
-        receipt = await channel.send(make_letter(), allow_private=True)
+        receipt = await channel.send(make_delivery(), allow_private=True)
 
         assert receipt.reference == "1000"
         assert server.requests[0].query == {"wait": ["true"], "thread_id": ["77"]}
@@ -230,14 +230,14 @@ async def test_the_last_message_of_discords_bucket_brings_a_pause() -> None:
         headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset-After": "1.5"}
         server.script.append(Reply(200, '{"id": "1"}', headers))
 
-        assert (await channel_for(server).send(make_letter(), allow_private=True)).pause == 1.5
+        assert (await channel_for(server).send(make_delivery(), allow_private=True)).pause == 1.5
 
 
 async def test_a_resolve_edits_the_discord_message() -> None:
     with standins.Discord() as server:
         channel = channel_for(server)
-        first = await channel.send(make_letter(), allow_private=True)
-        second = await channel.send(make_letter(RESOLVED, previous=first.reference), allow_private=True)
+        first = await channel.send(make_delivery(), allow_private=True)
+        second = await channel.send(make_delivery(RESOLVED, previous=first.reference), allow_private=True)
 
         assert second.reference == first.reference
         assert [request.method for request in server.requests] == ["POST", "PATCH"]
@@ -246,7 +246,7 @@ async def test_a_resolve_edits_the_discord_message() -> None:
 
 async def test_a_discord_message_that_was_deleted_is_posted_anew() -> None:
     with standins.Discord() as server:
-        receipt = await channel_for(server).send(make_letter(RESOLVED, previous="999"), allow_private=True)
+        receipt = await channel_for(server).send(make_delivery(RESOLVED, previous="999"), allow_private=True)
 
         assert receipt.reference == "1000"
 
@@ -257,8 +257,8 @@ async def test_a_discord_webhook_that_is_gone_is_never_used_again(status: int, c
         server.script.extend([Reply(status, json.dumps({"code": code}))] * 2)
         channel = channel_for(server)
 
-        for letter in ({}, {"alert": RESOLVED, "previous": "1000"}):
-            failure = await fail(channel, **letter)
+        for delivery in ({}, {"alert": RESOLVED, "previous": "1000"}):
+            failure = await fail(channel, **delivery)
             assert isinstance(failure, SendRefused)
             assert failure.gone
         assert len(server.requests) == 2
@@ -277,8 +277,8 @@ async def test_telegram_says_in_its_parameters_how_long_to_wait() -> None:
 async def test_a_resolve_edits_the_telegram_message() -> None:
     with standins.Telegram() as server:
         channel = channel_for(server)
-        first = await channel.send(make_letter(), allow_private=True)
-        second = await channel.send(make_letter(RESOLVED, previous=first.reference), allow_private=True)
+        first = await channel.send(make_delivery(), allow_private=True)
+        second = await channel.send(make_delivery(RESOLVED, previous=first.reference), allow_private=True)
 
         assert second.reference == first.reference == "100"
         assert "RESOLVED" in server.messages[100]["text"]
@@ -288,14 +288,14 @@ async def test_a_resolve_edits_the_telegram_message() -> None:
 async def test_editing_to_the_same_text_is_a_success() -> None:
     with standins.Telegram() as server:
         server.script.append(refusal(400, "Bad Request: message is not modified"))
-        receipt = await channel_for(server).send(make_letter(RESOLVED, previous="100"), allow_private=True)
+        receipt = await channel_for(server).send(make_delivery(RESOLVED, previous="100"), allow_private=True)
 
         assert receipt.reference == "100"
 
 
 async def test_a_telegram_message_that_was_deleted_is_sent_anew() -> None:
     with standins.Telegram() as server:
-        receipt = await channel_for(server).send(make_letter(RESOLVED, previous="55"), allow_private=True)
+        receipt = await channel_for(server).send(make_delivery(RESOLVED, previous="55"), allow_private=True)
 
         assert receipt.reference == "100"
         assert "message_id" not in server.requests[-1].json
@@ -305,8 +305,8 @@ async def test_a_group_that_became_a_supergroup_is_followed_and_remembered() -> 
     with standins.Telegram() as server:
         server.script.append(refusal(400, "group chat was upgraded", migrate_to_chat_id=-100777))
         channel = channel_for(server)
-        receipt = await channel.send(make_letter(), allow_private=True)
-        await channel.send(make_letter(moved_to=receipt.moved_to), allow_private=True)
+        receipt = await channel.send(make_delivery(), allow_private=True)
+        await channel.send(make_delivery(moved_to=receipt.moved_to), allow_private=True)
 
         assert receipt.moved_to == "-100777"
         assert [payload["chat_id"] for payload in server.payloads] == ["42", "-100777", "-100777"]
@@ -315,7 +315,7 @@ async def test_a_group_that_became_a_supergroup_is_followed_and_remembered() -> 
 async def test_markup_that_telegram_cannot_read_is_sent_as_plain_text() -> None:
     with standins.Telegram() as server:
         server.script.append(refusal(400, "Bad Request: can't parse entities: unsupported start tag"))
-        await channel_for(server).send(make_letter(), allow_private=True)
+        await channel_for(server).send(make_delivery(), allow_private=True)
 
         plain = server.payloads[1]
         assert "parse_mode" not in plain
@@ -339,7 +339,7 @@ async def test_a_wrong_bot_token_is_final_for_the_channel() -> None:
 async def test_a_webhook_is_signed_after_standard_webhooks_by_every_secret() -> None:
     other = "whsec_" + "c2Vjb25kIHNlY3JldCBvZiB0aGlydHkgYnl0ZXMu"
     with standins.StandIn() as server:
-        await Webhook(url=server.url, secret=f"{SECRET}, {other}").send(make_letter(), allow_private=True)
+        await Webhook(url=server.url, secret=f"{SECRET}, {other}").send(make_delivery(), allow_private=True)
 
         sent = server.requests[0]
         for secret in (SECRET, other):
@@ -352,7 +352,7 @@ async def test_a_webhook_has_the_same_id_and_body_on_every_attempt() -> None:
         server.script.append(Reply(500))
         channel = channel_for(server)
         await fail(channel, now=1.0)
-        await channel.send(make_letter(now=2_000_000_000.0), allow_private=True)
+        await channel.send(make_delivery(now=2_000_000_000.0), allow_private=True)
 
         first, second = server.requests
         assert first.headers["webhook-id"] == second.headers["webhook-id"] == "msg_1"
@@ -362,7 +362,7 @@ async def test_a_webhook_has_the_same_id_and_body_on_every_attempt() -> None:
 async def test_headers_that_authenticate_us_go_along() -> None:
     with standins.StandIn() as server:
         channel = Webhook(url=server.url, headers={"Authorization": "Bearer of-secrets"})
-        await channel.send(make_letter(), allow_private=True)
+        await channel.send(make_delivery(), allow_private=True)
 
         assert server.requests[0].headers["authorization"] == "Bearer of-secrets"
 

@@ -47,15 +47,15 @@ def test_deliveries_are_listed_with_their_results(cli: Cli, mesh: Mesh, slack: S
     slack.script.append(Reply(503, "try later"))
     with mesh.notifier():
         mesh.tell(ALERT)
-        eventually(lambda: mesh.outcomes("main") == ["failed", "sent"])
+        eventually(lambda: mesh.statuses("main") == ["failed", "sent"])
 
     listed = cli("deliveries", "--channel", "main").stdout
     found = cli.json("deliveries", "--channel", "main")
 
     assert "503" in listed
     assert "try later" in listed
-    assert [one["attempt"]["outcome"] for one in found] == ["sent", "failed"]
-    assert len(cli.json("deliveries", "--outcome", "sent")) == 2
+    assert [one["attempt"]["status"] for one in found] == ["sent", "failed"]
+    assert len(cli.json("deliveries", "--status", "sent")) == 2
     assert len(cli.json("deliveries", "--limit", "1")) == 1
 
 
@@ -63,10 +63,10 @@ def test_a_failed_delivery_is_kept_apart_and_can_be_sent_again(cli: Cli, mesh: M
     slack.script.append(Reply(400, "invalid_payload"))
     with mesh.notifier():
         mesh.tell(ALERT)
-        eventually(lambda: mesh.outcomes("main") == ["dead"] and mesh.settled)
+        eventually(lambda: mesh.statuses("main") == ["dead"] and mesh.settled)
         failed = cli.json("deliveries", "--failed")
         again = cli("deliveries", "resend", failed[0]["delivery_id"])
-        eventually(lambda: mesh.outcomes("main") == ["dead", "sent"])
+        eventually(lambda: mesh.statuses("main") == ["dead", "sent"])
 
         assert again.returncode == 0
         assert failed[0]["notification"]["channel"] == "main"
@@ -82,12 +82,12 @@ def test_all_that_failed_is_sent_again_but_for_what_is_over(cli: Cli, mesh: Mesh
     with mesh.notifier():
         mesh.tell(ALERT)
         mesh.tell(make_alert(fingerprint="f2"))
-        eventually(lambda: mesh.outcomes("main") == ["dead", "dead"] and mesh.settled)
+        eventually(lambda: mesh.statuses("main") == ["dead", "dead"] and mesh.settled)
         mesh.tell(RESOLVED)  # of f1
-        eventually(lambda: mesh.outcomes("main")[-1] == "sent" and mesh.settled)
+        eventually(lambda: mesh.statuses("main")[-1] == "sent" and mesh.settled)
 
         assert cli("deliveries", "resend", "--all").stdout.count("goes out again") == 2
-        eventually(lambda: len(mesh.outcomes("main")) == 4 and mesh.settled)
+        eventually(lambda: len(mesh.statuses("main")) == 4 and mesh.settled)
 
     assert [one.fingerprint for one in mesh.attempts("main")][-2:] == ["f1", "f2"]
     assert len(slack.requests) == 4
@@ -171,15 +171,15 @@ def test_deliveries_are_told_over_http(mesh: Mesh, slack: Slack) -> None:
     slack.script.append(Reply(400, "invalid_payload"))
     with mesh.notifier():
         mesh.tell(ALERT)
-        eventually(lambda: mesh.outcomes("main") == ["dead"] and mesh.settled)
+        eventually(lambda: mesh.statuses("main") == ["dead"] and mesh.settled)
 
-        status, told = get(mesh, "/v1/deliveries?channel=main&outcome=dead")
+        status, told = get(mesh, "/v1/deliveries?channel=main&status=dead")
         assert status == 200
         assert [one["attempt"]["error"] for one in told["deliveries"]] == ["400: invalid_payload"]
         failed = get(mesh, "/v1/deliveries/failed")[1]["deliveries"]
         assert [one["notification"]["channel"] for one in failed] == ["main"]
         assert get(mesh, "/livez")[0] == get(mesh, "/readyz")[0] == 200
-        for query in ("?limit=0", "?limit=x", "?outcome=lost", "?colour=red", "/failed?channel=main"):
+        for query in ("?limit=0", "?limit=x", "?status=lost", "?colour=red", "/failed?channel=main"):
             status, problem = get(mesh, f"/v1/deliveries{query}")
             assert status == 400
             assert query.partition("?")[2].partition("=")[0] in problem["detail"]

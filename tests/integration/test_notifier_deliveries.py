@@ -1,4 +1,4 @@
-"""From an alert on its stream to people: retries, Retry-After, folding, edits, fail-over, and the record of it all."""
+"""From an alert on its stream to people: retries, Retry-After, superseding, edits, fail-over, the record."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def test_an_alert_and_its_resolve_arrive_and_are_on_record(mesh: Mesh, slack: Sl
         mesh.tell(ALERT)
         eventually(lambda: len(slack.requests) == 1)
         mesh.tell(RESOLVED)
-        eventually(lambda: mesh.outcomes() == ["sent", "sent"])
+        eventually(lambda: mesh.statuses() == ["sent", "sent"])
 
     assert "CRITICAL" in slack.payloads[0]["text"]
     assert "RESOLVED" in slack.payloads[1]["text"]
     first = mesh.attempts()[0]
     assert (first.channel, first.rule, first.fingerprint) == ("main", "error-rate", "f1")
-    assert (first.transition, first.attempt, first.status, first.answer) == ("triggered", 1, 200, "ok")
+    assert (first.transition, first.attempt, first.code, first.answer) == ("triggered", 1, 200, "ok")
     assert first.latency is not None
-    assert mesh.outcomes("console") == ["sent", "sent"]
+    assert mesh.statuses("console") == ["sent", "sent"]
 
 
 def test_a_delivery_is_tried_four_times_and_every_attempt_is_on_record(
@@ -72,13 +72,13 @@ def test_a_delivery_is_tried_four_times_and_every_attempt_is_on_record(
     slack.script.extend([Reply(500, "one"), Reply(502, "two"), Reply(503, "three"), Reply(500, "four")])
     with mesh.notifier():
         mesh.tell(ALERT)
-        eventually(lambda: mesh.outcomes("pager")[:1] == ["sent"])
+        eventually(lambda: mesh.statuses("pager")[:1] == ["sent"])
 
     attempts = mesh.attempts("main")
     assert [one.attempt for one in attempts] == [1, 2, 3, 4]
-    assert [one.outcome for one in attempts] == ["failed", "failed", "failed", "dead"]
+    assert [one.status for one in attempts] == ["failed", "failed", "failed", "dead"]
     assert [one.answer for one in attempts] == ["one", "two", "three", "four"]
-    assert all((one.next_attempt_at is None) == (one.outcome == "dead") for one in attempts)
+    assert all((one.next_attempt_at is None) == (one.status == "dead") for one in attempts)
     assert "Sent here because channel main failed" in substitute.payloads[0]["data"]["notices"][0]
 
 
@@ -95,7 +95,7 @@ def test_the_schedule_is_kept_in_redis(mesh: Mesh, slack: Slack, raw: Any, sched
             assert before + delay * 1000 <= score <= mesh.now_ms + delay * 1000
             before = mesh.now_ms
             mesh.let_time_pass()  # nobody waits
-        eventually(lambda: mesh.outcomes("main")[-1:] == ["dead"])
+        eventually(lambda: mesh.statuses("main")[-1:] == ["dead"])
 
     assert len(mesh.attempts("main")) == len(schedule) + 1
 
@@ -119,19 +119,21 @@ def test_retry_after_is_obeyed_to_the_millisecond(
             assert told is not None
             assert before + asked - 1 <= told.timestamp() * 1000 <= mesh.now_ms + asked
             mesh.let_time_pass()
-            eventually(lambda: mesh.outcomes("main") == ["failed", "sent"])
+            eventually(lambda: mesh.statuses("main") == ["failed", "sent"])
 
 
 def test_a_message_is_not_sent_before_the_time_that_was_asked_for(mesh: Mesh, slack: Slack) -> None:
     slack.script.append(Reply(429, "", {"Retry-After": "1"}))
     with mesh.notifier():
         mesh.tell(ALERT)
-        eventually(lambda: mesh.outcomes() == ["failed", "sent"])
+        eventually(lambda: mesh.statuses() == ["failed", "sent"])
 
     assert slack.requests[1].at - slack.requests[0].at >= 1.0
 
 
-def test_newer_changes_fold_into_one_message_while_the_channel_wants_to_be_left_alone(mesh: Mesh, slack: Slack) -> None:
+def test_newer_changes_are_joined_in_one_message_while_the_channel_wants_to_be_left_alone(
+    mesh: Mesh, slack: Slack
+) -> None:
     slack.script.append(Reply(429, "", {"Retry-After": "3600"}))
     with mesh.notifier():
         mesh.tell(ALERT)
@@ -147,7 +149,7 @@ def test_newer_changes_fold_into_one_message_while_the_channel_wants_to_be_left_
     message = json.dumps(slack.payloads[1])
     assert "It is back" in message
     assert "Stands also for" in message
-    assert mesh.outcomes("main") == ["failed", "sent"]
+    assert mesh.statuses("main") == ["failed", "sent"]
 
 
 def test_a_resolve_that_overtakes_its_trigger_becomes_one_message(mesh: Mesh, slack: Slack) -> None:
@@ -171,9 +173,9 @@ def test_where_the_channel_can_edit_the_resolve_edits(
         mesh = Mesh(server, raw, tmp_path, file_for(discord, substitute, kind="discord"))
         with mesh.notifier():
             mesh.tell(ALERT)
-            eventually(lambda: mesh.outcomes() == ["sent"])
+            eventually(lambda: mesh.statuses() == ["sent"])
             mesh.tell(RESOLVED)
-            eventually(lambda: mesh.outcomes() == ["sent", "sent"])
+            eventually(lambda: mesh.statuses() == ["sent", "sent"])
 
         assert [request.method for request in discord.requests] == ["POST", "PATCH"]
         assert list(discord.messages) == ["1000"]
@@ -191,7 +193,7 @@ def test_a_permanent_failure_goes_to_the_substitute_and_raises_one_alert_about_t
         assert mesh.alerts_about("main") == ["alert.triggered"]
         told = [payload["data"]["fingerprint"] for payload in substitute.payloads]
         assert sorted(told) == ["f1", "f2", "notification-channel:main"]
-        assert mesh.outcomes("main") == ["dead", "dead"]
+        assert mesh.statuses("main") == ["dead", "dead"]
 
         mesh.tell(make_alert(fingerprint="f3"))  # and now it works again
         eventually(lambda: len(mesh.alerts_about("main")) == 2 and mesh.settled)
@@ -206,16 +208,16 @@ def test_a_target_that_is_gone_is_never_used_again_until_a_test_succeeds(
     slack.script.append(Reply(404, "no_service"))
     with mesh.notifier():
         mesh.tell(ALERT)
-        eventually(lambda: mesh.outcomes("main") == ["dead"] and mesh.settled)
+        eventually(lambda: mesh.statuses("main") == ["dead"] and mesh.settled)
         mesh.tell(make_alert(fingerprint="f2"))
-        eventually(lambda: len(mesh.outcomes("main")) == 2 and mesh.settled)
+        eventually(lambda: len(mesh.statuses("main")) == 2 and mesh.settled)
 
         assert len(slack.requests) == 1
         assert "not used any more" in (mesh.attempts("main")[1].error or "")
         assert {"f1", "f2"} <= {payload["data"]["fingerprint"] for payload in substitute.payloads}
 
         raw.xadd("notifications", {"type": "notification.test", "data": '{"channel": "main"}', "id": "test-1"})
-        eventually(lambda: mesh.outcomes("main")[-1] == "sent")
+        eventually(lambda: mesh.statuses("main")[-1] == "sent")
         mesh.tell(make_alert(fingerprint="f3"))
         eventually(lambda: len(slack.requests) == 3)
 
@@ -265,7 +267,7 @@ routes: [{{channels: [mail], match: [service=*], failover: pager}}]
 
         received = [recipient for mail in post.mails for recipient in mail.recipients]
         assert sorted(received) == ["good@example.com", "slow@example.com"]
-        ends = {one.recipient: one.outcome for one in mesh.attempts("mail")}
+        ends = {one.recipient: one.status for one in mesh.attempts("mail")}
         assert ends == {"good@example.com": "sent", "slow@example.com": "sent", "gone@example.com": "dead"}
 
 
@@ -283,7 +285,7 @@ def test_secrets_are_in_no_record(server: Server, raw: Any, tmp_path: Path) -> N
         )
         with mesh.notifier():
             mesh.tell(ALERT)
-            eventually(lambda: mesh.outcomes("telegram")[:1] == ["dead"] and mesh.settled)
+            eventually(lambda: mesh.statuses("telegram")[:1] == ["dead"] and mesh.settled)
 
     everything = [raw.xrange(stream) for stream in ("deliveries", "dlq", "alerts", "notifications")]
     everything += [raw.hgetall(key) for key in raw.scan_iter("state:notifier:*", _type="hash")]
@@ -319,9 +321,9 @@ def test_a_private_target_fails_over_and_the_record_says_how_to_allow_it(
 ) -> None:
     with mesh.notifier(PENSTOCK_ALLOW_PRIVATE_TARGETS="false"):
         mesh.tell(ALERT)
-        eventually(lambda: mesh.outcomes("main") and mesh.outcomes("pager") and mesh.settled)
+        eventually(lambda: mesh.statuses("main") and mesh.statuses("pager") and mesh.settled)
 
-    assert set(mesh.outcomes()) == {"dead"}
+    assert set(mesh.statuses()) == {"dead"}
     error = mesh.attempts("main")[0].error or ""
     assert "allow_private: true under channels.main in notify.yaml" in error
     assert slack.requests == substitute.requests == []
@@ -330,7 +332,7 @@ def test_a_private_target_fails_over_and_the_record_says_how_to_allow_it(
 def test_an_alert_that_is_published_while_no_notifier_runs_is_not_lost(mesh: Mesh, slack: Slack) -> None:
     mesh.tell(ALERT)
     with mesh.notifier():
-        eventually(lambda: mesh.outcomes() == ["sent"])
+        eventually(lambda: mesh.statuses() == ["sent"])
 
 
 def test_a_restart_repeats_nothing_and_edits_still(
@@ -340,9 +342,9 @@ def test_a_restart_repeats_nothing_and_edits_still(
         mesh = Mesh(server, raw, tmp_path, file_for(discord, substitute, kind="discord"))
         with mesh.notifier():
             mesh.tell(ALERT)
-            eventually(lambda: mesh.outcomes() == ["sent"] and mesh.settled)
+            eventually(lambda: mesh.statuses() == ["sent"] and mesh.settled)
         with mesh.notifier():
             mesh.tell(RESOLVED)
-            eventually(lambda: mesh.outcomes() == ["sent", "sent"])
+            eventually(lambda: mesh.statuses() == ["sent", "sent"])
 
         assert [request.method for request in discord.requests] == ["POST", "PATCH"]

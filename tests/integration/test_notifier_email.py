@@ -11,7 +11,7 @@ import pytest
 from penstock.config import Duration
 from penstock_services.notifier.channels import Email
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
-from tests.alerts import ALERT, RESOLVED, make_alert, make_letter
+from tests.alerts import ALERT, RESOLVED, make_alert, make_delivery
 from tests.servers import free_port
 from tests.standins import LOCALHOST, MailServer, Reply, StandIn, mail_server
 
@@ -32,26 +32,26 @@ def channel_for(server: MailServer, **more: Any) -> Email:
     return Email(**{**given, **more})
 
 
-async def fail(channel: Email, **letter: Any) -> SendFailed:
+async def fail(channel: Email, **delivery: Any) -> SendFailed:
     with pytest.raises(SendFailed) as failure:
-        await channel.send(make_letter(**letter), allow_private=True)
+        await channel.send(make_delivery(**delivery), allow_private=True)
     return failure.value
 
 
 async def test_a_mail_goes_to_one_recipient_and_names_all(server: MailServer) -> None:
-    letter = make_letter(recipient="Ann <ann@example.com>")
-    receipt = await channel_for(server).send(letter, allow_private=True)
+    delivery = make_delivery(recipient="Ann <ann@example.com>")
+    receipt = await channel_for(server).send(delivery, allow_private=True)
 
     mail = server.mails[0]
     assert (mail.sender, mail.recipients) == ("alerts@example.com", ["ann@example.com"])
     assert mail.message["To"] == "ops@example.com, Ann <ann@example.com>"
     assert mail.message["Subject"] == "🔴 CRITICAL: Error rate of ticket.created is 12 %"
     assert mail.message["Auto-Submitted"] == "auto-generated"
-    assert (receipt.status, receipt.answer) == (250, "2.0.0 queued as 4711")
+    assert (receipt.code, receipt.answer) == (250, "2.0.0 queued as 4711")
 
 
 async def test_text_and_html_say_the_same(server: MailServer) -> None:
-    await channel_for(server).send(make_letter(make_alert(reason="a < b & c")), allow_private=True)
+    await channel_for(server).send(make_delivery(make_alert(reason="a < b & c")), allow_private=True)
 
     message = server.mails[0].message
     text, html = message.get_body(("plain",)), message.get_body(("html",))
@@ -66,8 +66,8 @@ async def test_text_and_html_say_the_same(server: MailServer) -> None:
 
 async def test_the_resolve_replies_to_the_trigger_under_its_subject(server: MailServer) -> None:
     channel = channel_for(server)
-    first = await channel.send(make_letter(key="k1"), allow_private=True)
-    await channel.send(make_letter(RESOLVED, key="k2", previous=first.reference), allow_private=True)
+    first = await channel.send(make_delivery(key="k1"), allow_private=True)
+    await channel.send(make_delivery(RESOLVED, key="k2", previous=first.reference), allow_private=True)
 
     trigger, resolve = (mail.message for mail in server.mails)
     assert resolve["In-Reply-To"] == trigger["Message-ID"]
@@ -79,21 +79,21 @@ async def test_the_resolve_replies_to_the_trigger_under_its_subject(server: Mail
 async def test_every_attempt_has_the_same_message_id(server: MailServer) -> None:
     channel = channel_for(server)
     for now in (1.0, 2_000_000_000.0):
-        await channel.send(make_letter(now=now), allow_private=True)
+        await channel.send(make_delivery(now=now), allow_private=True)
 
     assert server.mails[0].message["Message-ID"] == server.mails[1].message["Message-ID"]
 
 
 async def test_a_resolve_whose_trigger_never_arrived_still_joins_the_thread(server: MailServer) -> None:
-    await channel_for(server).send(make_letter(key="k1"), allow_private=True)
-    await channel_for(server).send(make_letter(RESOLVED, key="k2"), allow_private=True)
+    await channel_for(server).send(make_delivery(key="k1"), allow_private=True)
+    await channel_for(server).send(make_delivery(RESOLVED, key="k2"), allow_private=True)
 
     trigger, resolve = (mail.message for mail in server.mails)
     assert resolve["In-Reply-To"] == trigger["References"]
 
 
 async def test_white_space_in_an_alert_cannot_add_a_header(server: MailServer) -> None:
-    await channel_for(server).send(make_letter(make_alert(summary="a\r\nBcc: x@example.com")), allow_private=True)
+    await channel_for(server).send(make_delivery(make_alert(summary="a\r\nBcc: x@example.com")), allow_private=True)
 
     message = server.mails[0].message
     assert message["Bcc"] is None
@@ -107,7 +107,7 @@ async def test_a_5yz_answer_is_final(server: MailServer, answer: str) -> None:
     failure = await fail(channel_for(server))
 
     assert isinstance(failure, SendRefused)
-    assert failure.status == int(answer[:3])
+    assert failure.code == int(answer[:3])
     assert answer[4:] in failure.reason
 
 
@@ -116,10 +116,10 @@ async def test_a_4yz_answer_is_worth_another_try(server: MailServer) -> None:
     channel = channel_for(server)
 
     failure = await fail(channel)
-    await channel.send(make_letter(), allow_private=True)
+    await channel.send(make_delivery(), allow_private=True)
 
     assert not isinstance(failure, SendRefused)
-    assert failure.status == 450
+    assert failure.code == 450
     assert len(server.mails) == 1
 
 
@@ -145,6 +145,6 @@ async def test_a_password_is_not_sent_without_encryption(server: MailServer) -> 
 @pytest.mark.parametrize("host", [LOCALHOST, "localhost"])
 async def test_a_private_mail_server_has_to_be_allowed(server: MailServer, host: str) -> None:
     with pytest.raises(SendRefused, match="PENSTOCK_ALLOW_PRIVATE_TARGETS"):
-        await channel_for(server, host=host).send(make_letter(ALERT), allow_private=False)
+        await channel_for(server, host=host).send(make_delivery(ALERT), allow_private=False)
 
     assert server.mails == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from penstock_services.notifier.message.message import Fact, Story, compose, duration, number, web_address
+from penstock_services.notifier.message.message import Fact, Remarks, compose, duration, number, web_address
 from tests.alerts import ALERT, RESOLVED, SINCE, make_alert
 
 
 def test_a_message_says_what_why_since_when_and_where_to_look() -> None:
-    message = compose(ALERT, Story(), now=SINCE + 90)
+    message = compose(ALERT, Remarks(), now=SINCE + 90)
 
     assert message.title == "🔴 CRITICAL: Error rate of ticket.created is 12 %"
     assert message.text == "31 of 258 attempts failed over 5 min, above 5 %"
@@ -25,7 +25,7 @@ def test_a_message_says_what_why_since_when_and_where_to_look() -> None:
 
 
 def test_a_resolved_alert_says_how_long_it_fired() -> None:
-    message = compose(RESOLVED, Story(), now=SINCE)
+    message = compose(RESOLVED, Remarks(), now=SINCE)
 
     assert message.title == "✅ RESOLVED: Error rate of ticket.created is 12 %"
     assert Fact("Resolved", "2026-10-26 07:37:23 UTC (after 4 min 3 s)") in message.facts
@@ -37,14 +37,14 @@ def test_each_severity_has_its_sign_and_colour() -> None:
     looks = {
         (message.title[0], message.colour)
         for severity in ("info", "warning", "critical")
-        for message in [compose(make_alert(severity=severity), Story(), now=SINCE)]
+        for message in [compose(make_alert(severity=severity), Remarks(), now=SINCE)]
     }
     assert len(looks) == 3
 
 
 def test_notices_tell_of_the_message_itself() -> None:
-    story = Story(folded=("triggered 10:00", "resolved 10:05"), instead_of="slack", why="404: no_service")
-    notices = compose(ALERT, story, now=SINCE).notices
+    remarks = Remarks(superseded=("triggered 10:00", "resolved 10:05"), instead_of="slack", why="404: no_service")
+    notices = compose(ALERT, remarks, now=SINCE).notices
 
     assert notices == (
         "Sent here because channel slack failed: 404: no_service",
@@ -53,7 +53,7 @@ def test_notices_tell_of_the_message_itself() -> None:
 
 
 def test_many_labels_are_shortened_and_counted() -> None:
-    message = compose(make_alert(labels={f"l{n:02}": "x" * 500 for n in range(30)}), Story(), now=SINCE)
+    message = compose(make_alert(labels={f"l{n:02}": "x" * 500 for n in range(30)}), Remarks(), now=SINCE)
 
     assert len(message.labels) == 13
     assert message.labels[-1] == "and 18 more"
@@ -61,12 +61,12 @@ def test_many_labels_are_shortened_and_counted() -> None:
 
 
 def test_a_time_that_cannot_be_read_is_shown_as_it_is() -> None:
-    assert Fact("Since", "this morning") in compose(make_alert(since="this morning"), Story(), now=SINCE).facts
+    assert Fact("Since", "this morning") in compose(make_alert(since="this morning"), Remarks(), now=SINCE).facts
 
 
 @pytest.mark.parametrize("runbook", ["javascript:alert(1)", "see the wiki", "http://", "https://a b", "https://[x"])
 def test_a_runbook_that_no_browser_should_open_is_no_link(runbook: str) -> None:
-    message = compose(make_alert(runbook=runbook), Story(), now=SINCE)
+    message = compose(make_alert(runbook=runbook), Remarks(), now=SINCE)
 
     assert web_address(runbook) is None
     assert message.runbook is None

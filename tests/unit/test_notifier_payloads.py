@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from penstock_services.notifier.channels import Apprise, Console, Discord, Slack, Telegram, Webhook
 from penstock_services.notifier.channels.mail import envelope, write
 from penstock_services.notifier.channels.webhook import signed_headers
-from penstock_services.notifier.message.message import Story
+from penstock_services.notifier.message.message import Remarks
 from penstock_services.notifier.message.text import utf16_units
-from tests.alerts import ALERT, RESOLVED, make_alert, make_letter
+from tests.alerts import ALERT, RESOLVED, make_alert, make_delivery
 from tests.standins import check_discord, check_slack, shown
 
 SLACK = Slack(url="https://hooks.slack.com/services/T/B/X")
@@ -44,25 +44,25 @@ LONG = make_alert(
     exemplars=["f" * 500] * 40,
     runbook="https://example.com/" + "r" * 1_900,
 )
-STORY = Story(folded=("triggered " + "x" * 900,) * 20, instead_of="y" * 64, why="z" * 5_000)
+REMARKS = Remarks(superseded=("triggered " + "x" * 900,) * 20, instead_of="y" * 64, why="z" * 5_000)
 
 
 @slow_is_fine
 @given(alerts)
 def test_slack_takes_whatever_an_alert_holds(alert: Any) -> None:
-    check_slack(SLACK.payload(make_letter(alert)))
+    check_slack(SLACK.payload(make_delivery(alert)))
 
 
 @slow_is_fine
 @given(alerts)
 def test_discord_takes_whatever_an_alert_holds(alert: Any) -> None:
-    check_discord(DISCORD.payload(make_letter(alert)))
+    check_discord(DISCORD.payload(make_delivery(alert)))
 
 
 @slow_is_fine
 @given(alerts)
 def test_telegram_takes_whatever_an_alert_holds(alert: Any) -> None:
-    text = shown(TELEGRAM.payload(make_letter(alert))["text"])
+    text = shown(TELEGRAM.payload(make_delivery(alert))["text"])
 
     assert 0 < utf16_units(text) <= 4096
 
@@ -70,7 +70,7 @@ def test_telegram_takes_whatever_an_alert_holds(alert: Any) -> None:
 @slow_is_fine
 @given(alerts)
 def test_a_mail_takes_whatever_an_alert_holds(alert: Any) -> None:
-    addressed = envelope(make_letter(alert), sender="a@example.com", to=("b@example.com",), recipient="b@example.com")
+    addressed = envelope(make_delivery(alert), sender="a@example.com", to=("b@example.com",), recipient="b@example.com")
     mail = write(addressed).as_bytes()
 
     assert mail.isascii()
@@ -78,9 +78,9 @@ def test_a_mail_takes_whatever_an_alert_holds(alert: Any) -> None:
 
 
 def test_the_longest_of_all_messages_fits_everywhere_and_keeps_its_parts() -> None:
-    letter = make_letter(LONG, story=STORY)
-    slack, discord = SLACK.payload(letter), DISCORD.payload(letter)
-    telegram = shown(TELEGRAM.payload(letter)["text"])
+    delivery = make_delivery(LONG, remarks=REMARKS)
+    slack, discord = SLACK.payload(delivery), DISCORD.payload(delivery)
+    telegram = shown(TELEGRAM.payload(delivery)["text"])
 
     check_slack(slack)
     check_discord(discord)
@@ -91,7 +91,7 @@ def test_the_longest_of_all_messages_fits_everywhere_and_keeps_its_parts() -> No
 
 
 def test_slack_is_not_told_to_ping_anybody() -> None:
-    said = json.dumps(SLACK.payload(make_letter(make_alert(summary=HOSTILE, reason=HOSTILE, labels={"a": HOSTILE}))))
+    said = json.dumps(SLACK.payload(make_delivery(make_alert(summary=HOSTILE, reason=HOSTILE, labels={"a": HOSTILE}))))
 
     assert "<!channel>" not in said
     assert "<@U123>" not in said
@@ -99,33 +99,33 @@ def test_slack_is_not_told_to_ping_anybody() -> None:
 
 
 def test_a_runbook_link_keeps_its_address_in_slack() -> None:
-    said = json.dumps(SLACK.payload(make_letter()))
+    said = json.dumps(SLACK.payload(make_delivery()))
 
     assert "<https://example.com/runbooks/error-rate?a=1&amp;b=2|Runbook>" in said
 
 
 def test_discord_mentions_nobody_and_shows_markup_as_it_is() -> None:
-    payload = DISCORD.payload(make_letter(make_alert(reason="**x** https://h/a_b_c @everyone")))
+    payload = DISCORD.payload(make_delivery(make_alert(reason="**x** https://h/a_b_c @everyone")))
 
     assert payload["allowed_mentions"] == {"parse": []}
     assert payload["embeds"][0]["description"] == r"\*\*x\*\* https://h/a_b_c @everyone"
 
 
 def test_telegram_shows_markup_as_it_is() -> None:
-    text = TELEGRAM.payload(make_letter(make_alert(reason=HOSTILE)))["text"]
+    text = TELEGRAM.payload(make_delivery(make_alert(reason=HOSTILE)))["text"]
 
     assert html.escape("<!channel> <@U123> @everyone & </b>") in text
     assert "<!channel> <@U123> @everyone & </b> *bold*" in shown(text)
 
 
 def test_the_console_is_not_steered_by_an_alert() -> None:
-    text = Console().payload(make_letter(make_alert(summary=HOSTILE, reason=HOSTILE)))
+    text = Console().payload(make_delivery(make_alert(summary=HOSTILE, reason=HOSTILE)))
 
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
 def test_the_console_shows_everything() -> None:
-    assert Console().payload(make_letter()).splitlines() == [
+    assert Console().payload(make_delivery()).splitlines() == [
         "🔴 CRITICAL: Error rate of ticket.created is 12 %",
         "    31 of 258 attempts failed over 5 min, above 5 %",
         "    Value: 0.1201 (threshold 0.05)",
@@ -138,7 +138,7 @@ def test_the_console_shows_everything() -> None:
 
 
 def test_a_webhook_carries_the_alert_as_data() -> None:
-    payload = Webhook(url="https://example.com/h").payload(make_letter(RESOLVED))
+    payload = Webhook(url="https://example.com/h").payload(make_delivery(RESOLVED))
 
     assert (payload["type"], payload["timestamp"]) == ("alert.resolved", RESOLVED.resolved_at)
     assert payload["data"]["fingerprint"] == "f1"
@@ -165,8 +165,8 @@ def test_signatures_are_those_of_the_published_vector() -> None:
 def test_apprise_is_given_a_kind_that_fits() -> None:
     channel = Apprise(url="json://localhost/", allow_private=True)
 
-    assert channel.payload(make_letter())["notify_type"] == "failure"
-    assert channel.payload(make_letter(RESOLVED))["notify_type"] == "success"
+    assert channel.payload(make_delivery())["notify_type"] == "failure"
+    assert channel.payload(make_delivery(RESOLVED))["notify_type"] == "success"
 
 
 @pytest.mark.parametrize("channel", [SLACK, DISCORD, TELEGRAM])

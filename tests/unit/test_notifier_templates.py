@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from penstock_services.notifier.message.message import Message, Story
+from penstock_services.notifier.message.message import Message, Remarks
 from penstock_services.notifier.message.templates import Templates, render
 from tests.alerts import ALERT, RESOLVED, SINCE
 
 
 def made(*, title: str | None = None, text: str | None = None, resolved: bool = False) -> Message:
     templates = Templates(title=title, text=text)
-    return render(RESOLVED if resolved else ALERT, Story(), templates, now=SINCE, channel="main")
+    return render(RESOLVED if resolved else ALERT, Remarks(), templates, now=SINCE, channel="main")
 
 
 def test_a_template_sees_the_alert() -> None:

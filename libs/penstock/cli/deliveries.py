@@ -9,7 +9,7 @@ import typer
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json, print_table
 from penstock.errors import ConfigurationError
-from penstock.mesh.deliveries import FailedDelivery, Query, Recorded, attempts, failed, send_again
+from penstock.mesh.deliveries import DeliveryQuery, FailedDelivery, RecordedAttempt, attempts, failed, send_again
 from penstock.service.main import Negative
 
 app = typer.Typer(name="deliveries", help="Show who was notified, with what result; send again what failed.")
@@ -23,7 +23,7 @@ def deliveries(
         bool, typer.Option("--failed", help="Show deliveries that were given up and not sent again since.")
     ] = False,
     channel: Annotated[str | None, typer.Option(help="Only those of this channel.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="Only attempts that ended so: sent, failed or dead.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only attempts that ended so: sent, failed or dead.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="Show at most so many.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
@@ -36,8 +36,8 @@ def deliveries(
     if only_failed:
         _show_failed(run(_failed(limit, channel)), as_json=as_json)
         return
-    given = {"limit": str(limit), "channel": channel, "outcome": outcome}
-    query = Query.parse({name: value for name, value in given.items() if value is not None})
+    given = {"limit": str(limit), "channel": channel, "status": status}
+    query = DeliveryQuery.parse({name: value for name, value in given.items() if value is not None})
     _show(run(_attempts(query)), as_json=as_json)
 
 
@@ -63,7 +63,7 @@ def resend(
         raise Negative("nothing to send")
 
 
-async def _attempts(query: Query) -> list[Recorded]:
+async def _attempts(query: DeliveryQuery) -> list[RecordedAttempt]:
     async with session() as here:
         return await attempts(here.redis, here.keys, query)
 
@@ -86,17 +86,17 @@ async def _resend(ids: list[str] | None) -> dict[str, bool]:
         return {one.delivery_id: await send_again(here.redis, here.keys, one) for one in chosen}
 
 
-def _show(found: list[Recorded], *, as_json: bool) -> None:
+def _show(found: list[RecordedAttempt], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif found:
-        columns = ["time", "channel", "alert", "change", "attempt", "outcome", "status", "seconds", "said"]
+        columns = ["time", "channel", "alert", "change", "attempt", "status", "code", "seconds", "said"]
         print_table(columns, [_row(one) for one in found], numbers=("attempt", "seconds"))
     else:
         console().print("no deliveries")
 
 
-def _row(recorded: Recorded) -> list[str]:
+def _row(recorded: RecordedAttempt) -> list[str]:
     one = recorded.attempt
     said = one.error or one.answer or ""
     return [
@@ -105,8 +105,8 @@ def _row(recorded: Recorded) -> list[str]:
         one.rule,
         one.transition,
         str(one.attempt),
-        one.outcome + (f", next {one.next_attempt_at}" if one.next_attempt_at else ""),
-        "-" if one.status is None else str(one.status),
+        one.status + (f", next {one.next_attempt_at}" if one.next_attempt_at else ""),
+        "-" if one.code is None else str(one.code),
         "-" if one.latency is None else f"{one.latency:.3f}",
         said.partition("\n")[0],
     ]

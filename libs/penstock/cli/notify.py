@@ -42,7 +42,7 @@ def send_test(
     result = run(_test(channel, wait))
     if result is None:
         raise Negative(f"no result within {wait:g} s: does the notifier run? `penstock status` shows it")
-    if result.outcome != "sent":
+    if result.status != "sent":
         raise Negative(f"{channel}: {result.error}")
     took = "" if result.latency is None else f" in {result.latency:.3f} s"
     typer.echo(f"{channel}: sent{took}" + (f"; it said: {result.answer}" if result.answer else ""))

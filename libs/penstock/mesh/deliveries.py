@@ -17,12 +17,12 @@ from penstock.schemas import DeliveryAttempt, Notification
 SERVICE = "notifier"
 NOTIFICATIONS, DELIVERIES = "notifications", "deliveries"
 DUE, TEST = "notification.due", "notification.test"
-_OUTCOMES = ("sent", "failed", "dead")
+_STATUSES = ("sent", "failed", "dead")
 _PAGE = 500
 _MOST = 1_000
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt and when it was recorded, RFC 3339; `id` is its place in the stream."""
 
     id: str
@@ -31,27 +31,27 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailedDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery that was given up. It lies in the dead letter queue as `letter`; from there it can be sent again."""
+    """A delivery that was given up. It lies in the dead letter queue as `dead_letter`, from where it can go again."""
 
     delivery_id: str
-    letter: str
+    dead_letter: str
     time: str
     attempts: int
     error: str
     notification: Notification
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which attempts: the newest `limit` of a channel, an alert, an outcome; all where None."""
+class DeliveryQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which attempts: the newest `limit` of a channel, an alert, a status; all where None."""
 
     limit: int = 50
     channel: str | None = None
     fingerprint: str | None = None
-    outcome: str | None = None
+    status: str | None = None
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str], *, known: Sequence[str] | None = None) -> Query:
-        """Read a query from `limit`, `channel`, `fingerprint` and `outcome`, or from those of them that are `known`.
+    def parse(cls, parameters: Mapping[str, str], *, known: Sequence[str] | None = None) -> DeliveryQuery:
+        """Read a query from `limit`, `channel`, `fingerprint` and `status`, or from those of them that are `known`.
 
         Raises:
             ConfigurationError: a parameter is unknown or its value cannot be used.
@@ -60,16 +60,16 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         for name in parameters:
             if name not in names:
                 raise ConfigurationError(f"{name}: there is no such parameter; there is {', '.join(names)}")
-        limit, outcome = parameters.get("limit", "50"), parameters.get("outcome")
+        limit, status = parameters.get("limit", "50"), parameters.get("status")
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= _MOST:
             raise ConfigurationError(f"limit: {limit!r} is no number from 1 to {_MOST}")
-        if outcome is not None and outcome not in _OUTCOMES:
-            raise ConfigurationError(f"outcome: {outcome!r} is none of {', '.join(_OUTCOMES)}")
+        if status is not None and status not in _STATUSES:
+            raise ConfigurationError(f"status: {status!r} is none of {', '.join(_STATUSES)}")
         return cls(
             limit=int(limit),
             channel=parameters.get("channel"),
             fingerprint=parameters.get("fingerprint"),
-            outcome=outcome,
+            status=status,
         )
 
     def wants(self, attempt: DeliveryAttempt) -> bool:
@@ -79,14 +79,14 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             for wanted, value in (
                 (self.channel, attempt.channel),
                 (self.fingerprint, attempt.fingerprint),
-                (self.outcome, attempt.outcome),
+                (self.status, attempt.status),
             )
         )
 
 
-async def attempts(client: AsyncRedis, keys: Keys, query: Query) -> list[Recorded]:
+async def attempts(client: AsyncRedis, keys: Keys, query: DeliveryQuery) -> list[RecordedAttempt]:
     """Return the attempts that were asked for, the newest first."""
-    found: list[Recorded] = []
+    found: list[RecordedAttempt] = []
     last = "+"
     while rows := await client.xrevrange(keys.stream(DELIVERIES), last, "-", count=_PAGE):
         for entry_id, fields in rows:
@@ -99,21 +99,21 @@ async def attempts(client: AsyncRedis, keys: Keys, query: Query) -> list[Recorde
     return found
 
 
-def read_attempt(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Recorded | None:
+def read_attempt(entry_id: bytes, fields: Mapping[bytes, bytes]) -> RecordedAttempt | None:
     """Read an entry of `deliveries`; None if it is no attempt."""
     try:
         event = decode(DELIVERIES, entry_id.decode(), [part for pair in fields.items() for part in pair])
         attempt = msgspec.json.decode(event.data, type=DeliveryAttempt)
     except (InvalidEvent, msgspec.DecodeError):  # somebody else wrote it
         return None
-    return Recorded(id=entry_id.decode(), time=event.time, attempt=attempt)
+    return RecordedAttempt(id=entry_id.decode(), time=event.time, attempt=attempt)
 
 
 async def failed(client: AsyncRedis, keys: Keys, *, limit: int | None = None) -> AsyncIterator[FailedDelivery]:
     """Yield the deliveries that were given up and not sent again since, the newest first."""
     given = 0
-    async for letter in DeadLetters(client, keys).newest():
-        found = _failed(letter)
+    async for dead in DeadLetters(client, keys).newest():
+        found = _failed(dead)
         if found is None:
             continue
         yield found
@@ -124,23 +124,23 @@ async def failed(client: AsyncRedis, keys: Keys, *, limit: int | None = None) ->
 
 async def send_again(client: AsyncRedis, keys: Keys, delivery: FailedDelivery) -> bool:
     """Give a delivery back to the notifier, as a first attempt; False if that was done before."""
-    letters = DeadLetters(client, keys)
-    letter = await letters.get(delivery.letter)
-    return letter is not None and await letters.replay(letter) is not None
+    dead_letters = DeadLetters(client, keys)
+    dead = await dead_letters.get(delivery.dead_letter)
+    return dead is not None and await dead_letters.replay(dead) is not None
 
 
-def _failed(letter: DeadLetter) -> FailedDelivery | None:
-    if (letter.stream, letter.group, letter.type) != (NOTIFICATIONS, SERVICE, DUE):
+def _failed(dead: DeadLetter) -> FailedDelivery | None:
+    if (dead.stream, dead.group, dead.type) != (NOTIFICATIONS, SERVICE, DUE):
         return None
     try:
-        notification = msgspec.json.decode(letter.event.get("data", ""), type=Notification)
+        notification = msgspec.json.decode(dead.event.get("data", ""), type=Notification)
     except msgspec.DecodeError:
         return None
     return FailedDelivery(
-        delivery_id=letter.event_id,
-        letter=letter.letter,
-        time=letter.time,
-        attempts=letter.attempts,
-        error=letter.error,
+        delivery_id=dead.event_id,
+        dead_letter=dead.letter,
+        time=dead.time,
+        attempts=dead.attempts,
+        error=dead.error,
         notification=notification,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from penstock.mesh.deliveries import Query, attempts, failed
+from penstock.mesh.deliveries import DeliveryQuery, attempts, failed
 from penstock.service.runtime import Runtime
 from penstock.web.server import json, serve
 
@@ -27,11 +27,11 @@ def routes(runtime: Runtime) -> list[web.RouteDef]:
     """Return what answers on /v1/deliveries and /v1/deliveries/failed; services.notifier.openapi describes it."""
 
     async def deliveries(request: web.Request) -> web.Response:
-        found = await attempts(runtime.redis, runtime.keys, Query.parse(request.query))
+        found = await attempts(runtime.redis, runtime.keys, DeliveryQuery.parse(request.query))
         return json({"deliveries": found})
 
     async def given_up(request: web.Request) -> web.Response:
-        limit = Query.parse(request.query, known=("limit",)).limit
+        limit = DeliveryQuery.parse(request.query, known=("limit",)).limit
         found: list[Any] = [delivery async for delivery in failed(runtime.redis, runtime.keys, limit=limit)]
         return json({"deliveries": found})
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from penstock.mesh.deliveries import FailedDelivery, Recorded
+from penstock.mesh.deliveries import FailedDelivery, RecordedAttempt
 from penstock.settings import Settings
 from penstock.web.common import COMMON
 from penstock.web.openapi import Api, Operation, Parameter, answer
@@ -15,7 +15,7 @@ from penstock.web.openapi import Api, Operation, Parameter, answer
 class Deliveries(msgspec.Struct):
     """Attempts to tell somebody, the newest first."""
 
-    deliveries: list[Recorded]
+    deliveries: list[RecordedAttempt]
 
 
 class FailedDeliveries(msgspec.Struct):
@@ -30,7 +30,7 @@ _PARAMETERS = (
     ),
     Parameter(name="channel", description="Only those of this channel."),
     Parameter(name="fingerprint", description="Only those of this alert."),
-    Parameter(name="outcome", description="Only those that ended so.", type=Literal["sent", "failed", "dead"]),
+    Parameter(name="status", description="Only those that ended so.", type=Literal["sent", "failed", "dead"]),
 )
 
 API: Final = Api(

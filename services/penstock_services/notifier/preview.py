@@ -10,7 +10,7 @@ import msgspec
 from penstock.errors import ConfigurationError
 from penstock.schemas import Alert
 from penstock_services.notifier.config.config import Config
-from penstock_services.notifier.delivery.test_message import sample_alert, sample_letter
+from penstock_services.notifier.delivery.test_message import sample_alert, sample_delivery
 
 
 def render_all(config: Config, alert: bytes, *, only: list[str]) -> str:
@@ -34,7 +34,7 @@ def _one(config: Config, name: str, alert: Alert | None) -> str:
     if channel is None:
         raise ConfigurationError(f"there is no channel {name}; there are {', '.join(sorted(config.channels))}")
     kind: Any = channel.__struct_config__.tag
-    letter = sample_letter(config, name, channel, key="preview", alert=alert, recipient=channel.recipients[0])
-    payload = channel.payload(letter)
+    delivery = sample_delivery(config, name, channel, key="preview", alert=alert, recipient=channel.recipients[0])
+    payload = channel.payload(delivery)
     shown = payload if isinstance(payload, str) else msgspec.json.format(msgspec.json.encode(payload)).decode()
     return f"--- {name} ({kind})\n{shown}\n"

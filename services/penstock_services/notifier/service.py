@@ -9,8 +9,7 @@ from penstock.mesh.deliveries import DUE, NOTIFICATIONS, SERVICE, TEST
 from penstock.schemas import Alert, ChannelTest, Notification
 from penstock_services.notifier.api import serve_api
 from penstock_services.notifier.config.config import Config
-from penstock_services.notifier.delivery import deliver, fanout, report
-from penstock_services.notifier.delivery import test_message as trial
+from penstock_services.notifier.delivery import deliver, fanout, report, test_message
 from penstock_services.notifier.delivery.channel_health import ALERTS
 
 # An attempt has its channel's own time limit; this one holds while Redis is away and a confirmation must be kept.
@@ -33,7 +32,7 @@ def build(config: Config) -> Service:
 
     @service.on(NOTIFICATIONS, type=TEST, retry=Retry(attempts=2))
     async def test(request: ChannelTest, ctx: Context) -> None:
-        await trial.try_out(config, request, ctx)
+        await test_message.send_test(config, request, ctx)
 
     service.on_outcome(functools.partial(report.report, config))
     service.task(serve_api)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock_services.notifier.channels.apprise import Apprise
-from penstock_services.notifier.channels.base import Channel, Letter, Receipt
+from penstock_services.notifier.channels.base import Channel, Delivery, Receipt
 from penstock_services.notifier.channels.console import Console
 from penstock_services.notifier.channels.discord import Discord
 from penstock_services.notifier.channels.email import Email
@@ -18,9 +18,9 @@ __all__ = [
     "Apprise",
     "Channel",
     "Console",
+    "Delivery",
     "Discord",
     "Email",
-    "Letter",
     "Receipt",
     "Slack",
     "Telegram",

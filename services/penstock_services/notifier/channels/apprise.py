@@ -7,7 +7,7 @@ import importlib.util
 import time
 from typing import Any
 
-from penstock_services.notifier.channels.base import Channel, Letter, Receipt, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Receipt, url_secrets
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 
 _KINDS = {"info": "info", "warning": "warning", "critical": "failure"}
@@ -37,26 +37,26 @@ class Apprise(Channel, frozen=True, kw_only=True, tag="apprise"):
         """The URL and its parts."""
         return url_secrets(self.url)
 
-    def payload(self, letter: Letter) -> dict[str, Any]:
+    def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return what apprise is given."""
-        message = letter.message
+        message = delivery.message
         lines = [message.text, "", *(f"{fact.name}: {fact.value}" for fact in message.facts)]
         for name, items in (("Labels", message.labels), ("Traces", message.traces)):
             if items:
                 lines.append(f"{name}: {', '.join(items)}")
         lines += [f"Runbook: {message.runbook}"] if message.runbook else []
         lines += ["", *message.notices] if message.notices else []
-        kind = "success" if letter.resolved else _KINDS[letter.alert.severity]
+        kind = "success" if delivery.resolved else _KINDS[delivery.alert.severity]
         return {"title": message.title, "body": "\n".join(lines), "notify_type": kind}
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Notify, without retries or redirects of apprise's own."""
         if not allow_private:
             raise SendRefused("apprise connects by itself, so the address cannot be checked")
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout):
-                sent = await asyncio.to_thread(_notify, self.url, self.payload(letter))
+                sent = await asyncio.to_thread(_notify, self.url, self.payload(delivery))
         except TimeoutError:
             raise SendFailed(f"no answer within {self.timeout:g} s", latency=self.timeout) from None
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What every channel is: settings that know how to send a letter."""
+"""What every channel is: settings that know how to send a message."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Limit(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Letter(msgspec.Struct, frozen=True, kw_only=True):
-    """One message on its way to one recipient.
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to one recipient of one channel.
 
     `key` is the same for every attempt to send it. `episode` is the same for all messages about an alert from
     its trigger to its resolve. `previous` is the receipt's `reference` of the last message of the episode that
-    arrived. `recipient` is the one of several that this letter is for. `moved_to` is where the target is now,
+    arrived. `recipient` is the one of several that it is for. `moved_to` is where the target is now,
     if an earlier receipt said that it has moved.
     """
 
@@ -78,7 +78,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     be left alone. `latency` is in seconds. `moved_to` is the target's new address, to be used from now on.
     """
 
-    status: int | None = None
+    code: int | None = None
     answer: str = ""
     latency: float = 0.0
     reference: str | None = None
@@ -135,12 +135,12 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbi
         """What may be sent through this channel."""
         return (Limit(self.scope, self.rate.most, self.rate.seconds),) if self.rate else self.usual_limits
 
-    def payload(self, letter: Letter) -> Any:
+    def payload(self, delivery: Delivery) -> Any:
         """Return what would be sent: JSON, or a text."""
         raise NotImplementedError
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
-        """Send a letter and return once the other side has confirmed it.
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
+        """Send a message and return once the other side has confirmed it.
 
         Raises:
             SendFailed: it did not; trying again may help.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import structlog
 
-from penstock_services.notifier.channels.base import Channel, Letter, Receipt
+from penstock_services.notifier.channels.base import Channel, Delivery, Receipt
 
 _WIDTH = 100
 _log = structlog.get_logger("notifier.console")
@@ -24,9 +24,9 @@ class Console(Channel, frozen=True, kw_only=True, tag="console"):
         """The console is one."""
         return "console"
 
-    def payload(self, letter: Letter) -> str:
+    def payload(self, delivery: Delivery) -> str:
         """Return the block of text."""
-        message = letter.message
+        message = delivery.message
         lines = [message.title, *_indented(message.text)]
         lines += [f"    {fact.name}: {fact.value}" for fact in message.facts]
         for name, items in (("Labels", message.labels), ("Traces", message.traces)):
@@ -38,14 +38,14 @@ class Console(Channel, frozen=True, kw_only=True, tag="console"):
             lines += _indented(notice)
         return "\n".join(_printable(line) for line in lines)
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Write it."""
         if self.form == "text" or (self.form == "auto" and sys.stdout.isatty()):
-            sys.stdout.write(f"\n{self.payload(letter)}\n")
+            sys.stdout.write(f"\n{self.payload(delivery)}\n")
             sys.stdout.flush()
         else:
-            alert: dict[str, Any] = {name: getattr(letter.alert, name) for name in letter.alert.__struct_fields__}
-            _log.warning(letter.message.title, alert=alert, notices=letter.message.notices)
+            alert: dict[str, Any] = {name: getattr(delivery.alert, name) for name in delivery.alert.__struct_fields__}
+            _log.warning(delivery.message.title, alert=alert, notices=delivery.message.notices)
         return Receipt()
 
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from penstock_services.notifier.channels.base import Channel, Letter, Limit, Receipt, checked_url, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, url_secrets
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut, utf16_units
@@ -49,26 +49,26 @@ class Discord(Channel, frozen=True, kw_only=True, tag="discord"):
         """Five messages in two seconds for each webhook, thirty in a minute for its channel."""
         return (Limit(self.scope, 5, 2.0), Limit(f"{self.scope}:minute", 30, 60.0))
 
-    def payload(self, letter: Letter) -> dict[str, Any]:
+    def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return the message: one embed, and nobody is mentioned."""
-        return {"embeds": [_embed(letter.message)], "allowed_mentions": {"parse": []}}
+        return {"embeds": [_embed(delivery.message)], "allowed_mentions": {"parse": []}}
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Edit the alert's message if this is its end, else post one.
 
         wait=true: without it Discord reports success for messages it has not saved.
         """
-        body = msgspec.json.encode(self.payload(letter))
-        if letter.resolved and letter.previous:
-            answer = await self._request("PATCH", self._address(f"/messages/{letter.previous}"), body, allow_private)
+        body = msgspec.json.encode(self.payload(delivery))
+        if delivery.resolved and delivery.previous:
+            answer = await self._request("PATCH", self._address(f"/messages/{delivery.previous}"), body, allow_private)
             if answer.status == 200:
                 return _receipt(answer)
             if not _may_post_anew(answer):
-                raise _judge(answer)
+                raise _failure(answer)
         answer = await self._request("POST", self._address(wait="true"), body, allow_private)
         if answer.status == 200:
             return _receipt(answer)
-        raise _judge(answer)
+        raise _failure(answer)
 
     async def _request(self, method: str, url: str, body: bytes, allow_private: bool) -> Answer:
         return await request(method, url, body, timeout=self.timeout, allow_private=allow_private)
@@ -127,7 +127,7 @@ def _size(embed: dict[str, Any]) -> int:
 def _receipt(answer: Answer) -> Receipt:
     said = answer.json()
     return Receipt(
-        status=answer.status,
+        code=answer.status,
         answer=f"message {said['id']}" if "id" in said else answer.body,
         latency=answer.latency,
         reference=str(said["id"]) if "id" in said else None,
@@ -148,14 +148,14 @@ def _may_post_anew(answer: Answer) -> bool:
     return answer.status in (400, 403, 404) and said.get("code") not in (_UNKNOWN_WEBHOOK, _BAD_TOKEN)
 
 
-def _judge(answer: Answer) -> SendFailed:
+def _failure(answer: Answer) -> SendFailed:
     said = answer.json()
     if answer.status in (401, 404) or said.get("code") in (_UNKNOWN_WEBHOOK, _BAD_TOKEN):
         return answer.refused(gone=True)  # a webhook that is gone must never be used again
     after = _seconds(said.get("retry_after"))
     if after is None and answer.status == 429 and "Retry-After" not in answer.headers:
         after = _seconds(answer.headers.get("X-RateLimit-Reset-After"))
-    return answer.judged(after=after)
+    return answer.failure(after=after)
 
 
 def _seconds(value: Any) -> float | None:

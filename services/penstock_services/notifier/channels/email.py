@@ -16,7 +16,7 @@ import msgspec
 
 from penstock.net import AddressGuard, TargetRefused
 from penstock.settings import Port
-from penstock_services.notifier.channels.base import Channel, Letter, Limit, Receipt
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt
 from penstock_services.notifier.channels.mail import Envelope, check_address, envelope, readable, write
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 
@@ -66,26 +66,26 @@ class Email(Channel, frozen=True, kw_only=True, tag="email"):
         """A rate no mail server minds."""
         return (Limit(self.scope, 10, 1.0),)
 
-    def payload(self, letter: Letter) -> str:
+    def payload(self, delivery: Delivery) -> str:
         """Return the mail for people to look at: its headers and both of its parts, not encoded."""
-        return readable(write(self._envelope(letter)))
+        return readable(write(self._envelope(delivery)))
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Hand the mail to the server."""
-        mail = self._envelope(letter)
+        mail = self._envelope(delivery)
         started = time.perf_counter()
         try:
             code, said = await self._deliver(mail, AddressGuard(allow_private=allow_private))
         except Exception as error:
-            failure = _judge(error, time.perf_counter() - started)
+            failure = _failure(error, time.perf_counter() - started)
             if failure is None:
                 raise
             raise failure from error
         latency = time.perf_counter() - started
-        return Receipt(status=code, answer=said, latency=latency, reference=mail.reference)
+        return Receipt(code=code, answer=said, latency=latency, reference=mail.reference)
 
-    def _envelope(self, letter: Letter) -> Envelope:
-        return envelope(letter, sender=self.sender, to=self.to, recipient=letter.recipient or self.to[0])
+    def _envelope(self, delivery: Delivery) -> Envelope:
+        return envelope(delivery, sender=self.sender, to=self.to, recipient=delivery.recipient or self.to[0])
 
     async def _deliver(self, mail: Envelope, guard: AddressGuard) -> tuple[int, str]:
         client: aiosmtplib.SMTP | None = None
@@ -121,13 +121,13 @@ class Email(Channel, frozen=True, kw_only=True, tag="email"):
         )
 
 
-def _judge(error: Exception, latency: float) -> SendFailed | None:
+def _failure(error: Exception, latency: float) -> SendFailed | None:
     """Return what an error means for the delivery, None if it is none of SMTP or the network."""
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused) and error.recipients:
         error = error.recipients[0]
     if isinstance(error, aiosmtplib.SMTPResponseException):
         kind = SendRefused if error.code >= 500 else SendFailed
-        return kind(f"{error.code} {error.message}", status=error.code, answer=error.message, latency=latency)
+        return kind(f"{error.code} {error.message}", code=error.code, answer=error.message, latency=latency)
     if isinstance(error, TimeoutError):
         return SendFailed("the mail server did not answer in time", latency=latency)
     if isinstance(error, OSError) and not isinstance(error, TargetRefused):  # a certificate that does not fit is one

@@ -11,7 +11,7 @@ from email.utils import formatdate, parseaddr
 
 import msgspec
 
-from penstock_services.notifier.channels.base import Letter
+from penstock_services.notifier.channels.base import Delivery
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut, one_line
 
@@ -48,28 +48,28 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.message_id} {self.subject}"
 
 
-def envelope(letter: Letter, *, sender: str, to: tuple[str, ...], recipient: str) -> Envelope:
-    """Address a letter.
+def envelope(delivery: Delivery, *, sender: str, to: tuple[str, ...], recipient: str) -> Envelope:
+    """Address a message.
 
-    The Message-ID follows from the letter's key. A mail about an alert that one has been about before
+    The Message-ID follows from the delivery's key. A mail about an alert that one has been about before
     replies to it, under the same subject: some readers thread by that. The episode stands in References,
     so that the thread holds even when the earlier mail was lost.
     """
     domain = parseaddr(sender)[1].rpartition("@")[2]
-    episode = _message_id(letter.episode, domain)
-    previous, _, subject = (letter.previous or "").partition(" ")
-    if not previous and letter.resolved:
+    episode = _message_id(delivery.episode, domain)
+    previous, _, subject = (delivery.previous or "").partition(" ")
+    if not previous and delivery.resolved:
         previous = episode
     bare = subject.removeprefix("Re: ")
     return Envelope(
         sender=sender,
         to=to,
         recipient=recipient,
-        subject=f"Re: {bare}" if bare else cut(one_line(letter.message.title), _SUBJECT),
-        message_id=_message_id(letter.key, domain),
+        subject=f"Re: {bare}" if bare else cut(one_line(delivery.message.title), _SUBJECT),
+        message_id=_message_id(delivery.key, domain),
         reply_to=previous or None,
         references=tuple(dict.fromkeys((episode, *([previous] if previous else [])))),
-        message=letter.message,
+        message=delivery.message,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from penstock_services.notifier.channels.base import Channel, Letter, Limit, Receipt, checked_url, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, url_secrets
 from penstock_services.notifier.channels.wire import request
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut
@@ -45,25 +45,25 @@ class Slack(Channel, frozen=True, kw_only=True, tag="slack"):
         """Slack allows about one message a second."""
         return (Limit(self.scope, 1, 1.0),)
 
-    def payload(self, letter: Letter) -> dict[str, Any]:
+    def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return the text for notifications and the blocks."""
-        message = letter.message
+        message = delivery.message
         return {"text": escape(message.title, _FALLBACK), "blocks": _blocks(message)}
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Post it. Only 200 with the body `ok` is success; every 4xx but 429 is final."""
         answer = await request(
             "POST",
             self.url,
-            msgspec.json.encode(self.payload(letter)),
+            msgspec.json.encode(self.payload(delivery)),
             timeout=self.timeout,
             allow_private=allow_private,
         )
         if answer.status == 200 and answer.body.strip() == "ok":
-            return Receipt(status=200, answer="ok", latency=answer.latency)
+            return Receipt(code=200, answer="ok", latency=answer.latency)
         if 400 <= answer.status < 500 and _GONE.search(answer.body):
             raise answer.refused(gone=True)
-        raise answer.judged()
+        raise answer.failure()
 
 
 def escape(text: str, limit: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from penstock_services.notifier.channels.base import Channel, Letter, Limit, Receipt, checked_url
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut, utf16_units
@@ -55,28 +55,28 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
         chat = Limit(self.scope, 20, 60.0) if group else Limit(self.scope, 1, 1.0)
         return (chat, Limit(_bot(self.token), 30, 1.0))
 
-    def payload(self, letter: Letter) -> dict[str, Any]:
+    def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return what sendMessage takes."""
         told: dict[str, Any] = {
-            "chat_id": letter.moved_to or self.chat_id,
-            "text": _markup(letter.message),
+            "chat_id": delivery.moved_to or self.chat_id,
+            "text": _markup(delivery.message),
             "parse_mode": "HTML",
             "link_preview_options": {"is_disabled": True},
         }
         return told if self.topic is None else {**told, "message_thread_id": self.topic}
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Edit the alert's message if this is its end, else send one."""
-        told = self.payload(letter)
-        if letter.resolved and letter.previous:
+        told = self.payload(delivery)
+        if delivery.resolved and delivery.previous:
             told_anew = {key: value for key, value in told.items() if key != "message_thread_id"}
-            edit = {**told_anew, "message_id": int(letter.previous)}
-            answer = await self._call("editMessageText", edit, letter.message, allow_private)
+            edit = {**told_anew, "message_id": int(delivery.previous)}
+            answer = await self._call("editMessageText", edit, delivery.message, allow_private)
             if _ok(answer) or "message is not modified" in answer.body:
-                return Receipt(status=answer.status, answer="edited", latency=answer.latency, reference=letter.previous)
+                return Receipt(code=answer.status, answer="edited", latency=answer.latency, reference=delivery.previous)
             if answer.status != 400:
-                raise _judge(answer)
-        return await self._send(told, letter.message, allow_private)
+                raise _failure(answer)
+        return await self._send(told, delivery.message, allow_private)
 
     async def _send(self, told: dict[str, Any], message: Message, allow_private: bool) -> Receipt:
         answer = await self._call("sendMessage", told, message, allow_private)
@@ -84,10 +84,10 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
         if moved_to is not None:  # the group became a supergroup
             answer = await self._call("sendMessage", {**told, "chat_id": str(moved_to)}, message, allow_private)
         if not _ok(answer):
-            raise _judge(answer)
+            raise _failure(answer)
         number = answer.json().get("result", {}).get("message_id")
         return Receipt(
-            status=answer.status,
+            code=answer.status,
             answer=f"message {number}",
             latency=answer.latency,
             reference=None if number is None else str(number),
@@ -159,11 +159,11 @@ def _parameters(answer: Answer) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _judge(answer: Answer) -> SendFailed:
+def _failure(answer: Answer) -> SendFailed:
     if answer.status in (401, 404):
         return answer.refused(gone=True)  # no bot has this token
     after = _parameters(answer).get("retry_after")
-    return answer.judged(after=float(after) if isinstance(after, int | float) and after >= 0 else None)
+    return answer.failure(after=float(after) if isinstance(after, int | float) and after >= 0 else None)
 
 
 def _bot(token: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from penstock_services.notifier.channels.base import Channel, Letter, Limit, Receipt, checked_url, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, url_secrets
 from penstock_services.notifier.channels.wire import request
 
 _PREFIX = "whsec_"
@@ -53,25 +53,25 @@ class Webhook(Channel, frozen=True, kw_only=True, tag="webhook"):
         """A rate no sound endpoint minds."""
         return (Limit(self.scope, 10, 1.0),)
 
-    def payload(self, letter: Letter) -> dict[str, Any]:
+    def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return type, time and data: the same for every attempt."""
-        alert = letter.alert
-        kind = "alert.test" if letter.test else "alert.resolved" if letter.resolved else "alert.triggered"
-        told = {"title": letter.message.title, "text": letter.message.text, "notices": letter.message.notices}
-        return {"type": kind, "timestamp": letter.message.time, "data": {**msgspec.to_builtins(alert), **told}}
+        alert = delivery.alert
+        kind = "alert.test" if delivery.test else "alert.resolved" if delivery.resolved else "alert.triggered"
+        told = {"title": delivery.message.title, "text": delivery.message.text, "notices": delivery.message.notices}
+        return {"type": kind, "timestamp": delivery.message.time, "data": {**msgspec.to_builtins(alert), **told}}
 
-    async def send(self, letter: Letter, *, allow_private: bool) -> Receipt:
+    async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Post it. 2xx is success; 410 disables the channel; 408, 425, 429 and 5xx are tried again."""
-        body = msgspec.json.encode(self.payload(letter))
-        headers = {**self.headers, **signed_headers(_split(self.secret), letter.key, body, now=time.time())}
+        body = msgspec.json.encode(self.payload(delivery))
+        headers = {**self.headers, **signed_headers(_split(self.secret), delivery.key, body, now=time.time())}
         answer = await request(
             "POST", self.url, body, headers=headers, timeout=self.timeout, allow_private=allow_private
         )
         if 200 <= answer.status < 300:
-            return Receipt(status=answer.status, answer=answer.body, latency=answer.latency)
+            return Receipt(code=answer.status, answer=answer.body, latency=answer.latency)
         if answer.status == _GONE:
             raise answer.refused(gone=True)
-        raise answer.judged(transient=_TRANSIENT)
+        raise answer.failure(transient=_TRANSIENT)
 
 
 def signing_key(secret: str) -> bytes:

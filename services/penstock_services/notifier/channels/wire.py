@@ -18,22 +18,22 @@ _USER_AGENT = "Penstock-Notifier/1"
 class SendFailed(Exception):
     """A message was not confirmed; trying again may help.
 
-    `after` is how many seconds the other side asked us to wait, if it did. `status` and `answer` are what it
-    said, `latency` how long that took in seconds.
+    `after` is how many seconds the other side asked us to wait, if it did. `code` (of HTTP or SMTP) and `answer`
+    are what it said, `latency` how long that took in seconds.
     """
 
     def __init__(
         self,
         reason: str,
         *,
-        status: int | None = None,
+        code: int | None = None,
         answer: str = "",
         latency: float | None = None,
         after: float | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.status = status
+        self.code = code
         self.answer = answer
         self.latency = latency
         self.after = after
@@ -71,7 +71,7 @@ class Answer(msgspec.Struct, frozen=True):
         """Return the error for an answer after which trying again cannot help."""
         return SendRefused(reason or self._said, **self._facts, gone=gone)
 
-    def judged(self, *, transient: frozenset[int] = frozenset(), after: float | None = None) -> SendFailed:
+    def failure(self, *, transient: frozenset[int] = frozenset(), after: float | None = None) -> SendFailed:
         """Return the error for an answer that is no success, by its status alone.
 
         429, 5xx and those in `transient` may be tried again, when Retry-After says or else `after`.
@@ -90,7 +90,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def _facts(self) -> dict[str, Any]:
-        return {"status": self.status, "answer": self.body, "latency": self.latency}
+        return {"code": self.status, "answer": self.body, "latency": self.latency}
 
 
 async def request(

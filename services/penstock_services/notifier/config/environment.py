@@ -57,14 +57,14 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     smtp_tls: Literal["auto", "starttls", "tls", "none"] = _env("SMTP_TLS", "auto")
 
 
-class Given(msgspec.Struct, frozen=True):
+class EnvironmentChannels(msgspec.Struct, frozen=True):
     """What the environment sets up: channels, and a route for each."""
 
     channels: dict[str, AnyChannel]
     routes: dict[str, Route]
 
 
-def read_environment(environ: Mapping[str, str] | None = None) -> Given:
+def read_environment(environ: Mapping[str, str] | None = None) -> EnvironmentChannels:
     """Make channels of the environment.
 
     Raises:
@@ -85,7 +85,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Given:
             raise ConfigurationError(f"environment: {_VARIABLES[name]}: {error}") from None
         if channel is not None:
             channels[name], routes[name] = channel, route
-    return Given(channels, routes)
+    return EnvironmentChannels(channels, routes)
 
 
 def provider_of(url: str) -> Provider:

@@ -1,10 +1,10 @@
 -- May this change of an alert be sent to this channel now?
 --
--- A thread is one alert on one channel. Of its changes only the newest is sent: it stands for those that are
--- still waiting. One is sent at a time. Whoever has to wait for the channel's rate is told until when, and
--- that slot is then the thread's, whichever of its changes comes to use it.
+-- A notification log is one alert on one channel. Of its changes only the newest is sent: it stands for those
+-- that are still waiting. One is sent at a time. Whoever has to wait for the channel's rate is told until when, and
+-- that slot is then the log's, whichever of its changes comes to use it.
 --
--- KEYS[1]  thread: hash
+-- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms (Retry-After)
 -- KEYS[3]  ... gates: lists of the slots given last, oldest first, in ms
 -- ARGV[1]  event id of the delivery
@@ -13,14 +13,14 @@
 -- ARGV[4]  episode of the alert
 -- ARGV[5]  what to call the change when a later one stands for it
 -- ARGV[6]  how long one attempt may take, in ms: nobody else sends meanwhile
--- ARGV[7]  lifetime of the thread, in ms
+-- ARGV[7]  lifetime of the log, in ms
 -- ARGV[8]  ... for each gate: most messages, within how many ms
 -- returns  {'sent', receipt}        this very delivery has been confirmed, but has not been settled
---          {'folded'}               a newer change is on its way or has arrived, or this one has by another way
+--          {'superseded'}           a newer change is on its way or has arrived, or this one has by another way
 --          {'wait', ms}
 --          {'go', reference of the episode's last message that arrived, or '', name of a waiting change ...}
 
-local thread, blocked = KEYS[1], KEYS[2]
+local log, blocked = KEYS[1], KEYS[2]
 local event, order, status, episode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local GATES = 8 -- where their arguments begin
 local MOST_WAITING = 20
@@ -29,12 +29,12 @@ local STALE_MS = 60000 -- a slot that nobody came to use is no longer one
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = {}
-local fields = redis.call('HGETALL', thread)
+local fields = redis.call('HGETALL', log)
 for i = 1, #fields, 2 do known[fields[i]] = fields[i + 1] end
 
 if known['receipt:' .. event] then return {'sent', known['receipt:' .. event]} end
-if known.delivered and known.delivered >= order then return {'folded'} end
-if status == 'resolved' and known.status == 'resolved' and known.episode == episode then return {'folded'} end
+if known.delivered and known.delivered >= order then return {'superseded'} end
+if status == 'resolved' and known.status == 'resolved' and known.episode == episode then return {'superseded'} end
 
 local waiting = {}
 for field in pairs(known) do
@@ -42,10 +42,10 @@ for field in pairs(known) do
   if change and change ~= order then waiting[#waiting + 1] = change end
 end
 table.sort(waiting)
-redis.call('HSET', thread, 'waiting:' .. order, ARGV[5])
-for i = 1, #waiting - MOST_WAITING do redis.call('HDEL', thread, 'waiting:' .. waiting[i]) end
-redis.call('PEXPIRE', thread, ARGV[7])
-if waiting[#waiting] and waiting[#waiting] > order then return {'folded'} end
+redis.call('HSET', log, 'waiting:' .. order, ARGV[5])
+for i = 1, #waiting - MOST_WAITING do redis.call('HDEL', log, 'waiting:' .. waiting[i]) end
+redis.call('PEXPIRE', log, ARGV[7])
+if waiting[#waiting] and waiting[#waiting] > order then return {'superseded'} end
 
 if known.holder and known.holder ~= event and tonumber(known.held_until) > now then
   return {'wait', math.min(known.held_until - now, 250)}
@@ -69,12 +69,12 @@ if slot < earliest or slot < now - STALE_MS then
   end
 end
 if slot > now then
-  redis.call('HSET', thread, 'slot', slot)
+  redis.call('HSET', log, 'slot', slot)
   return {'wait', slot - now}
 end
 
-redis.call('HDEL', thread, 'slot')
-redis.call('HSET', thread, 'holder', event, 'held_until', now + ARGV[6])
+redis.call('HDEL', log, 'slot')
+redis.call('HSET', log, 'holder', event, 'held_until', now + ARGV[6])
 local reply = {'go', known.episode == episode and known.reference or ''}
 for _, change in ipairs(waiting) do reply[#reply + 1] = known['waiting:' .. change] end
 return reply

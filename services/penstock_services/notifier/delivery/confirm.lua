@@ -1,7 +1,7 @@
 -- The other side has confirmed a message: from here on it is never sent again. The receipt stays until the
 -- delivery is settled, for whoever takes it over should this process die before.
 --
--- KEYS[1]  thread: hash
+-- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms
 -- ARGV[1]  event id of the delivery
 -- ARGV[2]  order of the change
@@ -10,18 +10,18 @@
 -- ARGV[5]  receipt
 -- ARGV[6]  reference of the message, '' if it has none
 -- ARGV[7]  how long the other side wants to be left alone, in ms
--- ARGV[8]  lifetime of the thread, in ms
+-- ARGV[8]  lifetime of the log, in ms
 -- returns  1; 0 if a later change has arrived already
 
-local thread, order, pause = KEYS[1], ARGV[2], tonumber(ARGV[7])
-redis.call('HSET', thread, 'receipt:' .. ARGV[1], ARGV[5])
-redis.call('PEXPIRE', thread, ARGV[8])
-if redis.call('HGET', thread, 'holder') == ARGV[1] then redis.call('HDEL', thread, 'holder', 'held_until') end
-if (redis.call('HGET', thread, 'delivered') or '') >= order then return 0 end
-redis.call('HSET', thread, 'delivered', order, 'status', ARGV[3], 'episode', ARGV[4], 'reference', ARGV[6])
-for _, field in ipairs(redis.call('HKEYS', thread)) do
+local log, order, pause = KEYS[1], ARGV[2], tonumber(ARGV[7])
+redis.call('HSET', log, 'receipt:' .. ARGV[1], ARGV[5])
+redis.call('PEXPIRE', log, ARGV[8])
+if redis.call('HGET', log, 'holder') == ARGV[1] then redis.call('HDEL', log, 'holder', 'held_until') end
+if (redis.call('HGET', log, 'delivered') or '') >= order then return 0 end
+redis.call('HSET', log, 'delivered', order, 'status', ARGV[3], 'episode', ARGV[4], 'reference', ARGV[6])
+for _, field in ipairs(redis.call('HKEYS', log)) do
   local change = string.match(field, '^waiting:(.+)$')
-  if change and change <= order then redis.call('HDEL', thread, field) end
+  if change and change <= order then redis.call('HDEL', log, field) end
 end
 if pause > 0 then
   local time = redis.call('TIME')

@@ -13,16 +13,22 @@ import time
 import msgspec
 
 from penstock import Context, Reject, Snooze, TryAgain
-from penstock.errors import Outcome
 from penstock.redis.connection import unavailable
 from penstock.resilience.breaker import CircuitOpen
 from penstock.schemas import Notification
-from penstock_services.notifier.channels import AnyChannel, Channel, Letter, Receipt
+from penstock_services.notifier.channels import AnyChannel, Channel, Delivery, Receipt
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import channel_health as health
-from penstock_services.notifier.delivery.notification_log import Folded, Go, Thread, Wait, address, receipt_field
-from penstock_services.notifier.message.message import Story, when
+from penstock_services.notifier.delivery.notification_log import (
+    Go,
+    NotificationLog,
+    Superseded,
+    Wait,
+    address,
+    receipt_field,
+)
+from penstock_services.notifier.message.message import Remarks, when
 from penstock_services.notifier.message.templates import render
 from penstock_services.notifier.message.text import cut, excerpt, redact
 
@@ -31,8 +37,8 @@ _MOST_REASON = 500
 _MOVED = "moved"  # hash: where targets have moved to
 
 
-class Attempt(msgspec.Struct):
-    """What the outcome hook has to know of a run; it lies in the context's notes under `attempt`.
+class DeliveryRun(msgspec.Struct):
+    """What the outcome hook has to know of a run; it lies in the context's notes under `delivery`.
 
     Only a run with a receipt or a failure was an attempt. `alert_since`: this run raises the alert about its
     channel. `diverted` says why the message goes to the substitute without an attempt.
@@ -57,94 +63,96 @@ async def deliver(config: Config, notification: Notification, ctx: Context) -> N
     try:
         await _deliver(config, notification, ctx)
     except Exception as error:
-        if isinstance(error, Outcome) or unavailable(error) is None:
+        if isinstance(error, Snooze | TryAgain | Reject) or unavailable(error) is None:
             raise
         raise Snooze(_REDIS_AWAY) from error
 
 
 async def _deliver(config: Config, notification: Notification, ctx: Context) -> None:
     channel = config.channels.get(notification.channel)
-    attempt = ctx.notes["attempt"] = Attempt(notification, channel)
+    run = ctx.notes["delivery"] = DeliveryRun(notification, channel)
     if channel is None:
-        attempt.failure = SendRefused(f"notify.yaml has no channel {notification.channel} any more")
-        raise Reject(attempt.failure.reason)
-    thread = Thread(ctx.redis, ctx.state.key, notification, channel)
-    admission = await thread.admit(ctx.event.id, _name(notification, ctx))
-    if isinstance(admission, Folded):
+        run.failure = SendRefused(f"notify.yaml has no channel {notification.channel} any more")
+        raise Reject(run.failure.reason)
+    log = NotificationLog(ctx.redis, ctx.state.key, notification, channel)
+    admission = await log.admit(ctx.event.id, _name(notification, ctx))
+    if isinstance(admission, Superseded):
         return
     if isinstance(admission, Wait):
         raise Snooze(admission.seconds)
     if isinstance(admission, Go):
-        await _try(config, attempt, thread, admission, ctx)
+        await _try(config, run, log, admission, ctx)
     else:
-        attempt.receipt = admission.receipt
-    if attempt.receipt is not None:
-        ctx.state.hdel(thread.name, receipt_field(ctx.event.id))
-        if attempt.receipt.moved_to is not None:
-            ctx.state.hset(_MOVED, {channel.scope: attempt.receipt.moved_to})
+        run.receipt = admission.receipt
+    if run.receipt is not None:
+        ctx.state.hdel(log.name, receipt_field(ctx.event.id))
+        if run.receipt.moved_to is not None:
+            ctx.state.hset(_MOVED, {channel.scope: run.receipt.moved_to})
         await health.recovered(ctx, address(notification))
 
 
-async def _try(config: Config, attempt: Attempt, thread: Thread, go: Go, ctx: Context) -> None:
+async def _try(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, ctx: Context) -> None:
     try:
-        attempt.receipt = await _send(config, attempt, thread, go, ctx)
+        run.receipt = await _send(config, run, log, go, ctx)
     except CircuitOpen as waiting:
-        await thread.release(ctx.event.id, None)
-        if not attempt.notification.failover:
+        await log.release(ctx.event.id, None)
+        if not run.notification.failover:
             raise
-        attempt.diverted = f"its circuit breaker {waiting.name} is open"
-        attempt.alert_since = await health.began_to_fail(ctx, address(attempt.notification))
+        run.diverted = f"its circuit breaker {waiting.name} is open"
+        run.alert_since = await health.began_to_fail(ctx, address(run.notification))
     except SendFailed as failure:
-        await _failed(config, attempt, thread, failure, ctx)
+        await _failed(config, run, log, failure, ctx)
 
 
-async def _send(config: Config, attempt: Attempt, thread: Thread, go: Go, ctx: Context) -> Receipt:
+async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, ctx: Context) -> Receipt:
     """Send through the channel's circuit breaker, and record the confirmation before anything else."""
-    channel, notification = attempt.channel, attempt.notification
+    channel, notification = run.channel, run.notification
     assert channel is not None
     gone = await health.disabled(ctx, channel)
     if gone is not None:
         raise SendRefused(f"the channel is not used any more: {gone}")
     moved_to = await ctx.redis.hget(ctx.state.key(_MOVED), channel.scope)
-    letter = write(config, channel, notification, go, moved_to=moved_to.decode() if moved_to else None)
+    delivery = compose_delivery(config, channel, notification, go, moved_to=moved_to.decode() if moved_to else None)
     async with ctx.breaker(f"channel:{notification.channel}", failures=_is_down):
         with ctx.span(f"deliver {notification.channel}", kind="client"):
-            receipt = await channel.send(letter, allow_private=config.may_be_private(channel))
+            receipt = await channel.send(delivery, allow_private=config.may_be_private(channel))
         receipt = msgspec.structs.replace(receipt, answer=excerpt(receipt.answer, channel.secrets))
-        await thread.confirm(ctx.event.id, receipt)
+        await log.confirm(ctx.event.id, receipt)
     return receipt
 
 
-def write(config: Config, channel: AnyChannel, notification: Notification, go: Go, *, moved_to: str | None) -> Letter:
-    """Make the letter of a notification."""
-    story = Story(folded=go.folded, instead_of=notification.instead_of, why=notification.why)
+def compose_delivery(
+    config: Config, channel: AnyChannel, notification: Notification, go: Go, *, moved_to: str | None
+) -> Delivery:
+    """Make the message of a notification, addressed."""
+    remarks = Remarks(superseded=go.superseded, instead_of=notification.instead_of, why=notification.why)
     templates = channel.templates.over(config.templates)
-    thread = f"{address(notification)} {notification.alert.fingerprint}"
-    digest = hashlib.blake2b(f"{thread} {notification.order}".encode(), digest_size=16).hexdigest()
-    return Letter(
+    who_and_what = f"{address(notification)} {notification.alert.fingerprint}"
+    digest = hashlib.blake2b(f"{who_and_what} {notification.order}".encode(), digest_size=16).hexdigest()
+    return Delivery(
         key=f"msg_{digest}",
         alert=notification.alert,
-        message=render(notification.alert, story, templates, now=time.time(), channel=notification.channel),
-        episode=f"{thread} {notification.alert.since}",
+        message=render(notification.alert, remarks, templates, now=time.time(), channel=notification.channel),
+        episode=f"{who_and_what} {notification.alert.since}",
         previous=go.previous,
         recipient=notification.recipient,
         moved_to=moved_to,
     )
 
 
-async def _failed(config: Config, attempt: Attempt, thread: Thread, failure: SendFailed, ctx: Context) -> None:
+async def _failed(config: Config, run: DeliveryRun, log: NotificationLog, failure: SendFailed, ctx: Context) -> None:
     """Decide on what comes after a failed attempt."""
-    channel, notification = attempt.channel, attempt.notification
+    channel, notification = run.channel, run.notification
     assert channel is not None
-    attempt.failure = failure
-    due = await thread.release(ctx.event.id, failure.after)
+    run.failure = failure
+    due = await log.release(ctx.event.id, failure.after)
     reason = failure.reason = presentable(failure.reason, notification.channel, channel)
     failure.answer = excerpt(failure.answer, channel.secrets)
     waits = config.schedule(channel)
     if not isinstance(failure, SendRefused) and ctx.attempt <= len(waits):
         wait = waits[ctx.attempt - 1] if failure.after is None else due
         raise TryAgain(reason, after=wait) from None  # the cause may hold secrets, and goes on record
-    attempt.alert_since = await health.began_to_fail(ctx, address(notification))
+    run.alert_since = await health.began_to_fail(ctx, address(notification))
     raise Reject(reason) from None
 
 

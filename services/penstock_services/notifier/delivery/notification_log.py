@@ -1,4 +1,4 @@
-"""The ledger: what each channel has been told of each alert, and when it may be told more. Shared by all replicas."""
+"""The notification log: what was sent of each alert on each channel, and when more may be. All replicas share it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sent(msgspec.Struct, frozen=True):
     receipt: Receipt
 
 
-class Folded(msgspec.Struct, frozen=True):
+class Superseded(msgspec.Struct, frozen=True):
     """A newer change of the alert stands for this one."""
 
 
@@ -41,23 +41,23 @@ class Wait(msgspec.Struct, frozen=True):
 class Go(msgspec.Struct, frozen=True):
     """Send it now; nobody else sends about this alert on this channel meanwhile.
 
-    `previous` is the reference of the last message of the same episode; `folded` names the changes that this
+    `previous` is the reference of the last message of the same episode; `superseded` names the changes that this
     message stands for as well, oldest first.
     """
 
     previous: str | None
-    folded: tuple[str, ...]
+    superseded: tuple[str, ...]
 
 
-Admission = Sent | Folded | Wait | Go
+Admission = Sent | Superseded | Wait | Go
 
 
 def receipt_field(event_id: str) -> str:
-    """Return where a thread keeps the receipt of a delivery until that is settled."""
+    """Return where a notification log keeps the receipt of a delivery until that is settled."""
     return f"receipt:{event_id}"
 
 
-class Thread:
+class NotificationLog:
     """One alert on one channel (and for one recipient): what has been said, and whose turn it is."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Thread:
         self._hold_ms = round((channel.timeout + 10) * 1000)
         self._limits = channel.limits
         self._change = (notification.order, notification.alert.status, notification.alert.since)
-        self.name = f"thread:{address(notification)}:{notification.alert.fingerprint}"
+        self.name = f"log:{address(notification)}:{notification.alert.fingerprint}"
         """Its name among this service's state."""
         self._keys = [key(self.name), key(f"blocked:{channel.scope}")]
         self._gates = [key(f"gate:{limit.scope}") for limit in self._limits]
@@ -83,12 +83,12 @@ class Thread:
         )
         if word == b"sent":
             return Sent(msgspec.json.decode(rest[0], type=Receipt))
-        if word == b"folded":
-            return Folded()
+        if word == b"superseded":
+            return Superseded()
         if word == b"wait":
             return Wait(rest[0] / 1000)
-        previous, *folded = (part.decode() for part in rest)
-        return Go(previous or None, tuple(folded))
+        previous, *superseded = (part.decode() for part in rest)
+        return Go(previous or None, tuple(superseded))
 
     async def confirm(self, event_id: str, receipt: Receipt) -> None:
         """Record that the message has arrived; keeps trying while Redis is away, for only now is it known."""

@@ -1,14 +1,14 @@
--- An attempt failed: let others have the thread, and obey what the other side asked for.
+-- An attempt failed: let others have the log, and obey what the other side asked for.
 --
--- KEYS[1]  thread: hash
+-- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms
 -- KEYS[3]  ... gates
 -- ARGV[1]  event id of the delivery
 -- ARGV[2]  Retry-After in ms, -1 if there was none
--- returns  ms until the thread's own slot, which is exactly when the other side said
+-- returns  ms until the log's own slot, which is exactly when the other side said
 
-local thread, after = KEYS[1], tonumber(ARGV[2])
-if redis.call('HGET', thread, 'holder') == ARGV[1] then redis.call('HDEL', thread, 'holder', 'held_until') end
+local log, after = KEYS[1], tonumber(ARGV[2])
+if redis.call('HGET', log, 'holder') == ARGV[1] then redis.call('HDEL', log, 'holder', 'held_until') end
 if after < 0 then return 0 end
 
 local time = redis.call('TIME')
@@ -17,7 +17,7 @@ local slot = now + after
 if after > 0 and slot > tonumber(redis.call('GET', KEYS[2]) or 0) then
   redis.call('SET', KEYS[2], slot, 'PX', after)
 end
-redis.call('HSET', thread, 'slot', slot)
+redis.call('HSET', log, 'slot', slot)
 for i = 3, #KEYS do -- it counts for the rate, though it does not wait for it
   local last = tonumber(redis.call('LINDEX', KEYS[i], -1) or 0)
   local ttl = redis.call('PTTL', KEYS[i])

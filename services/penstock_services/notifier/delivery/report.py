@@ -13,26 +13,26 @@ from penstock.times import rfc3339
 from penstock_services.notifier.channels.wire import SendRefused
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import channel_health as health
-from penstock_services.notifier.delivery.deliver import Attempt
+from penstock_services.notifier.delivery.deliver import DeliveryRun
 from penstock_services.notifier.delivery.fanout import hand_over
 from penstock_services.notifier.delivery.notification_log import address
 
 
 def report(config: Config, ctx: Context, outcome: Outcome) -> None:
     """Put an attempt on record with the commit; after the last one bring in the substitute and raise the alert."""
-    attempt = ctx.notes.get("attempt")
-    if not isinstance(attempt, Attempt):
+    run = ctx.notes.get("delivery")
+    if not isinstance(run, DeliveryRun):
         return
     if isinstance(outcome, Retried) and not outcome.snoozed:
         due = rfc3339(time.time() + outcome.delay)
-        _record(ctx, attempt, "failed", error=outcome.error, next_attempt_at=due)
-    elif isinstance(outcome, Done) and attempt.receipt is not None:
-        _record(ctx, attempt, "sent")
-    elif isinstance(outcome, Done) and attempt.diverted is not None:
-        _replace(config, ctx, attempt, attempt.diverted)
+        _record(ctx, run, "failed", error=outcome.error, next_attempt_at=due)
+    elif isinstance(outcome, Done) and run.receipt is not None:
+        _record(ctx, run, "sent")
+    elif isinstance(outcome, Done) and run.diverted is not None:
+        _replace(config, ctx, run, run.diverted)
     elif isinstance(outcome, Dead):
-        _record(ctx, attempt, "dead", error=outcome.error)
-        _replace(config, ctx, attempt, outcome.error)
+        _record(ctx, run, "dead", error=outcome.error)
+        _replace(config, ctx, run, outcome.error)
 
 
 def transition(alert: Alert) -> Literal["triggered", "resolved"]:
@@ -40,8 +40,8 @@ def transition(alert: Alert) -> Literal["triggered", "resolved"]:
     return "resolved" if alert.status == "resolved" else "triggered"
 
 
-def _record(ctx: Context, attempt: Attempt, outcome: Literal["sent", "failed", "dead"], **more: Any) -> None:
-    notification, said = attempt.notification, attempt.receipt or attempt.failure
+def _record(ctx: Context, run: DeliveryRun, status: Literal["sent", "failed", "dead"], **more: Any) -> None:
+    notification, said = run.notification, run.receipt or run.failure
     data = DeliveryAttempt(
         delivery_id=ctx.event.id,
         channel=notification.channel,
@@ -50,21 +50,21 @@ def _record(ctx: Context, attempt: Attempt, outcome: Literal["sent", "failed", "
         rule=notification.alert.rule,
         transition=transition(notification.alert),
         attempt=ctx.attempt,
-        outcome=outcome,
-        status=said.status if said else None,
+        status=status,
+        code=said.code if said else None,
         latency=round(said.latency, 6) if said and said.latency is not None else None,
         answer=(said.answer if said else None) or None,
         **more,
     )
-    ctx.report(DELIVERIES, f"delivery.{outcome}", data)
+    ctx.report(DELIVERIES, f"delivery.{status}", data)
 
 
-def _replace(config: Config, ctx: Context, attempt: Attempt, why: str) -> None:
+def _replace(config: Config, ctx: Context, run: DeliveryRun, why: str) -> None:
     """Hand the message to the next substitute; see to it that somebody learns of the channel."""
-    notification, failure = attempt.notification, attempt.failure
+    notification, failure = run.notification, run.failure
     hand_over(config, notification, why, ctx)
     gone = isinstance(failure, SendRefused) and failure.gone
-    if gone and attempt.channel is not None:
-        health.disable(ctx, attempt.channel, why)
-    if attempt.alert_since is not None:
-        health.raise_alert(ctx, address(notification), attempt.alert_since, why, gone=gone)
+    if gone and run.channel is not None:
+        health.disable(ctx, run.channel, why)
+    if run.alert_since is not None:
+        health.raise_alert(ctx, address(notification), run.alert_since, why, gone=gone)

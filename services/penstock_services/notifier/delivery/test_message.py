@@ -9,19 +9,19 @@ from penstock import Context
 from penstock.mesh.deliveries import DELIVERIES
 from penstock.schemas import Alert, ChannelTest, DeliveryAttempt
 from penstock.times import rfc3339
-from penstock_services.notifier.channels import AnyChannel, Letter, Receipt
+from penstock_services.notifier.channels import AnyChannel, Delivery, Receipt
 from penstock_services.notifier.channels.wire import SendFailed
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import channel_health as health
 from penstock_services.notifier.delivery.deliver import presentable
-from penstock_services.notifier.message.message import Story
+from penstock_services.notifier.message.message import Remarks
 from penstock_services.notifier.message.templates import render
 from penstock_services.notifier.message.text import excerpt
 
 RULE = "notification-test"
 
 
-async def try_out(config: Config, request: ChannelTest, ctx: Context) -> None:
+async def send_test(config: Config, request: ChannelTest, ctx: Context) -> None:
     """Send a sample alert once, whatever is known of the channel, and put the result on record.
 
     If it arrives, a channel that was not used any more is used again.
@@ -33,9 +33,9 @@ async def try_out(config: Config, request: ChannelTest, ctx: Context) -> None:
         return
     receipts: list[Receipt] = []
     for recipient in channel.recipients:
-        letter = sample_letter(config, request.channel, channel, key=ctx.idempotency_key(), recipient=recipient)
+        delivery = sample_delivery(config, request.channel, channel, key=ctx.idempotency_key(), recipient=recipient)
         try:
-            receipts.append(await channel.send(letter, allow_private=config.may_be_private(channel)))
+            receipts.append(await channel.send(delivery, allow_private=config.may_be_private(channel)))
         except SendFailed as failure:
             reason = presentable(failure.reason, request.channel, channel)
             to = f"{recipient}: " if recipient else ""
@@ -44,7 +44,7 @@ async def try_out(config: Config, request: ChannelTest, ctx: Context) -> None:
                 ctx,
                 request,
                 "dead",
-                status=failure.status,
+                code=failure.code,
                 latency=failure.latency,
                 answer=answer,
                 error=to + reason,
@@ -54,7 +54,7 @@ async def try_out(config: Config, request: ChannelTest, ctx: Context) -> None:
     health.enable(ctx, channel)
     last = receipts[-1]
     answer = excerpt(last.answer, channel.secrets) or None
-    _record(ctx, request, "sent", status=last.status, latency=last.latency, answer=answer)
+    _record(ctx, request, "sent", code=last.code, latency=last.latency, answer=answer)
 
 
 def sample_alert(now: float) -> Alert:
@@ -75,18 +75,20 @@ def sample_alert(now: float) -> Alert:
     )
 
 
-def sample_letter(
+def sample_delivery(
     config: Config, name: str, channel: AnyChannel, *, key: str, alert: Alert | None = None, recipient: str | None
-) -> Letter:
-    """Return a letter about `alert`, or else about the sample, which then says that it is a test."""
+) -> Delivery:
+    """Return a delivery about `alert`, or else about the sample, which then says that it is a test."""
     now = time.time()
     shown = alert or sample_alert(now)
-    story = Story(test=alert is None)
-    message = render(shown, story, channel.templates.over(config.templates), now=now, channel=name)
-    return Letter(key=f"msg_{key}", alert=shown, message=message, episode=key, recipient=recipient, test=alert is None)
+    remarks = Remarks(test=alert is None)
+    message = render(shown, remarks, channel.templates.over(config.templates), now=now, channel=name)
+    return Delivery(
+        key=f"msg_{key}", alert=shown, message=message, episode=key, recipient=recipient, test=alert is None
+    )
 
 
-def _record(ctx: Context, request: ChannelTest, outcome: Literal["sent", "dead"], **said: Any) -> None:
+def _record(ctx: Context, request: ChannelTest, status: Literal["sent", "dead"], **said: Any) -> None:
     data = DeliveryAttempt(
         delivery_id=ctx.event.id,
         channel=request.channel,
@@ -94,7 +96,7 @@ def _record(ctx: Context, request: ChannelTest, outcome: Literal["sent", "dead"]
         rule=RULE,
         transition="test",
         attempt=ctx.attempt,
-        outcome=outcome,
+        status=status,
         **said,
     )
-    ctx.emit(DELIVERIES, f"delivery.{outcome}", data)
+    ctx.emit(DELIVERIES, f"delivery.{status}", data)

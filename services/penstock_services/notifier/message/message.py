@@ -53,16 +53,18 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         return f"{cut(self.title, _MOST_TITLE)}\n\n{self.text}" if len(self.title) > title_limit else self.text
 
 
-class Story(msgspec.Struct, frozen=True, kw_only=True):
+class Remarks(msgspec.Struct, frozen=True, kw_only=True):
     """What a message tells beside its alert: earlier changes it stands for, and the channel it replaces."""
 
-    folded: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
     instead_of: str | None = None
     why: str | None = None
     test: bool = False
 
 
-def compose(alert: Alert, story: Story, *, now: float, title: str | None = None, text: str | None = None) -> Message:
+def compose(
+    alert: Alert, remarks: Remarks, *, now: float, title: str | None = None, text: str | None = None
+) -> Message:
     """Make the message of an alert at `now` (seconds since the epoch); `title` and `text` replace the usual ones."""
     resolved = alert.status == "resolved"
     emoji, colour = _RESOLVED if resolved else _SEVERITIES[alert.severity]
@@ -72,7 +74,7 @@ def compose(alert: Alert, story: Story, *, now: float, title: str | None = None,
         facts=tuple(_facts(alert, now)),
         labels=_labels(alert.labels),
         traces=_some(alert.exemplars, _MOST_TRACES),
-        notices=tuple(_notices(alert, story)),
+        notices=tuple(_notices(alert, remarks)),
         runbook=web_address(alert.runbook),
         footer=f"Penstock · {one_line(alert.rule)}",
         time=alert.resolved_at or alert.since,
@@ -175,16 +177,16 @@ def _some(items: list[str], most: int) -> tuple[str, ...]:
     return (*shown, f"and {len(items) - most} more") if len(items) > most else shown
 
 
-def _notices(alert: Alert, story: Story) -> list[str]:
+def _notices(alert: Alert, remarks: Remarks) -> list[str]:
     notices = []
-    if story.test:
+    if remarks.test:
         notices.append("This is a test: nothing is wrong.")
-    if story.instead_of:
-        why = f": {story.why}" if story.why else ""
-        notices.append(cut(one_line(f"Sent here because channel {story.instead_of} failed{why}"), 500))
+    if remarks.instead_of:
+        why = f": {remarks.why}" if remarks.why else ""
+        notices.append(cut(one_line(f"Sent here because channel {remarks.instead_of} failed{why}"), 500))
     if alert.flapping:
         notices.append("It comes and goes so often that it counts as one alert until it has been calm (flapping).")
-    if story.folded:
-        changes = ", ".join(_some(list(story.folded), 5))
+    if remarks.superseded:
+        changes = ", ".join(_some(list(remarks.superseded), 5))
         notices.append(f"Stands also for earlier changes that could not be delivered here: {changes}")
     return notices

@@ -10,7 +10,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from penstock.schemas import Alert
-from penstock_services.notifier.message.message import Message, Story, compose, emoji, label, lasted
+from penstock_services.notifier.message.message import Message, Remarks, compose, emoji, label, lasted
 from penstock_services.notifier.message.text import cut, one_line
 
 _MOST_OUTPUT = 20_000  # characters; no channel shows more
@@ -37,7 +37,7 @@ class _Labels(dict[str, str]):
         return ""
 
 
-def render(alert: Alert, story: Story, templates: Templates, *, now: float, channel: str = "") -> Message:
+def render(alert: Alert, remarks: Remarks, templates: Templates, *, now: float, channel: str = "") -> Message:
     """Make the message of an alert with templates; one that fails gives way to the usual text, which then says so."""
     rendered: dict[str, str] = {}
     failures = []
@@ -50,7 +50,7 @@ def render(alert: Alert, story: Story, templates: Templates, *, now: float, chan
         except Exception as error:  # noqa: BLE001 - whatever a template does, the alert goes out
             failures.append(f"The {name} template failed ({_reason(error)}); this is the usual {name}.")
             _log.error("a template failed: the message goes out with the usual text", template=name, error=str(error))
-    message = compose(alert, story, now=now, **rendered)
+    message = compose(alert, remarks, now=now, **rendered)
     return msgspec.structs.replace(message, notices=(*message.notices, *failures))
 
 
