@@ -15,7 +15,6 @@ from penstock.event import Event
 from penstock.mesh.alerts import AlertRecord, Silence
 from penstock.schemas import Alert, Exemplar, MetricsWindow, Quantiles, Series
 from penstock.times import rfc3339
-from penstock.trace_context import TraceContext
 from penstock_services.alerts.engine import Engine
 from penstock_services.alerts.rules.file import parse
 from penstock_services.alerts.rules.model import Rule
@@ -131,9 +130,8 @@ def make_window(start: float, *series: Series, seconds: int = 10, scope: str = "
 
 
 def make_event(event_type: str, data: object = None, *, event_id: str = "e-1", tenant: str | None = None) -> Event:
-    trace = TraceContext.for_event(event_id)
     return Event(
-        type=event_type, data=msgspec.json.encode(data), id=event_id, time=rfc3339(EPOCH), tenant=tenant, trace=trace
+        type=event_type, data=msgspec.json.encode(data), id=event_id, stated_time=rfc3339(EPOCH), tenant=tenant
     )
 
 

@@ -30,24 +30,35 @@ json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canoni
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One event as its readers see it.
 
-    `id` is stable: retries, redeliveries and replays keep it. `data` is raw JSON. `time` is RFC 3339.
-    `subject` is what the event is about and its ordering key. `cause` is the id of the event that led
-    to this one. `entry_id` is that of the stream entry it was first read as, so its first part is when the
-    server took it, in ms. `extra` holds every field this library does not know; it is passed on.
+    `id` is stable: retries, redeliveries and replays keep it. `data` is raw JSON. `subject` is what the event is
+    about and its ordering key. `cause` is the id of the event that led to this one. `entry_id` is that of the
+    stream entry it was first read as, so its first part is when the server took it, in ms. `traceparent` and
+    `stated_time` are as its producer wrote them; `trace` and `time` say what they mean. `extra` holds every
+    field this library does not know; it is passed on.
     """
 
     type: str
     id: str
     data: bytes = b"null"
     source: str = UNKNOWN_SOURCE
-    time: str
+    stated_time: str | None = None
     subject: str | None = None
     tenant: str | None = None
     cause: str | None = None
-    trace: TraceContext
+    traceparent: str | None = None
     tracestate: str | None = None
     entry_id: str = "0-0"
     extra: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def time(self) -> str:
+        """When it happened, RFC 3339: as its producer said, else when the server took it."""
+        return self.stated_time or entry_time(self.entry_id)
+
+    @property
+    def trace(self) -> TraceContext:
+        """The trace it belongs to and the span that published it; without a valid traceparent one begins here."""
+        return TraceContext.parse(self.traceparent) or TraceContext.for_event(self.id)
 
     def json(self) -> Any:
         """Decode `data`.
@@ -165,7 +176,7 @@ def decode(stream: str, entry_id: str, fields: Iterable[bytes]) -> Event:
     Raises:
         InvalidEvent: the entry has no type, or an attribute is not UTF-8.
     """
-    return _decode(stream, entry_id, _text(fields))
+    return _decode(stream, entry_id, _pairs(fields))
 
 
 def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[Event, Origin]:
@@ -174,11 +185,11 @@ def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[E
     Raises:
         InvalidEvent: as for `decode`.
     """
-    text = _text(fields)
-    origin = _origin(entry_id, text)
+    raw = _pairs(fields)
+    origin = _origin(entry_id, raw)
     if not _is_entry_id(origin.entry_id):
         raise InvalidEvent(f"{RETRY_ENTRY} is no entry id: {origin.entry_id!r}")
-    return _decode(stream, origin.entry_id, text), origin
+    return _decode(stream, origin.entry_id, raw), origin
 
 
 def encode_retry(entry_id: str, *, attempt: int, error: str) -> list[str]:
@@ -194,52 +205,67 @@ def is_retry_field(name: str) -> bool:
     return name == RETRY_ATTEMPT or name.startswith("retry.")
 
 
-def _text(fields: Iterable[bytes]) -> dict[str, Any]:
-    pairs = iter(fields)
-    text: dict[str, Any] = {}
-    for name, value in zip(pairs, pairs, strict=True):
-        if name == b"data":
-            text["data"] = value
-            continue
-        try:
-            text[name.decode()] = value.decode()
-        except UnicodeDecodeError:
-            raise InvalidEvent(f"field {name.decode(errors='replace')!r} is not UTF-8") from None
-    return text
+def _pairs(fields: Iterable[bytes]) -> dict[bytes, bytes]:
+    parts = iter(fields)
+    return dict(zip(parts, parts, strict=True))
 
 
-def _origin(entry_id: str, text: dict[str, Any]) -> Origin:
+def _origin(entry_id: str, raw: dict[bytes, bytes]) -> Origin:
+    def take(name: str, default: str | None = None) -> str | None:
+        value = raw.pop(name.encode(), None)
+        return default if value is None else value.decode(errors="replace")
+
     def number(name: str, default: int) -> int:
-        value = text.pop(name, "")
+        value = take(name) or ""
         return int(value) if value.isdecimal() else default
 
     return Origin(
-        entry_id=text.pop(RETRY_ENTRY, entry_id),
+        entry_id=take(RETRY_ENTRY, entry_id) or "",
         attempt=number(RETRY_ATTEMPT, 1),
         crashes=number(RETRY_CRASHES, 0),
-        error=text.pop(RETRY_ERROR, None),
+        error=take(RETRY_ERROR),
     )
 
 
-def _decode(stream: str, entry_id: str, text: dict[str, Any]) -> Event:
+def _decode(stream: str, entry_id: str, raw: dict[bytes, bytes]) -> Event:
+    take = raw.pop
+    data = take(b"data", b"null")
+    try:
+        text = {name.decode(): value.decode() for name, value in raw.items()}
+    except UnicodeDecodeError:
+        raise InvalidEvent(f"field {_undecodable(raw)!r} is not UTF-8") from None
+    return _event(stream, entry_id, data, text)
+
+
+def _undecodable(raw: Mapping[bytes, bytes]) -> str:
+    for name, value in raw.items():
+        try:
+            name.decode(), value.decode()
+        except UnicodeDecodeError:
+            return name.decode(errors="replace")
+    return ""
+
+
+def _event(stream: str, entry_id: str, data: bytes, text: dict[str, Any]) -> Event:
     take = text.pop
     event_type = take("type", "")
     if not event_type:
         raise InvalidEvent("no type")
-    event_id = take("id", "") or identity(stream, entry_id)
-    trace = TraceContext.parse(take("traceparent", None))
-    tracestate = take("tracestate", None)
+    traceparent: str | None = take("traceparent", None)
+    tracestate: str | None = take("tracestate", None)
+    if tracestate and TraceContext.parse(traceparent) is None:
+        tracestate = None  # it belongs to a traceparent; without one it means nothing
     return Event(
         type=event_type,
-        id=event_id,
-        data=take("data", b"null"),
+        id=take("id", None) or identity(stream, entry_id),
+        data=data,
         source=take("source", UNKNOWN_SOURCE),
-        time=take("time", None) or entry_time(entry_id),
+        stated_time=take("time", None) or None,
         subject=take("subject", None),
         tenant=take("tenant", None),
         cause=take("cause", None),
-        trace=trace or TraceContext.for_event(event_id),
-        tracestate=tracestate if trace else None,  # it belongs to a traceparent; without one it means nothing
+        traceparent=traceparent,
+        tracestate=tracestate,
         entry_id=entry_id,
         extra=text,
     )

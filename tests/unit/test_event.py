@@ -40,15 +40,17 @@ def test_an_entry_of_a_type_alone_gets_every_default() -> None:
         id="ingest-1700000000123-4",
         data=b"null",
         source="redis-cli",
-        time="2023-11-14T22:13:20.123Z",
+        stated_time=None,
         subject=None,
         tenant=None,
         cause=None,
-        trace=TraceContext.for_event("ingest-1700000000123-4"),
+        traceparent=None,
         tracestate=None,
         entry_id=ENTRY,
         extra={},
     )
+    assert event.time == "2023-11-14T22:13:20.123Z"
+    assert event.trace == TraceContext.for_event("ingest-1700000000123-4")
     assert event.json() is None
 
 
