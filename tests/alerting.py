@@ -1,4 +1,4 @@
-"""What tests of the alert manager share: rules from a few lines of YAML, windows, and a book that is folded."""
+"""What tests of the alert manager share: rules from a few lines of YAML, windows, and a state that is folded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from penstock.times import rfc3339
 from penstock_services.alerts.engine import Engine
 from penstock_services.alerts.rules.file import parse
 from penstock_services.alerts.rules.model import Rule
-from penstock_services.alerts.state.state import Book
+from penstock_services.alerts.state.state import AlertState
 from tests.hands import Raw, fields_of
 from tests.processes import service_process
 from tests.servers import Server
@@ -65,7 +65,7 @@ class Mesh:
 
     def __init__(self, text: str, *, start: float = EPOCH) -> None:
         self.engine = Engine(parse(text))
-        self.book = Book()
+        self.state = AlertState()
         self.now = start
 
     def use(self, text: str) -> None:
@@ -74,49 +74,49 @@ class Mesh:
 
     def restart(self) -> None:
         """Forget everything but what is written down, as JSON, in Redis."""
-        old, self.book = self.book, Book()
-        self.book.clock = again(old.clock)
+        old, self.state = self.state, AlertState()
+        self.state.watermarks = again(old.watermarks)
         for table in ("alerts", "memory", "arrivals", "notices", "silences"):
             for key, row in getattr(old, table).items():
-                getattr(self.book, table).put(key, again(row))
-        self.book.history, self.book.outbox = old.history, old.outbox
+                getattr(self.state, table).put(key, again(row))
+        self.state.history, self.state.outbox = old.history, old.outbox
 
     def window(self, *series: Series, scope: str | None = None, seconds: int = 10, start: float | None = None) -> None:
         """Fold the next window of 10 s, or one at `start`."""
         at = self.now if start is None else start
         counted = scope == "events" if scope else bool(series) and series[0].name in ("jobs", "events")
-        self.engine.window(self.book, make_window(at, *series, seconds=seconds, scope="events" if counted else "mesh"))
+        self.engine.window(self.state, make_window(at, *series, seconds=seconds, scope="events" if counted else "mesh"))
         if start is None:
             self.now += seconds
 
     def tick(self, after: float = 0.0) -> None:
         """Let `after` seconds pass, and tick."""
         self.now += after
-        self.engine.tick(self.book, self.now)
+        self.engine.tick(self.state, self.now)
 
     def event(self, event_type: str, data: object = None, *, at: float | None = None, **fields: str) -> None:
         """Fold an event that arrives now."""
-        self.engine.event(self.book, make_event(event_type, data, **fields), self.now if at is None else at)
+        self.engine.event(self.state, make_event(event_type, data, **fields), self.now if at is None else at)
 
     def silence(self, *matchers: str, seconds: float) -> None:
         silence = Silence(
-            id=f"s{len(self.book.silences)}", matchers=list(matchers), until=self.now + seconds, author="ops"
+            id=f"s{len(self.state.silences)}", matchers=list(matchers), until=self.now + seconds, author="ops"
         )
-        self.book.silences.put(silence.id, silence)
+        self.state.silences.put(silence.id, silence)
 
     @property
     def states(self) -> dict[str, str]:
         """The state of each alert, by its rule and labels."""
-        return {name_of(record): record.state for _, record in self.book.alerts.items()}
+        return {name_of(record): record.state for _, record in self.state.alerts.items()}
 
     @property
     def told(self) -> list[str]:
         """What people were told so far: `triggered lag ingest/worker`."""
-        return [f"{kind.removeprefix('alert.')} {name_of(alert)}" for kind, alert in self.book.outbox]
+        return [f"{kind.removeprefix('alert.')} {name_of(alert)}" for kind, alert in self.state.outbox]
 
     @property
     def last(self) -> Alert:
-        return self.book.outbox[-1][1]
+        return self.state.outbox[-1][1]
 
 
 def name_of(alert: AlertRecord | Alert) -> str:

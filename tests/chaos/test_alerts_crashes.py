@@ -47,7 +47,7 @@ def expected(rules: Path, windows: list[MetricsWindow]) -> Mesh:
     """Return what comes of these windows where nothing ever fails."""
     model = Mesh(rules.read_text())
     for window in windows:
-        model.engine.window(model.book, window)
+        model.engine.window(model.state, window)
     return model
 
 

@@ -102,7 +102,7 @@ def test_alerts_and_their_history_are_told(api: Api, raw: Raw) -> None:
     assert first["reason"].endswith("above 30 s")
     assert first["since"].endswith("Z")
     assert nothing == {"alerts": []}
-    assert [entry["what"] for entry in past["history"]] == ["told", "told", "firing"]
+    assert [entry["what"] for entry in past["history"]] == ["notified", "notified", "firing"]
     assert all(entry["why"] and entry["time"].endswith("Z") for entry in past["history"])
 
 
@@ -115,8 +115,8 @@ def test_a_silence_holds_an_alert_back_until_it_is_removed(api: Api, raw: Raw) -
 
     window_with(raw, 40, 50)
     eventually(lambda: told(raw) == ["triggered lag ingest/b"])
-    held = {alert["labels"]["group"]: alert["held"] for alert in api("GET", "/v1/alerts")[1]["alerts"]}
-    assert held == {"a": f"silenced until {silence['until']} by ada: moving house", "b": None}
+    suppressed = {alert["labels"]["group"]: alert["suppressed"] for alert in api("GET", "/v1/alerts")[1]["alerts"]}
+    assert suppressed == {"a": f"silenced until {silence['until']} by ada: moving house", "b": None}
 
     assert api("DELETE", f"/v1/silences/{silence['id']}")[0] == 204
     eventually(lambda: told(raw)[1:] == ["triggered lag ingest/a"])  # at the next tick

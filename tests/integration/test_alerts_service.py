@@ -75,7 +75,7 @@ def test_two_replicas_raise_one_alert_each_time(server: Server, raw: Raw, rules:
     windows = [lagging(start + 10 * at, 40 if at % 4 < 2 else 4, 40 if at % 6 < 3 else 4, at % 60) for at in range(120)]
     model = Mesh(rules.read_text())
     for window in windows:
-        model.engine.window(model.book, window)
+        model.engine.window(model.state, window)
     with manager(server, rules), manager(server, rules):
         eventually(lambda: replicas(raw) == 2)
         publish(raw, *windows)

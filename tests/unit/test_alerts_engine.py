@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock.schemas import MetricsWindow, Series
-from penstock_services.alerts.evaluate.evaluate import judge
+from penstock_services.alerts.evaluate.evaluate import evaluate
 from penstock_services.alerts.input import Item, Tick, whole
 from penstock_services.alerts.rules.model import SeriesRule
 from tests.alerting import EPOCH, Mesh, gauge, jobs, make_window, rules_text
@@ -92,7 +92,7 @@ def test_after_a_long_gap_only_the_last_hour_is_gone_through() -> None:
     mesh.window(*processor(), start=mesh.now + 7 * 86_400, scope="mesh")
 
     assert mesh.told == ["triggered drop"]
-    assert mesh.book.clock.windows["events:10"] > EPOCH + 7 * 86_400
+    assert mesh.state.watermarks.windows["events:10"] > EPOCH + 7 * 86_400
 
 
 def test_traffic_that_stops_altogether_is_an_anomaly() -> None:
@@ -112,9 +112,9 @@ def test_a_rule_that_breaks_does_not_silence_the_others(
     def broken(rule: SeriesRule, *rest: Any) -> Any:
         if rule.name == "broken":
             raise ZeroDivisionError
-        return judge(rule, *rest)
+        return evaluate(rule, *rest)
 
-    monkeypatch.setattr("penstock_services.alerts.engine.judge", broken)
+    monkeypatch.setattr("penstock_services.alerts.engine.evaluate", broken)
     mesh = Mesh(rules_text(broken=LAG, lag=LAG))
     mesh.window(gauge("lag_age", 40, stream="a", group="b"))
 
@@ -129,17 +129,17 @@ def test_a_time_that_goes_back_takes_nothing_back() -> None:
     mesh.tick(after=-7_200)
 
     assert mesh.told == ["triggered silent"]
-    assert mesh.book.clock.now == EPOCH + 3_600
+    assert mesh.state.watermarks.now == EPOCH + 3_600
 
 
 def test_what_was_not_there_for_long_is_forgotten() -> None:
     mesh = Mesh(rules_text(failing=FAILING))
     mesh.window(jobs(1, 0, service="worker"))
     mesh.tick(after=3_590)
-    assert len(mesh.book.memory) == 1
+    assert len(mesh.state.memory) == 1
 
     mesh.tick(after=30)
-    assert len(mesh.book.memory) == 0
+    assert len(mesh.state.memory) == 0
 
 
 def test_memory_is_bounded_however_long_it_runs() -> None:
@@ -155,7 +155,7 @@ def test_memory_is_bounded_however_long_it_runs() -> None:
     for _ in range(3):
         for _ in range(1_000):
             mesh.window(jobs(5, 1, service="worker"))
-        sizes.append(sum(len(str(row)) for _, row in mesh.book.memory.items()))
+        sizes.append(sum(len(str(row)) for _, row in mesh.state.memory.items()))
 
     assert sizes[2] < 1.2 * sizes[1]
 

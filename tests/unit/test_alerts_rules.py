@@ -122,7 +122,7 @@ def test_a_mistake_in_a_rule_gets_a_sentence(body: str, sentence: str) -> None:
         ("rules: {Bad Name: {kind: event, type: a}}", "alerts.yaml: rules.Bad Name: a name starts with"),
         (
             "rules:\n  a: {kind: event, type: a}\n  a: {kind: event, type: b}",
-            "alerts.yaml: not YAML: the key a stands twice",
+            "alerts.yaml: not YAML: a is there twice",
         ),
         ("inhibit: {}\nrules: {}", ""),
         ("inhibit: {a: b}", "alerts.yaml: inhibit: expected a list of {source, target, equal}"),

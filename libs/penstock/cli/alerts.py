@@ -12,7 +12,7 @@ from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table, printable
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError
-from penstock.mesh.alerts import SERVICE, AlertBook, AlertRecord, HistoryEntry, present
+from penstock.mesh.alerts import SERVICE, AlertRecord, AlertStore, HistoryEntry, present
 from penstock.settings import Settings
 from penstock.times import rfc3339
 from penstock.topology import load
@@ -33,7 +33,7 @@ def alerts(
     """Show the alerts that fire or are about to, with reasons and traces.
 
     JSON: [{"fingerprint", "rule", "severity", "labels", "state", "since", "value", "threshold", "reason", "summary",
-    "exemplars", "held", ...}].
+    "exemplars", "suppressed", ...}].
     """
     if context.invoked_subcommand is not None:
         return
@@ -96,16 +96,16 @@ def _run_manager(command: str, file: Path | None, *options: str) -> None:
 
 async def _alerts() -> list[AlertRecord]:
     async with session() as here:
-        return await _book(here).alerts()
+        return await _store(here).alerts()
 
 
 async def _history(limit: int) -> list[HistoryEntry]:
     async with session() as here:
-        return await _book(here).history(limit=limit)
+        return await _store(here).history(limit=limit)
 
 
-def _book(here: Session) -> AlertBook:
-    return AlertBook(here.redis, here.keys)
+def _store(here: Session) -> AlertStore:
+    return AlertStore(here.redis, here.keys)
 
 
 def _print(record: AlertRecord) -> None:
@@ -117,8 +117,8 @@ def _print(record: AlertRecord) -> None:
         out.print(f"    {printable(record.reason)}")
     if record.exemplars:
         out.print(f"    traces: {' '.join(record.exemplars)}")
-    if record.held:
-        out.print(f"    nobody is told: {printable(record.held)}")
+    if record.suppressed:
+        out.print(f"    nobody is told: {printable(record.suppressed)}")
 
 
 def _row(entry: HistoryEntry) -> list[str]:

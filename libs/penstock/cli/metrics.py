@@ -15,7 +15,7 @@ from penstock.cli.metrics_view import Look, render
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json
 from penstock.errors import ConfigurationError
-from penstock.metrics.report import Query, report
+from penstock.metrics.report import WindowQuery, report
 from penstock.metrics.windows import WindowReader
 from penstock.redis.connection import unavailable
 
@@ -39,7 +39,7 @@ def metrics(
 
     JSON: {"now", "watermark", "windows": [{"start", "seconds", "open", "late", "series": [...]}]}.
     """
-    query = Query.parse({"window": str(window), "since": since, "name": name, **_labels(label or [])})
+    query = WindowQuery.parse({"window": str(window), "since": since, "name": name, **_labels(label or [])})
     run(_print_json(query) if as_json else _show(query, follow=not once and sys.stdout.isatty()))
 
 
@@ -53,12 +53,12 @@ def _labels(pairs: list[str]) -> dict[str, str]:
     return labels
 
 
-async def _print_json(query: Query) -> None:
+async def _print_json(query: WindowQuery) -> None:
     async with session() as here:
         print_json(await report(here.redis, here.keys, query))
 
 
-async def _show(query: Query, *, follow: bool) -> None:
+async def _show(query: WindowQuery, *, follow: bool) -> None:
     async with session() as here:
         screen = console()
         first = render(await _look(here, query))
@@ -71,7 +71,7 @@ async def _show(query: Query, *, follow: bool) -> None:
                 live.update(await _try_look(here, query), refresh=True)
 
 
-async def _try_look(here: Session, query: Query) -> RenderableType:
+async def _try_look(here: Session, query: WindowQuery) -> RenderableType:
     try:
         return render(await _look(here, query))
     except Exception as error:
@@ -81,7 +81,7 @@ async def _try_look(here: Session, query: Query) -> RenderableType:
         return Text(f"{away}; trying again", style="red")
 
 
-async def _look(here: Session, query: Query) -> Look:
+async def _look(here: Session, query: WindowQuery) -> Look:
     seconds, micros = await here.redis.time()
     since, until = query.span(seconds + micros / 1e6)
     windows = await WindowReader(here.redis, here.keys).read(query.seconds, since, until)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from penstock.cli.terminal import make_table
-from penstock.metrics.report import Query
+from penstock.metrics.report import WindowQuery
 from penstock.metrics.rollup import roll_up
 from penstock.metrics.tally import merged
 from penstock.metrics.windows import Window
@@ -25,7 +25,7 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be shown: windows that begin in [since, until), and the query that chooses their series."""
 
-    query: Query
+    query: WindowQuery
     since: float
     until: float
     windows: list[Window]

@@ -12,7 +12,7 @@ from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table, printable
 from penstock.config import Duration
 from penstock.errors import ConfigurationError
-from penstock.mesh.alerts import AlertBook, Silence, present
+from penstock.mesh.alerts import AlertStore, Silence, present
 from penstock.service.main import Negative
 from penstock.times import rfc3339
 
@@ -60,7 +60,7 @@ def list_silences(
 def remove(
     silences: Annotated[list[str], typer.Argument(metavar="SILENCE...", help="Ids as `silence ls` shows.")],
 ) -> None:
-    """End silences now; what they held back and still fires is told."""
+    """End silences now; what they suppressed back and still fires is told."""
     missing = run(_remove(silences))
     if missing:
         raise Negative(f"there is no silence {', '.join(missing)}")
@@ -68,21 +68,21 @@ def remove(
 
 async def _silences() -> list[Silence]:
     async with session() as here:
-        return await _book(here).silences()
+        return await _store(here).silences()
 
 
 async def _add(matchers: list[str], seconds: float, author: str, comment: str) -> Silence:
     async with session() as here:
-        return await _book(here).add_silence(matchers, seconds=seconds, author=author, comment=comment)
+        return await _store(here).add_silence(matchers, seconds=seconds, author=author, comment=comment)
 
 
 async def _remove(silences: list[str]) -> list[str]:
     async with session() as here:
-        return [one for one in silences if not await _book(here).remove_silence(one)]
+        return [one for one in silences if not await _store(here).remove_silence(one)]
 
 
-def _book(here: Session) -> AlertBook:
-    return AlertBook(here.redis, here.keys)
+def _store(here: Session) -> AlertStore:
+    return AlertStore(here.redis, here.keys)
 
 
 def _row(one: Silence) -> list[str]:

@@ -22,8 +22,8 @@ MOST_HISTORY = 1_000
 MOST_SILENCES = 1_000
 _LONGEST_SILENCE = 10 * 365 * 86_400.0
 
-AlertState = Literal["inactive", "pending", "firing", "resolved"]
-Happening = Literal["inactive", "pending", "firing", "resolved", "told", "told again", "told resolved"]
+LifecycleState = Literal["inactive", "pending", "firing", "resolved"]
+Happening = Literal["inactive", "pending", "firing", "resolved", "notified", "renotified", "notified resolved"]
 Text = Annotated[str, msgspec.Meta(max_length=1_000)]
 
 
@@ -31,15 +31,15 @@ class AlertRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One alert, latched: the state it is in and why. Times are seconds since the epoch.
 
     `since` is when it came into its state, `fired` when it last began to fire, `resolved` when that last
-    ended, `clear_since` since when its condition has not held although it still fires. `triggers` are the
-    times it began to fire lately; `flapping` says there were too many. `held` says why nobody is told.
+    ended, `clear_since` since when its condition has not suppressed although it still fires. `triggers` are the
+    times it began to fire lately; `flapping` says there were too many. `suppressed` says why nobody is told.
     """
 
     fingerprint: str
     rule: str
     severity: Severity = "warning"
     labels: dict[str, str] = {}
-    state: AlertState = "inactive"
+    state: LifecycleState = "inactive"
     since: float = 0.0
     fired: float | None = None
     resolved: float | None = None
@@ -51,7 +51,7 @@ class AlertRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     reason: str = ""
     summary: str = ""
     exemplars: tuple[str, ...] = ()
-    held: str | None = None
+    suppressed: str | None = None
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,7 +96,7 @@ class ShownAlert(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     severity: Severity
     labels: dict[str, str]
-    state: AlertState
+    state: LifecycleState
     since: str
     fired: str | None
     resolved: str | None
@@ -106,7 +106,7 @@ class ShownAlert(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     summary: str
     exemplars: tuple[str, ...]
-    held: str | None
+    suppressed: str | None
 
 
 class ShownHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ def present(what: AlertRecord | HistoryEntry | Silence) -> ShownAlert | ShownHis
 _SHOWN: dict[type, Any] = {AlertRecord: ShownAlert, HistoryEntry: ShownHistory, Silence: ShownSilence}
 
 
-class AlertBook:
+class AlertStore:
     """Reads alerts and their history, and works the silences."""
 
     def __init__(self, client: AsyncRedis, keys: Keys) -> None:

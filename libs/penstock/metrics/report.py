@@ -23,7 +23,7 @@ LABELS: Final = ("type", "service", "tenant", "job_type", "stream", "group")
 _DEFAULT_SPAN = {SHORT: 600.0, LONG: 3_600.0}
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True):
+class WindowQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which windows and which of their series.
 
     `seconds` is the length of the windows, 10 or 60. `since` and `until` are an RFC 3339 time or a duration
@@ -38,7 +38,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str]) -> Query:
+    def parse(cls, parameters: Mapping[str, str]) -> WindowQuery:
         """Read a query from `window`, `since`, `until`, `name` and the names of labels.
 
         Raises:
@@ -86,7 +86,7 @@ class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
     series: list[Series]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class MetricsReport(msgspec.Struct, frozen=True, kw_only=True):
     """Windows in their order. Everything published before `watermark` is counted; None: this is not known now."""
 
     now: str
@@ -94,7 +94,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     windows: list[WindowReport]
 
 
-async def report(client: AsyncRedis, keys: Keys, query: Query) -> Report:
+async def report(client: AsyncRedis, keys: Keys, query: WindowQuery) -> MetricsReport:
     """Return the windows that `query` asks for.
 
     Raises:
@@ -104,14 +104,14 @@ async def report(client: AsyncRedis, keys: Keys, query: Query) -> Report:
     stood = await position(client, keys, EVENTS, SERVICE)
     now = stood.now / 1000
     windows = await WindowReader(client, keys).read(query.seconds, *query.span(now))
-    return Report(
+    return MetricsReport(
         now=rfc3339(now),
         watermark=None if stood.watermark is None else rfc3339(stood.watermark / 1000),
         windows=[_shown(window, query, now) for window in windows],
     )
 
 
-def _shown(window: Window, query: Query, now: float) -> WindowReport:
+def _shown(window: Window, query: WindowQuery, now: float) -> WindowReport:
     lasted = min(max(now - window.start, 1.0), window.seconds) if window.is_open else window.seconds
     return WindowReport(
         start=rfc3339(window.start),

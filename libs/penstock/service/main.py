@@ -1,14 +1,19 @@
-"""What a program shows when it cannot go on: a sentence and an exit code, never a traceback."""
+"""The front door of a program: how it starts, and what it shows when it cannot go on."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
 
 from penstock.errors import PenstockError, Unavailable
 from penstock.redis.connection import ResponseError, unavailable
+
+if TYPE_CHECKING:
+    from penstock.service.app import Service
+    from penstock.settings import Settings
+    from penstock.topology import Topology
 
 NEGATIVE, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -17,10 +22,26 @@ class Negative(PenstockError):
     """The command worked, and its answer is no."""
 
 
+def main(build: Callable[[Settings, Topology], Service]) -> None:
+    """Run the service that `build` makes of the environment and streams.yaml, until SIGTERM or SIGINT.
+
+    What is wrong with them ends it with a sentence and an exit code, as `report_errors` says.
+    """
+    from penstock.service.lifecycle import run  # noqa: PLC0415 - commands need the errors only, and start sooner
+    from penstock.settings import Settings  # noqa: PLC0415
+    from penstock.topology import load  # noqa: PLC0415
+
+    with report_errors():
+        settings = Settings.from_env()
+        topology = load(settings.topology)
+        run(build(settings, topology), settings, topology)
+
+
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
-    """Print a known error to stderr and exit: 1 for a no, 3 if Redis is away, 2 for all that the user can mend.
+    """Print a known error to stderr, never a traceback, and exit.
 
+    With 1 for a no, 3 if Redis is away, 2 for all that the user can mend.
     Ctrl-C before anything else handles it exits with 130, as shells have it.
     """
     try:

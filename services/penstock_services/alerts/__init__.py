@@ -1,1 +1,1 @@
-"""The alert manager: judges roll-ups and events by alerts.yaml and says what is wrong, once, and when it is over."""
+"""The alert manager: evaluates roll-ups and events by alerts.yaml and says what is wrong, once, and when it is over."""

@@ -1,17 +1,14 @@
-"""`python -m penstock_services.alerts`: runs the service; `check` and `backtest` are for `penstock alerts`."""
+"""`python -m penstock_services.alerts`: runs the service; with arguments one of the commands of `penstock alerts`."""
 
 import sys
 
-from penstock.service.lifecycle import run
-from penstock.service.main import report_errors
-from penstock.settings import Settings
+from penstock.service.main import main, report_errors
 from penstock_services.alerts import commands
 from penstock_services.alerts.service import build
 
 if __name__ == "__main__":
-    with report_errors():
-        if sys.argv[1:]:
+    if sys.argv[1:]:
+        with report_errors():
             commands.run(sys.argv[1:])
-        else:
-            settings = Settings.from_env()
-            run(build(settings), settings)
+    else:
+        main(build)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from penstock.config import Duration, convert
 from penstock.errors import ConfigurationError
-from penstock.mesh.alerts import AlertBook, AlertState, present
+from penstock.mesh.alerts import AlertStore, LifecycleState, present
 from penstock.service.runtime import Runtime
 from penstock.web.server import json, problem, serve
 
@@ -34,30 +34,30 @@ async def serve_api(runtime: Runtime) -> None:
 
 
 def routes(runtime: Runtime) -> list[web.RouteDef]:
-    """Return what answers on /v1/alerts, /v1/alerts/history and /v1/silences; services.alerts.openapi describes it."""
-    book = AlertBook(runtime.redis, runtime.keys)
+    """Return what answers on /v1/alerts, /v1/alerts/history and /v1/silences, as `openapi.API` describes it."""
+    store = AlertStore(runtime.redis, runtime.keys)
 
     async def alerts(request: web.Request) -> web.Response:
         state = request.query.get("state")
-        if state not in (None, *get_args(AlertState)):
-            raise ConfigurationError(f"state: there is none called {state!r}; {', '.join(get_args(AlertState))}")
-        return json({"alerts": [present(one) for one in await book.alerts() if state in (None, one.state)]})
+        if state not in (None, *get_args(LifecycleState)):
+            raise ConfigurationError(f"state: there is none called {state!r}; {', '.join(get_args(LifecycleState))}")
+        return json({"alerts": [present(one) for one in await store.alerts() if state in (None, one.state)]})
 
     async def history(request: web.Request) -> web.Response:
-        return json({"history": [present(one) for one in await book.history(limit=_limit(request))]})
+        return json({"history": [present(one) for one in await store.history(limit=_limit(request))]})
 
     async def silences(_: web.Request) -> web.Response:
-        return json({"silences": [present(one) for one in await book.silences()]})
+        return json({"silences": [present(one) for one in await store.silences()]})
 
     async def add(request: web.Request) -> web.Response:
         asked = convert(await _body(request), NewSilence, "silence")
-        silence = await book.add_silence(
+        silence = await store.add_silence(
             asked.matchers, seconds=asked.duration, author=asked.author, comment=asked.comment
         )
         return json(present(silence), status=201)
 
     async def remove(request: web.Request) -> web.Response:
-        if await book.remove_silence(request.match_info["id"]):
+        if await store.remove_silence(request.match_info["id"]):
             return web.Response(status=204)
         return problem(404, f"there is no silence {request.match_info['id']}")
 

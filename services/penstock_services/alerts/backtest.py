@@ -14,7 +14,7 @@ from penstock_services.alerts.engine import Engine
 from penstock_services.alerts.input import entries, whole
 from penstock_services.alerts.notify.grouping import RESOLVED, TRIGGERED
 from penstock_services.alerts.rules.model import EventRule, Rules
-from penstock_services.alerts.state.state import Book
+from penstock_services.alerts.state.state import AlertState
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,32 +46,32 @@ async def backtest(client: AsyncRedis, keys: Keys, rules: Rules, *, since: float
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
-    engine, book = Engine(rules, lateness=lateness), Book()
+    engine, state = Engine(rules, lateness=lateness), AlertState()
     after = "0-0" if since is None else f"{max(0, round((time.time() - since) * 1000))}-0"
     windows = 0
     first: str | None = None
     async for _, item in whole(entries(client, keys.stream("metrics"), after)):
-        engine.fold(book, item)
+        engine.fold(state, item)
         if isinstance(item, MetricsWindow):
             windows += 1
             first = first or item.start
     return Backtest(
         windows=windows,
         first=first,
-        last=rfc3339(book.clock.now) if first else None,
-        alerts=_episodes(book),
+        last=rfc3339(state.watermarks.now) if first else None,
+        alerts=_episodes(state),
         left_out=[name for name, rule in rules.rules.items() if isinstance(rule, EventRule)],
     )
 
 
-def _episodes(book: Book) -> list[Episode]:
+def _episodes(state: AlertState) -> list[Episode]:
     """Join each trigger with its resolve; one without fires still."""
     ended: dict[str, list[Alert]] = {}
-    for kind, alert in book.outbox:
+    for kind, alert in state.outbox:
         if kind == RESOLVED:
             ended.setdefault(alert.fingerprint, []).append(alert)
-    triggers = [alert for kind, alert in book.outbox if kind == TRIGGERED]
-    return [_episode(alert, ended.get(alert.fingerprint, []), book.clock.now) for alert in triggers]
+    triggers = [alert for kind, alert in state.outbox if kind == TRIGGERED]
+    return [_episode(alert, ended.get(alert.fingerprint, []), state.watermarks.now) for alert in triggers]
 
 
 def _episode(alert: Alert, ends: list[Alert], now: float) -> Episode:

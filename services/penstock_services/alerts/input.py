@@ -1,4 +1,4 @@
-"""Reading `metrics` from where the book stands: windows put together from their parts, and ticks, in order.
+"""Reading `metrics` from where the state stands: windows put together from their parts, and ticks, in order.
 
 The state of the alert manager is a fold over that stream: its position in it is part of the state, and moves with it in
 one commit. So it does not matter which replica is handed which entry, or how often, or in which order.

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from penstock.mesh.alerts import AlertState, ShownAlert, ShownHistory, ShownSilence
+from penstock.mesh.alerts import LifecycleState, ShownAlert, ShownHistory, ShownSilence
 from penstock.settings import Settings
 from penstock.web.common import COMMON
 from penstock.web.openapi import JSON, Api, Content, Operation, Parameter, answer
@@ -41,7 +41,7 @@ API: Final = Api(
             name="listAlerts",
             path="/v1/alerts",
             summary="Alerts that are pending, firing or resolved lately",
-            parameters=(Parameter(name="state", description="Only those in this state.", type=AlertState),),
+            parameters=(Parameter(name="state", description="Only those in this state.", type=LifecycleState),),
             answers={200: answer(Alerts, "The alerts.")},
             errors=(400, 503),
         ),

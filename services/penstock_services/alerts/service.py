@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-from penstock import BatchContext, Event, Service, Unavailable
+from penstock import BatchContext, ConfigurationError, Event, Service, Unavailable
 from penstock.event import derived_id, encode, encode_data
 from penstock.keys import Keys
 from penstock.mesh.alerts import SERVICE
@@ -16,26 +16,30 @@ from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.publish import Deduplication
 from penstock.times import rfc3339, seconds_of
-from penstock.topology import EVENTS
+from penstock.topology import EVENTS, Topology
 from penstock.trace_context import LINKS, TraceContext, parse_links
 from penstock_services.alerts.api import serve_api
 from penstock_services.alerts.engine import Engine
 from penstock_services.alerts.input import TICK, TICK_SECONDS, WINDOW, Tick, entries, whole
 from penstock_services.alerts.rules.file import load
 from penstock_services.alerts.rules.model import EventRule, Rules
-from penstock_services.alerts.state.state import Book
-from penstock_services.alerts.state.store import Store
+from penstock_services.alerts.state.state import AlertState
+from penstock_services.alerts.state.store import StateStore
 
 _METRICS, _ALERTS = "metrics", "alerts"
 _BATCH = 500
 
 
-def build(settings: Settings) -> Service:
+def build(settings: Settings, topology: Topology) -> Service:
     """Return the alert manager with the rules of PENSTOCK_ALERTS.
 
     Raises:
-        ConfigurationError: alerts.yaml is wrong; a sentence for each mistake.
+        ConfigurationError: alerts.yaml is wrong, with a sentence for each mistake, or streams.yaml does not let it
+            publish what it must.
     """
+    for stream in (_ALERTS, _METRICS):
+        if stream not in topology.service(SERVICE).publishes:
+            raise ConfigurationError(f"streams.yaml: services.{SERVICE}.publishes does not list {stream}; add it")
     rules = load(settings.alerts)
     engine = Engine(rules, lateness=settings.metrics_lateness)
     metrics = Keys(settings.prefix).stream(_METRICS)
@@ -65,19 +69,19 @@ def _types(rules: Rules) -> list[str]:
 
 
 async def _catch_up(engine: Engine, metrics: str, ctx: BatchContext) -> None:
-    """Fold what has come to `metrics` since the position of the book: at least what this call was made for."""
-    store = Store(ctx)
+    """Fold what has come to `metrics` since the position of the state: at least what this call was made for."""
+    store = StateStore(ctx)
     position = await store.position()
-    book: Book | None = None
+    state: AlertState | None = None
     cursor = position.cursor
     async for entry_id, item in whole(entries(ctx.redis, metrics, position.cursor)):
-        book = book or await store.load(memory=True)
-        engine.fold(book, item)
+        state = state or await store.load(memory=True)
+        engine.fold(state, item)
         cursor = entry_id
-    if book is None:
+    if state is None:
         return  # another replica, or the other handler, has been here before
-    store.save(book, position, cursor=cursor)
-    for kind, alert in book.outbox:
+    store.save(state, position, cursor=cursor)
+    for kind, alert in state.outbox:
         _emit(ctx, ctx.events[-1], kind, alert)
 
 
@@ -85,15 +89,15 @@ async def _take(engine: Engine, arrived: list[Event], ctx: BatchContext) -> None
     wanted = [event for event in arrived if engine.wants(event)]
     if not wanted:
         return
-    store = Store(ctx)
+    store = StateStore(ctx)
     position = await store.position()
-    book = await store.load(memory=False)
+    state = await store.load(memory=False)
     for event in wanted:
-        engine.event(book, event, _arrival(event))
-        for kind, alert in book.outbox:
+        engine.event(state, event, _arrival(event))
+        for kind, alert in state.outbox:
             _emit(ctx, event, kind, alert)
-        book.outbox.clear()
-    store.save(book, position)
+        state.outbox.clear()
+    store.save(state, position)
 
 
 def _arrival(event: Event) -> float:

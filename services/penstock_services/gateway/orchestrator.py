@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from penstock.mesh.alerts import AlertBook, AlertRecord, ShownAlert, present
+from penstock.mesh.alerts import AlertRecord, AlertStore, ShownAlert, present
 from penstock.mesh.health import BreakersHealth, Status, breakers_health, judge_dead
 from penstock.mesh.state import GroupState, ServerState, StreamState, overview
-from penstock.metrics.report import Query, WindowReport, report
+from penstock.metrics.report import WindowQuery, WindowReport, report
 from penstock.metrics.windows import LONG, SHORT
 from penstock.schemas import Severity
 from penstock.service.runtime import Runtime
@@ -80,7 +80,7 @@ class Orchestrator:
         self._keys = runtime.keys
         self._topology = runtime.topology
         self._name = runtime.name
-        self._book = AlertBook(runtime.redis, runtime.keys)
+        self._store = AlertStore(runtime.redis, runtime.keys)
         self.paths: dict[str, Handler] = {
             f"/api/v1/orchestrator/{what}": telling(Remembered(look))
             for what, look in (("status", self._status), ("metrics", self._metrics), ("alerts", self._alerts))
@@ -93,7 +93,7 @@ class Orchestrator:
             *_absences(services, found.groups),
             *_dead_letters(found.groups),
             *_breakers(await breakers_health(self._redis, self._keys)),
-            *_firing(await self._book.alerts()),
+            *_firing(await self._store.alerts()),
         ]
         return MeshStatus(
             status=max((status for status, _ in reasons), key=_WORST.index, default="healthy"),
@@ -108,12 +108,12 @@ class Orchestrator:
     async def _metrics(self) -> MeshWindows:
         newest = []
         for seconds, since in _LOOK_BACK.items():
-            told = await report(self._redis, self._keys, Query(seconds=seconds, since=since))
+            told = await report(self._redis, self._keys, WindowQuery(seconds=seconds, since=since))
             newest += [window for window in told.windows if not window.open][-1:]
         return MeshWindows(as_of=told.now, watermark=told.watermark, windows=newest)
 
     async def _alerts(self) -> OpenAlerts:
-        found = await self._book.alerts()
+        found = await self._store.alerts()
         return OpenAlerts(
             as_of=rfc3339(time.time()),
             firing=[present(record) for record in found if record.state == "firing"],

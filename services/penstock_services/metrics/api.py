@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from penstock.metrics.report import Query, report
+from penstock.metrics.report import WindowQuery, report
 from penstock.metrics.windows import WindowReader
 from penstock.service.runtime import Runtime
 from penstock.web.server import json, serve
@@ -28,7 +28,7 @@ def routes(runtime: Runtime) -> list[web.RouteDef]:
     """Return what answers on /v1/metrics and /metrics; services.metrics.openapi describes it."""
 
     async def windows(request: web.Request) -> web.Response:
-        return json(await report(runtime.redis, runtime.keys, Query.parse(request.query)))
+        return json(await report(runtime.redis, runtime.keys, WindowQuery.parse(request.query)))
 
     async def prometheus(_: web.Request) -> web.Response:
         totals = await WindowReader(runtime.redis, runtime.keys).totals()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from penstock.metrics.report import LABELS, Report
+from penstock.metrics.report import LABELS, MetricsReport
 from penstock.settings import Settings
 from penstock.web.common import COMMON
 from penstock.web.openapi import Api, Operation, Parameter, answer
@@ -30,7 +30,7 @@ API: Final = Api(
                 Parameter(name="name", description="Only series of this name."),
                 *(Parameter(name=label, description=f"Only series whose `{label}` is this.") for label in LABELS),
             ),
-            answers={200: answer(Report, "The windows in their order.")},
+            answers={200: answer(MetricsReport, "The windows in their order.")},
             errors=(400, 503),
         ),
     ),

@@ -1,1 +1,1 @@
-"""The kinds of rules: each module judges one."""
+"""The kinds of rules: each module evaluates one."""

@@ -11,46 +11,46 @@ import msgspec
 from penstock_services.alerts.evaluate.observation import Observation
 from penstock_services.alerts.rules.model import Anomaly
 from penstock_services.alerts.rules.quantities import in_words, seconds_in_words, unit_of
-from penstock_services.alerts.state.result import AnyMemory, Baseline, Level, Question, Verdict, subject
+from penstock_services.alerts.state.evaluation import AnyMemory, Baseline, Evaluation, EvaluationContext, Level, subject
 
 _COUNTS = ("count", "errors")
 _COUNT_CHANGE, _DURATION_CHANGE = 5.0, 0.5
 
 
 class _Sample(msgspec.Struct, frozen=True):
-    """What is judged, and of how many events it tells."""
+    """What is evaluated, and of how many events it tells."""
 
     value: float
     events: float
     exemplars: tuple[str, ...] = ()
 
 
-def judge(
-    rule: Anomaly, memory: AnyMemory | None, seen: Observation | None, question: Question
-) -> tuple[AnyMemory, Verdict]:
-    """Judge one window; see `kinds.judge`."""
+def evaluate(
+    rule: Anomaly, memory: AnyMemory | None, seen: Observation | None, context: EvaluationContext
+) -> tuple[AnyMemory, Evaluation]:
+    """Evaluate one window; see `evaluate.evaluate`."""
     base = memory if isinstance(memory, Baseline) else None
-    base = base or Baseline(rule=rule.name, labels=question.labels, seen=question.at)
+    base = base or Baseline(rule=rule.name, labels=context.labels, seen=context.at)
     if seen is not None:
-        base = msgspec.structs.replace(base, seen=question.at)
-    name = f"{rule.field} of {rule.series} of {subject(question.labels)}"
-    if question.firing is not None and question.at - question.firing >= rule.relearn:
+        base = msgspec.structs.replace(base, seen=context.at)
+    name = f"{rule.field} of {rule.series} of {subject(context.labels)}"
+    if context.firing is not None and context.at - context.firing >= rule.relearn:
         reason = f"{name}: this has been so for {seconds_in_words(rule.relearn)}, and is what is usual now"
-        return msgspec.structs.replace(base, samples=(), streak=0), Verdict(level="good", reason=reason)
+        return msgspec.structs.replace(base, samples=(), streak=0), Evaluation(level="good", reason=reason)
     sample = _sample(rule, seen)
     if sample is None:
-        return base, Verdict(level="missing", reason=f"{name}: too few to judge")
+        return base, Evaluation(level="missing", reason=f"{name}: too few to evaluate")
     if len(base.samples) < rule.min_samples:
-        return _learn(rule, base, sample), Verdict(level="good", reason=f"{name}: what is usual is not known yet")
+        return _learn(rule, base, sample), Evaluation(level="good", reason=f"{name}: what is usual is not known yet")
     found = _deviation(rule, sample, base)
     level = _level(rule, found, sample.value)
     streak = base.streak + 1 if level == "bad" else 0
     base = msgspec.structs.replace(base, streak=streak)
-    if streak < rule.evaluations and question.firing is None:
+    if streak < rule.evaluations and context.firing is None:
         level = "good"  # once may be chance
-        if not question.pending:
+        if not context.pending:
             base = _learn(rule, base, sample)
-    return base, Verdict(
+    return base, Evaluation(
         level=level,
         reason=f"{name} is {_words(rule, sample, found)}",
         value=sample.value,
@@ -60,7 +60,7 @@ def judge(
 
 
 def _sample(rule: Anomaly, seen: Observation | None) -> _Sample | None:
-    """Return what to judge; None where there are too few durations to say anything."""
+    """Return what to evaluate; None where there are too few durations to say anything."""
     if seen is None:
         return _Sample(0.0, 0.0) if rule.field in _COUNTS else None
     events = seen.numbers.get("count", 0.0)

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import math
 
-from penstock_services.alerts.evaluate import absence, anomaly, burn_rate, ratio, threshold
+from penstock_services.alerts.evaluate import absence, anomaly, ratio, threshold
 from penstock_services.alerts.evaluate.observation import Observation
 from penstock_services.alerts.rules.model import BURN_WINDOWS, Absence, Anomaly, BurnRates, Ratio, SeriesRule, Threshold
-from penstock_services.alerts.state.result import AnyMemory, Question, Verdict
+from penstock_services.alerts.state.evaluation import AnyMemory, Evaluation, EvaluationContext
 
 _FORGET = 3_600.0
 
 
-def judge(
-    rule: SeriesRule, memory: AnyMemory | None, seen: Observation | None, question: Question
-) -> tuple[AnyMemory | None, Verdict]:
+def evaluate(
+    rule: SeriesRule, memory: AnyMemory | None, seen: Observation | None, context: EvaluationContext
+) -> tuple[AnyMemory | None, Evaluation]:
     """Say how one label set is at one window; return too what is to be remembered of it.
 
-    `seen` is None where the window has nothing of the label set. It is pure: the time is in the question.
+    `seen` is None where the window has nothing of the label set. It is pure: the time is in the context.
     """
     match rule:
         case Threshold():
-            return threshold.judge(rule, memory, seen, question)
+            return threshold.evaluate(rule, memory, seen, context)
         case Ratio():
-            return ratio.judge(rule, memory, seen, question)
+            return ratio.evaluate(rule, memory, seen, context)
         case Absence():
-            return absence.judge(rule, memory, seen, question)
+            return absence.evaluate(rule, memory, seen, context)
         case BurnRates():
-            return burn_rate.judge(rule, memory, seen, question)
+            return ratio.evaluate_burn(rule, memory, seen, context)
         case Anomaly():
-            return anomaly.judge(rule, memory, seen, question)
+            return anomaly.evaluate(rule, memory, seen, context)
     raise TypeError(f"{type(rule).__name__} is no rule on series")
 
 

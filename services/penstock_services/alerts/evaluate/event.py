@@ -13,8 +13,8 @@ from penstock.matchers import all_match
 from penstock_services.alerts.evaluate.observation import fingerprint
 from penstock_services.alerts.rules.model import EventRule
 from penstock_services.alerts.rules.quantities import seconds_in_words
-from penstock_services.alerts.state.result import Arrivals, Finding, Verdict, subject
-from penstock_services.alerts.state.state import Book, of_rule
+from penstock_services.alerts.state.evaluation import Arrivals, Evaluation, Finding, subject
+from penstock_services.alerts.state.state import AlertState, of_rule
 
 _KEEP = 600.0
 _MOST_ALERTS = 500  # label sets of one rule; labels come from outside
@@ -27,40 +27,40 @@ def concerns(rule: EventRule, event_type: str) -> bool:
     return fnmatch.fnmatchcase(event_type, rule.type) or _resolves(rule, event_type)
 
 
-def judge(rule: EventRule, book: Book, event: Event, at: float) -> Finding | None:
+def evaluate(rule: EventRule, state: AlertState, event: Event, at: float) -> Finding | None:
     """Take one event that arrived at `at`; return what it says, None if nothing."""
     said = _said(event)
     if _resolves(rule, event.type):
-        return _end(rule, book, event, said)
+        return _end(rule, state, event, said)
     if not all_match(rule.where, said):
         return None
-    key, labels = _identify(rule, book, said)
-    known = book.arrivals.get(key)
+    key, labels = _identify(rule, state, said)
+    known = state.arrivals.get(key)
     times = tuple(time for time in (known.times if known else ()) if at - time < rule.within)
     times = (*times, at)[-rule.at_least :]
-    book.arrivals.put(key, Arrivals(rule=rule.name, labels=labels, times=times))
+    state.arrivals.put(key, Arrivals(rule=rule.name, labels=labels, times=times))
     if len(times) < rule.at_least:
         return None
     reason = _reason(rule, event, said)
-    verdict = Verdict(
+    evaluation = Evaluation(
         level="bad",
         reason=reason,
         value=float(len(times)),
         threshold=float(rule.at_least),
         exemplars=(event.trace.trace_id,),
     )
-    return Finding(key, labels, verdict)
+    return Finding(key, labels, evaluation)
 
 
-def expired(rule: EventRule, book: Book, now: float) -> Iterator[Finding]:
+def expired(rule: EventRule, state: AlertState, now: float) -> Iterator[Finding]:
     """Yield, for each alert of the rule, what the time that has passed says of it; forget what is old."""
     active = set()
-    for key, record in of_rule(book.alerts, rule.name):
+    for key, record in of_rule(state.alerts, rule.name):
         labels = {name: value for name, value in record.labels.items() if name not in rule.labels}
-        known = book.arrivals.get(key)
+        known = state.arrivals.get(key)
         if record.state in ("pending", "firing") and known is not None and _lasts(rule, known, now):
             active.add(key)
-            verdict = Verdict(
+            evaluation = Evaluation(
                 level="between" if record.state == "firing" else "bad",
                 reason=record.reason,
                 value=record.value,
@@ -68,11 +68,11 @@ def expired(rule: EventRule, book: Book, now: float) -> Iterator[Finding]:
             )
         else:
             reason = f"no {rule.type} of {subject(labels)} for {seconds_in_words(_keep(rule))}"
-            verdict = Verdict(level="good", reason=reason)
-        yield Finding(key, labels, verdict)
-    for key, known in of_rule(book.arrivals, rule.name):
+            evaluation = Evaluation(level="good", reason=reason)
+        yield Finding(key, labels, evaluation)
+    for key, known in of_rule(state.arrivals, rule.name):
         if key not in active and now - known.times[-1] >= rule.within:
-            book.arrivals.drop(key)
+            state.arrivals.drop(key)
 
 
 def _keep(rule: EventRule) -> float:
@@ -89,19 +89,19 @@ def _resolves(rule: EventRule, event_type: str) -> bool:
     return rule.resolved_by is not None and fnmatch.fnmatchcase(event_type, rule.resolved_by)
 
 
-def _end(rule: EventRule, book: Book, event: Event, said: dict[str, str]) -> Finding | None:
+def _end(rule: EventRule, state: AlertState, event: Event, said: dict[str, str]) -> Finding | None:
     labels = {name: said[name] for name in rule.by if name in said}
     key = fingerprint(rule.name, labels)
-    book.arrivals.drop(key)
-    if book.alerts.get(key) is None:
+    state.arrivals.drop(key)
+    if state.alerts.get(key) is None:
         return None
-    return Finding(key, labels, Verdict(level="good", reason=f"{event.type} of {subject(labels)}"))
+    return Finding(key, labels, Evaluation(level="good", reason=f"{event.type} of {subject(labels)}"))
 
 
-def _identify(rule: EventRule, book: Book, said: dict[str, str]) -> tuple[str, dict[str, str]]:
+def _identify(rule: EventRule, state: AlertState, said: dict[str, str]) -> tuple[str, dict[str, str]]:
     labels = {name: said[name] for name in rule.by if name in said}
     key = fingerprint(rule.name, labels)
-    if book.arrivals.get(key) is None and sum(1 for _ in of_rule(book.arrivals, rule.name)) >= _MOST_ALERTS:
+    if state.arrivals.get(key) is None and sum(1 for _ in of_rule(state.arrivals, rule.name)) >= _MOST_ALERTS:
         labels = dict.fromkeys(rule.by, _OTHERS)
         key = fingerprint(rule.name, labels)
     return key, labels

@@ -1,39 +1,49 @@
-"""Ratios: too large a share went wrong, of enough to say so."""
+"""Ratios and burn rates: too large a share went wrong, of enough to say so.
+
+A burn rate is a ratio over two windows: a long one, so that it matters, and a short one, so that it ends in time.
+"""
 
 from __future__ import annotations
 
 from penstock_services.alerts.evaluate.observation import Observation
-from penstock_services.alerts.rules.model import BurnRates, Ratio
+from penstock_services.alerts.rules.model import BURN_WINDOWS, BurnRates, Ratio
 from penstock_services.alerts.rules.quantities import in_words, seconds_in_words
-from penstock_services.alerts.state.result import AnyMemory, Level, Question, Sums, Verdict, subject
-from penstock_services.alerts.state.sliding_sum import Sum
+from penstock_services.alerts.state.evaluation import (
+    AnyMemory,
+    Evaluation,
+    EvaluationContext,
+    Level,
+    Sum,
+    Sums,
+    subject,
+)
 
 
-def judge(
-    rule: Ratio, memory: AnyMemory | None, seen: Observation | None, question: Question
-) -> tuple[AnyMemory | None, Verdict]:
-    """Judge one window; see `kinds.judge`."""
-    (over,) = summed(rule, memory, seen, question, (float(rule.over),))
-    memory = Sums(rule=rule.name, labels=question.labels, seen=last_seen(memory, seen, question), sums=(over,))
-    name, within = subject(question.labels), seconds_in_words(rule.over)
+def evaluate(
+    rule: Ratio, memory: AnyMemory | None, seen: Observation | None, context: EvaluationContext
+) -> tuple[AnyMemory | None, Evaluation]:
+    """Evaluate one window; see `evaluate.evaluate`."""
+    (over,) = summed(rule, memory, seen, context, (float(rule.over),))
+    memory = Sums(rule=rule.name, labels=context.labels, seen=last_seen(memory, seen, context), sums=(over,))
+    name, within = subject(context.labels), seconds_in_words(rule.over)
     counted = f"{in_words(over.bad)} of {in_words(over.total)}"
     if over.total < rule.min_count:
         reason = f"{name}: only {in_words(over.total)} within {within}, too few to say"
-        return memory, Verdict(level="good", reason=reason, threshold=float(rule.above))
+        return memory, Evaluation(level="good", reason=reason, threshold=float(rule.above))
     level, limit, relation = _compare(rule, over.share)
     wrong = "match" if rule.only else "failed"
     reason = f"{name}: {counted} {wrong} within {within} ({in_words(over.share, 'share')}), {relation} " + in_words(
         limit, "share"
     )
     exemplars = seen.exemplars if seen else ()
-    return memory, Verdict(level=level, reason=reason, value=over.share, threshold=limit, exemplars=exemplars)
+    return memory, Evaluation(level=level, reason=reason, value=over.share, threshold=limit, exemplars=exemplars)
 
 
 def summed(
     rule: Ratio | BurnRates,
     memory: AnyMemory | None,
     seen: Observation | None,
-    question: Question,
+    context: EvaluationContext,
     spans: tuple[float, ...],
 ) -> tuple[Sum, ...]:
     """Return the sums over `spans` with this window added to what is remembered."""
@@ -41,12 +51,12 @@ def summed(
     old = {one.span: one for one in known}
     total = seen.numbers.get("count", 0.0) if seen else 0.0
     bad = seen.numbers.get("only" if rule.only else "errors", 0.0) if seen else 0.0
-    return tuple(old.get(span, Sum(span)).add(question.start, bad, total) for span in spans)
+    return tuple(old.get(span, Sum(span)).add(context.start, bad, total) for span in spans)
 
 
-def last_seen(memory: AnyMemory | None, seen: Observation | None, question: Question) -> float:
+def last_seen(memory: AnyMemory | None, seen: Observation | None, context: EvaluationContext) -> float:
     """Return when there was last something."""
-    return question.at if seen or memory is None else memory.seen
+    return context.at if seen or memory is None else memory.seen
 
 
 def _compare(rule: Ratio, share: float) -> tuple[Level, float, str]:
@@ -55,3 +65,30 @@ def _compare(rule: Ratio, share: float) -> tuple[Level, float, str]:
     if share > above:
         return "bad", above, "above"
     return ("between", clear, "not yet back to") if share > clear else ("good", clear, "not above")
+
+
+def evaluate_burn(
+    rule: BurnRates, memory: AnyMemory | None, seen: Observation | None, context: EvaluationContext
+) -> tuple[AnyMemory | None, Evaluation]:
+    """Evaluate one window; see `evaluate.evaluate`."""
+    spans = tuple(dict.fromkeys(span for rate in rule.rates for span in BURN_WINDOWS[rate]))
+    sums = summed(rule, memory, seen, context, spans)
+    memory = Sums(rule=rule.name, labels=context.labels, seen=last_seen(memory, seen, context), sums=sums)
+    by_span = {one.span: one for one in sums}
+    budget = 1 - rule.objective
+    name = subject(context.labels)
+    fastest = 0.0
+    for rate in sorted(rule.rates, reverse=True):
+        long, short = (by_span[span] for span in BURN_WINDOWS[rate])
+        burnt = min(long.share, short.share) / budget
+        fastest = max(fastest, burnt)
+        if burnt > rate and long.total >= rule.min_count:
+            reason = (
+                f"{name}: the error budget of {in_words(rule.objective, 'share')} burns {in_words(burnt)} times too "
+                f"fast over {seconds_in_words(long.span)} and {seconds_in_words(short.span)}, above {in_words(rate)}"
+            )
+            exemplars = seen.exemplars if seen else ()
+            return memory, Evaluation(level="bad", reason=reason, value=burnt, threshold=rate, exemplars=exemplars)
+    slowest = min(rule.rates)
+    reason = f"{name}: the error budget burns {in_words(fastest)} times too fast over both windows at most"
+    return memory, Evaluation(level="good", reason=reason, value=fastest, threshold=slowest)

@@ -6,31 +6,39 @@ from penstock.schemas import COUNTED
 from penstock_services.alerts.evaluate.observation import Observation
 from penstock_services.alerts.rules.model import Threshold
 from penstock_services.alerts.rules.quantities import in_words, seconds_in_words, unit_of
-from penstock_services.alerts.state.result import AnyMemory, Extremes, Level, Presence, Question, Verdict, subject
+from penstock_services.alerts.state.evaluation import (
+    AnyMemory,
+    Evaluation,
+    EvaluationContext,
+    Extremes,
+    LastSeen,
+    Level,
+    subject,
+)
 
 _STRETCHES = 30
 _ADDED = ("count", "rate", "errors")  # of which there are none where there is no series
 
 
-def judge(
-    rule: Threshold, memory: AnyMemory | None, seen: Observation | None, question: Question
-) -> tuple[AnyMemory | None, Verdict]:
-    """Judge one window; see `kinds.judge`."""
+def evaluate(
+    rule: Threshold, memory: AnyMemory | None, seen: Observation | None, context: EvaluationContext
+) -> tuple[AnyMemory | None, Evaluation]:
+    """Evaluate one window; see `evaluate.evaluate`."""
     value = _value(rule, seen)
     words = f"{rule.field} of " if rule.field != "value" else ""
-    name = f"{words}{rule.series} of {subject(question.labels)}"
+    name = f"{words}{rule.series} of {subject(context.labels)}"
     if value is None:
-        return memory, Verdict(level="missing", reason=f"{name}: there is no such series any more")
+        return memory, Evaluation(level="missing", reason=f"{name}: there is no such series any more")
     if rule.change is not None:
-        memory, value = _change(rule, memory, value, question)
+        memory, value = _change(rule, memory, value, context)
     elif rule.below is not None and seen is not None:  # nothing at all is below a limit, too: know what there was
-        memory = Presence(rule=rule.name, labels=question.labels, seen=question.at)
+        memory = LastSeen(rule=rule.name, labels=context.labels, seen=context.at)
     unit = unit_of(rule.series, rule.field)
     over = f" within {seconds_in_words(rule.change)}" if rule.change is not None else ""
     moved = "has moved by" if over else "is"
     level, limit, relation = _compare(rule, value)
     reason = f"{name} {moved} {in_words(value, unit)}{over}, {relation} {in_words(limit, unit)}"
-    return memory, Verdict(
+    return memory, Evaluation(
         level=level, reason=reason, value=value, threshold=limit, exemplars=seen.exemplars if seen else ()
     )
 
@@ -56,13 +64,15 @@ def _compare(rule: Threshold, value: float) -> tuple[Level, float, str]:
     return ("between", clear, "not yet back to") if value < clear else ("good", clear, "not below")
 
 
-def _change(rule: Threshold, memory: AnyMemory | None, value: float, question: Question) -> tuple[AnyMemory, float]:
+def _change(
+    rule: Threshold, memory: AnyMemory | None, value: float, context: EvaluationContext
+) -> tuple[AnyMemory, float]:
     """Return how far the value has moved from the extreme of the time looked back on."""
     assert rule.change is not None
     extreme = min if rule.above is not None else max
-    stretch = int(question.start // (rule.change / _STRETCHES))
+    stretch = int(context.start // (rule.change / _STRETCHES))
     known = memory.values if isinstance(memory, Extremes) else {}
     values = {at: one for at, one in known.items() if stretch - _STRETCHES < at <= stretch}
     values[stretch] = extreme(values.get(stretch, value), value)
-    memory = Extremes(rule=rule.name, labels=question.labels, seen=question.at, values=values)
+    memory = Extremes(rule=rule.name, labels=context.labels, seen=context.at, values=values)
     return memory, value - extreme(values.values())

@@ -1,4 +1,4 @@
-"""Telling: which of the alerts that fire people are told of, once, again, and when it is over.
+"""Grouping: which of the alerts that fire people are notified of, once, again, and when it is over.
 
 What is told is a group of alerts (`group_by`), by default each alone. A group that was told is told as resolved
 when none of its alerts fires any more, whatever was silenced meanwhile: a resolve always arrives.
@@ -12,33 +12,35 @@ import msgspec
 
 from penstock.mesh.alerts import AlertRecord
 from penstock_services.alerts.notify.compose import alert_of, group_of, resolved
-from penstock_services.alerts.notify.suppression import held_back
+from penstock_services.alerts.notify.suppression import suppressed
 from penstock_services.alerts.rules.model import Rule, Rules
-from penstock_services.alerts.state.state import Book, Notice, of_telling
+from penstock_services.alerts.state.state import AlertState, Notice, of_notification
 
 TRIGGERED, REPEATED, RESOLVED = "alert.triggered", "alert.repeated", "alert.resolved"
-_GROUP_INTERVAL = 300.0  # seconds until people are told again because more joined
+_GROUP_INTERVAL = 300.0  # seconds until people are renotified because others joined
 
 
-def announce(rules: Rules, book: Book, now: float) -> None:
+def notify(rules: Rules, state: AlertState, now: float) -> None:
     """Put into the outbox what people are to be told at `now`."""
-    firing = [record for _, record in book.alerts.items() if record.state == "firing"]
-    held = held_back(firing, [silence for _, silence in book.silences.items()], rules.inhibit, now)
-    _mark(book, held)
+    firing = [record for _, record in state.alerts.items() if record.state == "firing"]
+    why = suppressed(firing, [silence for _, silence in state.silences.items()], rules.inhibit, now)
+    _mark(state, why)
     groups = _grouped(rules, firing)
-    for key, notice in sorted(book.notices.items(), key=lambda row: (row[1].alert.rule, *row[1].alert.labels.values())):
+    for key, notice in sorted(
+        state.notices.items(), key=lambda row: (row[1].alert.rule, *row[1].alert.labels.values())
+    ):
         if key not in groups:
-            _end(book, key, notice, now)
+            _end(state, key, notice, now)
     for key, members in groups.items():
-        told = [record for record in members if record.fingerprint not in held]
-        if told:
-            _tell(rules.rules[told[0].rule], book, key, told, now)
+        audible = [record for record in members if record.fingerprint not in why]
+        if audible:
+            _notify_of(rules.rules[audible[0].rule], state, key, audible, now)
 
 
-def _mark(book: Book, held: Mapping[str, str]) -> None:
-    for key, record in book.alerts.items():
-        if record.held != held.get(key):
-            book.alerts.put(key, msgspec.structs.replace(record, held=held.get(key)))
+def _mark(state: AlertState, why: Mapping[str, str]) -> None:
+    for key, record in state.alerts.items():
+        if record.suppressed != why.get(key):
+            state.alerts.put(key, msgspec.structs.replace(record, suppressed=why.get(key)))
 
 
 def _grouped(rules: Rules, firing: Sequence[AlertRecord]) -> dict[str, list[AlertRecord]]:
@@ -49,8 +51,8 @@ def _grouped(rules: Rules, firing: Sequence[AlertRecord]) -> dict[str, list[Aler
     return groups
 
 
-def _tell(rule: Rule, book: Book, key: str, members: Sequence[AlertRecord], now: float) -> None:
-    notice = book.notices.get(key)
+def _notify_of(rule: Rule, state: AlertState, key: str, members: Sequence[AlertRecord], now: float) -> None:
+    notice = state.notices.get(key)
     names = {record.fingerprint for record in members}
     if notice is not None:
         joined = bool(names.difference(notice.members))
@@ -58,13 +60,13 @@ def _tell(rule: Rule, book: Book, key: str, members: Sequence[AlertRecord], now:
             return
         names.update(notice.members)
     alert = alert_of(rule, key, members)
-    book.outbox.append((TRIGGERED if notice is None else REPEATED, alert))
-    book.notices.put(key, Notice(alert=alert, members=tuple(sorted(names)), sent=now))
-    book.history.append(of_telling("told" if notice is None else "told again", alert, now))
+    state.outbox.append((TRIGGERED if notice is None else REPEATED, alert))
+    state.notices.put(key, Notice(alert=alert, members=tuple(sorted(names)), sent=now))
+    state.history.append(of_notification("notified" if notice is None else "renotified", alert, now))
 
 
-def _end(book: Book, key: str, notice: Notice, now: float) -> None:
-    alert = resolved(notice, [book.alerts.get(member) for member in notice.members], now)
-    book.outbox.append((RESOLVED, alert))
-    book.notices.drop(key)
-    book.history.append(of_telling("told resolved", alert, now))
+def _end(state: AlertState, key: str, notice: Notice, now: float) -> None:
+    alert = resolved(notice, [state.alerts.get(member) for member in notice.members], now)
+    state.outbox.append((RESOLVED, alert))
+    state.notices.drop(key)
+    state.history.append(of_notification("notified resolved", alert, now))

@@ -1,4 +1,4 @@
-"""What is held back: alerts that fire, and of which nobody is to be told for now."""
+"""Suppression: alerts that fire, and of which nobody is to be notified for now."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from penstock.times import rfc3339
 from penstock_services.alerts.rules.model import Inhibition
 
 
-def held_back(
+def suppressed(
     firing: Sequence[AlertRecord], silences: Iterable[Silence], inhibitions: Iterable[Inhibition], now: float
 ) -> dict[str, str]:
-    """Return, by fingerprint, why nobody is told of an alert: it is silenced, or another one says it all."""
-    held = _inhibited(firing, inhibitions)
+    """Return, by fingerprint, why nobody is notified of an alert: it is silenced, or another one says it all."""
+    why = _inhibited(firing, inhibitions)
     for silence, matchers in _active(silences, now):
-        why = f"silenced until {rfc3339(silence.until)} by {silence.author}: {silence.comment or silence.id}"
-        held |= {record.fingerprint: why for record in firing if all_match(matchers, _matchable(record))}
-    return held
+        reason = f"silenced until {rfc3339(silence.until)} by {silence.author}: {silence.comment or silence.id}"
+        why |= {record.fingerprint: reason for record in firing if all_match(matchers, _matchable(record))}
+    return why
 
 
 def _active(silences: Iterable[Silence], now: float) -> list[tuple[Silence, list[Matcher]]]:
@@ -26,7 +26,7 @@ def _active(silences: Iterable[Silence], now: float) -> list[tuple[Silence, list
 
 
 def _inhibited(firing: Sequence[AlertRecord], inhibitions: Iterable[Inhibition]) -> dict[str, str]:
-    held: dict[str, str] = {}
+    why: dict[str, str] = {}
     for inhibition in inhibitions:
         sources: dict[tuple[str, ...], list[AlertRecord]] = {}
         for record in firing:
@@ -39,8 +39,8 @@ def _inhibited(firing: Sequence[AlertRecord], inhibitions: Iterable[Inhibition])
                 continue
             others = [one.rule for one in sources.get(common, ()) if one.fingerprint != record.fingerprint]
             if others:
-                held[record.fingerprint] = f"{others[0]} fires, which says it all"
-    return held
+                why[record.fingerprint] = f"{others[0]} fires, which says it all"
+    return why
 
 
 def _common(record: AlertRecord, inhibition: Inhibition) -> tuple[str, ...] | None:

@@ -31,7 +31,7 @@ def problems_of(rule: Rule) -> list[str]:
     """Return a sentence for each thing that is wrong with `rule`, each begun by its key."""
     problems = list(_of_series(rule)) if isinstance(rule, SeriesRule) else []
     if problems:
-        return problems  # without a series that is right nothing else can be judged
+        return problems  # without a series that is right nothing else can be evaluated
     match rule:
         case Threshold():
             problems += _of_threshold(rule)
@@ -106,7 +106,7 @@ def _of_anomaly(rule: Anomaly) -> Iterator[str]:
     if rule.clear_score >= rule.score:
         yield "clear_score: it must be less than score"
     if rule.min_samples > rule.baseline:
-        yield "min_samples: it must not be greater than baseline, or nothing would ever be judged"
+        yield "min_samples: it must not be greater than baseline, or nothing would ever be evaluated"
 
 
 def _counted(rule: SeriesRule, only: tuple[Matcher, ...]) -> Iterator[str]:

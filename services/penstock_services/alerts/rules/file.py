@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
-from penstock.config import convert
+from penstock.config import convert, read_yaml
 from penstock.errors import ConfigurationError
 from penstock_services.alerts.rules.check import problems_of
 from penstock_services.alerts.rules.model import KINDS, Inhibition, Rule, Rules
@@ -42,10 +41,7 @@ def parse(text: str, *, name: str = "alerts.yaml") -> Rules:
     Raises:
         ConfigurationError: as for `load`.
     """
-    try:
-        raw = yaml.load(text, Loader=_Loader) or {}  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+    raw = read_yaml(text, name)
     if not isinstance(raw, dict):
         raise ConfigurationError(f"{name}: expected the keys {' and '.join(_PARTS)}, got {type(raw).__name__}")
     problems = [_unknown(str(key), _PARTS) for key in raw if key not in _PARTS]
@@ -121,17 +117,3 @@ def _unknown(key: str, known: Any) -> str:
     return f"{key}: there is no such key; " + (
         f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
     )
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str) else id(key_node))
-        return super().construct_mapping(node, deep)

@@ -9,7 +9,7 @@ import msgspec
 from penstock.config import Duration, Section
 from penstock.matchers import Matcher
 from penstock.schemas import Severity
-from penstock_services.alerts.rules.quantities import Number, Share, Span
+from penstock_services.alerts.rules.quantities import DurationOrZero, Number, Share
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -28,15 +28,15 @@ class Rule(Section, frozen=True, kw_only=True):
 
     `hold` (`for` in the file): how long the condition must hold before it fires. `keep_firing`: how long it
     must have ceased before the alert resolves. `cooldown`: how long after a resolve it may not fire again.
-    `repeat`: how often people are told again while it fires. `group_by`: alerts of the rule that have the
+    `repeat`: how often people are renotified while it fires. `group_by`: alerts of the rule that have the
     same values of these labels are told as one; None tells each by itself.
     """
 
     name: str
     severity: Severity = "warning"
-    hold: Span = msgspec.field(name="for", default=Span(0))
-    keep_firing: Span | None = None
-    cooldown: Span = Span(0)
+    hold: DurationOrZero = msgspec.field(name="for", default=DurationOrZero(0))
+    keep_firing: DurationOrZero | None = None
+    cooldown: DurationOrZero = DurationOrZero(0)
     repeat: Duration = Duration(4 * 3600)
     labels: dict[Text, Text] = msgspec.field(default_factory=dict)
     summary: Text = "{rule}: {reason}"
@@ -50,7 +50,7 @@ class SeriesRule(Rule, frozen=True, kw_only=True):
 
     `by` names the labels that tell one alert from another; series that agree on them are joined (counts
     are added, of everything else the worst counts). None keeps each series apart. `window` is the length of the
-    roll-ups to judge: 10 s or 60 s.
+    roll-ups to evaluate: 10 s or 60 s.
     """
 
     series: Text

@@ -10,7 +10,7 @@ from penstock.config import Duration
 _SECONDS = ("lag_age", "oldest_pending")
 
 
-class Span(Duration):
+class DurationOrZero(Duration):
     """A duration that may be none: 0."""
 
     @classmethod

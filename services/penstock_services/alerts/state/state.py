@@ -9,8 +9,8 @@ import msgspec
 
 from penstock.mesh.alerts import AlertRecord, HistoryEntry, Silence
 from penstock.schemas import Alert
+from penstock_services.alerts.state.evaluation import AnyMemory, Arrivals
 from penstock_services.alerts.state.lifecycle import Transition
-from penstock_services.alerts.state.result import AnyMemory, Arrivals
 
 
 class _OfRule(Protocol):
@@ -68,18 +68,18 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     sent: float
 
 
-class Clock(msgspec.Struct, frozen=True, kw_only=True):
-    """How far time has come: `now` is the latest time seen, `windows` the end of the last one judged of each sort."""
+class Watermarks(msgspec.Struct, frozen=True, kw_only=True):
+    """How far time has come: `now` is the latest time seen, `windows` the end of the last one evaluated by kind."""
 
     now: float = 0.0
     windows: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-class Book:
+class AlertState:
     """Everything the alert manager knows, and what it has to say."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.watermarks = Watermarks()
         self.alerts: Table[AlertRecord] = Table()
         self.memory: Table[AnyMemory] = Table()
         self.arrivals: Table[Arrivals] = Table()
@@ -91,14 +91,14 @@ class Book:
 
     def advance(self, now: float) -> float:
         """Let time come as far as `now`; it never goes back. Return how far it has come."""
-        if now > self.clock.now:
-            self.clock = msgspec.structs.replace(self.clock, now=now)
-        return self.clock.now
+        if now > self.watermarks.now:
+            self.watermarks = msgspec.structs.replace(self.watermarks, now=now)
+        return self.watermarks.now
 
-    def judged(self, window: str, end: float) -> None:
-        """Note that the window of that scope and length that ends at `end` has been judged."""
-        windows = {**self.clock.windows, window: end}
-        self.clock = msgspec.structs.replace(self.clock, windows=windows)
+    def evaluated(self, window: str, end: float) -> None:
+        """Note that the window of that scope and length that ends at `end` has been evaluated."""
+        windows = {**self.watermarks.windows, window: end}
+        self.watermarks = msgspec.structs.replace(self.watermarks, windows=windows)
 
 
 def of_transition(record: AlertRecord, transition: Transition, at: float) -> HistoryEntry:
@@ -115,7 +115,9 @@ def of_transition(record: AlertRecord, transition: Transition, at: float) -> His
     )
 
 
-def of_telling(what: Literal["told", "told again", "told resolved"], alert: Alert, at: float) -> HistoryEntry:
+def of_notification(
+    what: Literal["notified", "renotified", "notified resolved"], alert: Alert, at: float
+) -> HistoryEntry:
     """Return the entry for something that people were told."""
     return HistoryEntry(
         time=at,

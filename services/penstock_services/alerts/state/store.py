@@ -1,4 +1,4 @@
-"""The book in Redis: read before an entry is worked on, written in the commit that settles the entry.
+"""The state in Redis: read before an entry is worked on, written in the commit that settles the entry.
 
 Every commit changes `version`, and takes effect only if that is still the one that was read: of two replicas that
 worked from the same state one is refused and works again from the new one.
@@ -14,8 +14,8 @@ import msgspec
 
 from penstock import BatchContext
 from penstock.mesh.alerts import ALERTS, HISTORY, MOST_HISTORY, SILENCES, AlertRecord, Silence
-from penstock_services.alerts.state.result import AnyMemory, Arrivals
-from penstock_services.alerts.state.state import Book, Clock, Notice, Table
+from penstock_services.alerts.state.evaluation import AnyMemory, Arrivals
+from penstock_services.alerts.state.state import AlertState, Notice, Table, Watermarks
 
 T = TypeVar("T")
 _META, _MEMORY, _ARRIVALS, _NOTICES = "meta", "memory", "arrivals", "notices"
@@ -23,51 +23,53 @@ _FIRST_LOOK_BACK = 600.0  # seconds: what is usual is known at once, and old tro
 _MOST_PAIRS = 1_000  # fields of one HSET
 
 
-class Position(msgspec.Struct, frozen=True):
-    """What everything else must be read under: the version of the book and its place in `metrics`."""
+class StatePosition(msgspec.Struct, frozen=True):
+    """What everything else must be read under: the version of the state and the place in `metrics`."""
 
     version: str | None
     cursor: str
 
 
-class Store:
-    """Reads and writes the book of one handler call."""
+class StateStore:
+    """Reads and writes the state of one handler call."""
 
     def __init__(self, ctx: BatchContext) -> None:
         self._redis = ctx.redis
         self._state = ctx.state
 
-    async def position(self) -> Position:
+    async def position(self) -> StatePosition:
         """Read the position: before anything else, so that what changes later is noticed."""
         version, cursor = await self._redis.hmget(self._state.key(_META), "version", "cursor")
         first = f"{max(0, round((time.time() - _FIRST_LOOK_BACK) * 1000))}-0"
-        return Position(version.decode() if version else None, cursor.decode() if cursor else first)
+        return StatePosition(version.decode() if version else None, cursor.decode() if cursor else first)
 
-    async def load(self, *, memory: bool) -> Book:
-        """Read the book; without `memory` leave out what only windows need."""
-        book = Book()
-        clock = await self._redis.hget(self._state.key(_META), "clock")
-        book.clock = msgspec.json.decode(clock, type=Clock) if clock else Clock()
-        book.alerts = await self._table(ALERTS, AlertRecord)
-        book.arrivals = await self._table(_ARRIVALS, Arrivals)
-        book.notices = await self._table(_NOTICES, Notice)
-        book.silences = await self._table(SILENCES, Silence)
+    async def load(self, *, memory: bool) -> AlertState:
+        """Read the state; without `memory` leave out what only windows need."""
+        state = AlertState()
+        watermarks = await self._redis.hget(self._state.key(_META), "watermarks")
+        state.watermarks = msgspec.json.decode(watermarks, type=Watermarks) if watermarks else Watermarks()
+        state.alerts = await self._table(ALERTS, AlertRecord)
+        state.arrivals = await self._table(_ARRIVALS, Arrivals)
+        state.notices = await self._table(_NOTICES, Notice)
+        state.silences = await self._table(SILENCES, Silence)
         if memory:
-            book.memory = await self._table(_MEMORY, AnyMemory)
-        return book
+            state.memory = await self._table(_MEMORY, AnyMemory)
+        return state
 
-    def save(self, book: Book, position: Position, *, cursor: str | None = None) -> None:
+    def save(self, state: AlertState, position: StatePosition, *, cursor: str | None = None) -> None:
         """Write what has changed, if nobody has changed anything since `position` was read."""
         self._state.expect(_META, "version", position.version)
-        self._write(ALERTS, book.alerts)
-        self._write(_ARRIVALS, book.arrivals)
-        self._write(_NOTICES, book.notices)
-        self._write(SILENCES, book.silences)
-        self._write(_MEMORY, book.memory)
-        history = [msgspec.json.encode(entry).decode() for entry in book.history[-MOST_HISTORY:]]
+        self._write(ALERTS, state.alerts)
+        self._write(_ARRIVALS, state.arrivals)
+        self._write(_NOTICES, state.notices)
+        self._write(SILENCES, state.silences)
+        self._write(_MEMORY, state.memory)
+        history = [msgspec.json.encode(entry).decode() for entry in state.history[-MOST_HISTORY:]]
         self._state.push(HISTORY, *history, most=MOST_HISTORY)
-        clock = msgspec.json.encode(book.clock).decode()
-        self._state.hset(_META, {"version": os.urandom(8).hex(), "clock": clock, "cursor": cursor or position.cursor})
+        watermarks = msgspec.json.encode(state.watermarks).decode()
+        self._state.hset(
+            _META, {"version": os.urandom(8).hex(), "watermarks": watermarks, "cursor": cursor or position.cursor}
+        )
 
     async def _table(self, name: str, kind: Any) -> Table[Any]:
         rows = await self._redis.hgetall(self._state.key(name))

@@ -40,7 +40,7 @@ def alarms(rule: str, windows: Iterator[Series]) -> int:
     mesh = Mesh(rules_text(r=rule + "\nflap: {triggers: 100}"))
     for series in windows:
         mesh.window(series, scope="events")
-    return sum(kind == "alert.triggered" for kind, _ in mesh.book.outbox)
+    return sum(kind == "alert.triggered" for kind, _ in mesh.state.outbox)
 
 
 ANOMALY = "kind: anomaly\nseries: jobs\nby: []\n"

@@ -6,15 +6,14 @@ from typing import Literal
 
 import msgspec
 
-from penstock_services.alerts.state.sliding_sum import Sum
-
+_BUCKETS = 30  # of a sliding sum
 Level = Literal["bad", "between", "good", "missing"]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """`bad`: the condition holds. `between`: past the limit to clear, short of the one to fire: what fires goes on.
 
-    `good`: it does not hold. `missing`: there was nothing to judge. `reason` says it in words.
+    `good`: it does not hold. `missing`: there was nothing to evaluate. `reason` says it in words.
     """
 
     level: Level
@@ -25,11 +24,49 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A verdict on the label set with this fingerprint."""
+    """An evaluation of the label set with this fingerprint."""
 
     fingerprint: str
     labels: dict[str, str]
-    verdict: Verdict
+    evaluation: Evaluation
+
+
+class Bucket(msgspec.Struct, frozen=True, array_like=True):
+    """What went wrong, and how much there was in all, in bucket number `index` since the epoch."""
+
+    index: int
+    bad: float
+    total: float
+
+
+class Sum(msgspec.Struct, frozen=True, array_like=True):
+    """A sliding sum over `span` seconds; its far edge is exact to a thirtieth of that."""
+
+    span: float
+    buckets: tuple[Bucket, ...] = ()
+
+    def add(self, start: float, bad: float, total: float) -> Sum:
+        """Return the sum with a window that starts at `start` added; what is too old is left out."""
+        index = int(start // (self.span / _BUCKETS))
+        kept = [bucket for bucket in self.buckets if index - _BUCKETS < bucket.index < index]
+        same = next((bucket for bucket in self.buckets if bucket.index == index), Bucket(index, 0, 0))
+        now = Bucket(index, same.bad + bad, same.total + total)
+        return Sum(self.span, (*kept, now))
+
+    @property
+    def bad(self) -> float:
+        """What went wrong."""
+        return sum(bucket.bad for bucket in self.buckets)
+
+    @property
+    def total(self) -> float:
+        """How much there was in all."""
+        return sum(bucket.total for bucket in self.buckets)
+
+    @property
+    def share(self) -> float:
+        """The share that went wrong; 0 of nothing."""
+        return self.bad / self.total if self.total else 0.0
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +77,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     seen: float
 
 
-class Presence(Memory, frozen=True, kw_only=True, tag="presence"):
+class LastSeen(Memory, frozen=True, kw_only=True, tag="last_seen"):
     """That it was there."""
 
 
@@ -63,7 +100,7 @@ class Baseline(Memory, frozen=True, kw_only=True, tag="baseline"):
     streak: int = 0
 
 
-AnyMemory = Presence | Sums | Extremes | Baseline
+AnyMemory = LastSeen | Sums | Extremes | Baseline
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +111,7 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
     times: tuple[float, ...]
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluationContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule is asked: how is this label set at the window from `start` to `at`?
 
     `firing` is since when its alert has been firing, if it is; `pending` says that it is about to.

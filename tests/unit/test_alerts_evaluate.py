@@ -36,7 +36,7 @@ def test_a_threshold_goes_through_every_state() -> None:
 def test_a_threshold_says_in_words_why_it_fired_and_why_it_resolved() -> None:
     mesh = Mesh(LAG)
     feed(mesh, 31, 40, 50, 7, 7, 7)
-    (_, fired), (_, ended) = mesh.book.outbox
+    (_, fired), (_, ended) = mesh.state.outbox
 
     assert fired.reason == "lag_age of ingest/worker is 50 s, above 30 s"
     assert (fired.value, fired.threshold, fired.status) == (50, 30, "firing")

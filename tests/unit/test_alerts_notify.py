@@ -20,20 +20,20 @@ def lag(seconds: float, group: str = "worker", stream: str = "ingest") -> Series
 
 
 def whys(mesh: Mesh) -> list[str]:
-    return [entry.why for entry in mesh.book.history]
+    return [entry.why for entry in mesh.state.history]
 
 
 def test_a_silenced_alert_fires_and_resolves_without_anybody_being_told() -> None:
     mesh = Mesh(rules_text(lag=LAG))
     mesh.silence("group=work*", seconds=60)
     mesh.window(lag(40))
-    (_, record) = mesh.book.alerts.items()[0]
+    (_, record) = mesh.state.alerts.items()[0]
     mesh.window(lag(4))
 
-    assert record.held is not None
-    assert record.held.startswith("silenced until 2027-01-15T08:01:00.000Z by ops")
+    assert record.suppressed is not None
+    assert record.suppressed.startswith("silenced until 2027-01-15T08:01:00.000Z by ops")
     assert mesh.told == []
-    assert [entry.what for entry in mesh.book.history] == ["firing", "resolved"]
+    assert [entry.what for entry in mesh.state.history] == ["firing", "resolved"]
 
 
 def test_what_still_fires_when_its_silence_ends_is_told_then() -> None:
@@ -70,10 +70,10 @@ def test_a_silence_that_is_over_is_forgotten_a_day_later() -> None:
     mesh = Mesh(rules_text(lag=LAG))
     mesh.silence("rule=lag", seconds=60)
     mesh.tick(after=86_400)
-    assert len(mesh.book.silences) == 1
+    assert len(mesh.state.silences) == 1
 
     mesh.tick(after=61)
-    assert len(mesh.book.silences) == 0
+    assert len(mesh.state.silences) == 0
 
 
 INHIBIT = """
@@ -127,7 +127,7 @@ def test_a_group_is_told_as_one_and_ends_when_all_of_it_is_over() -> None:
     mesh = Mesh(rules_text(lag=LAG + '\ngroup_by: [stream]\nsummary: "{group} lag on {stream}"'))
     mesh.window(lag(40, "a"), lag(50, "b"), lag(60, "c", "other"))
     assert mesh.told == ["triggered lag ingest", "triggered lag other"]
-    first = mesh.book.outbox[0][1]
+    first = mesh.state.outbox[0][1]
     assert first.summary == "a, b lag on ingest"
     assert first.reason.startswith("2 alerts: lag_age of ingest/a is 40 s")
 
@@ -260,7 +260,7 @@ def test_whatever_happens_a_resolve_follows_a_trigger_and_a_trigger_a_resolve(mo
             case "restart":
                 mesh.restart()
     open_alerts: set[str] = set()
-    for kind, alert in mesh.book.outbox:
+    for kind, alert in mesh.state.outbox:
         if kind == "alert.triggered":
             assert alert.fingerprint not in open_alerts
             open_alerts.add(alert.fingerprint)
@@ -273,17 +273,17 @@ def test_whatever_happens_a_resolve_follows_a_trigger_and_a_trigger_a_resolve(mo
         mesh.tick(after=1e5)
         mesh.window(lag(0, "a"), lag(0, "b"))
     assert "firing" not in mesh.states.values()
-    assert len(mesh.book.notices) == 0
+    assert len(mesh.state.notices) == 0
 
 
-@pytest.mark.parametrize("held", [True, False])
-def test_history_tells_states_and_who_was_told(held: bool) -> None:
+@pytest.mark.parametrize("suppressed", [True, False])
+def test_history_tells_states_and_who_was_told(suppressed: bool) -> None:
     mesh = Mesh(rules_text(lag=LAG))
-    if held:
+    if suppressed:
         mesh.silence("rule=lag", seconds=9999)
     mesh.window(lag(40))
     mesh.window(lag(4))
 
-    told = [] if held else ["told", "told resolved"]
-    assert sorted(entry.what for entry in mesh.book.history) == sorted(["firing", "resolved", *told])
-    assert all(entry.why and entry.time for entry in mesh.book.history)
+    told = [] if suppressed else ["notified", "notified resolved"]
+    assert sorted(entry.what for entry in mesh.state.history) == sorted(["firing", "resolved", *told])
+    assert all(entry.why and entry.time for entry in mesh.state.history)
