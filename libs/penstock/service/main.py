@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.errors import PenstockError, Unavailable
-from penstock.redis.connection import ResponseError, unavailable
 
 if TYPE_CHECKING:
     from penstock.service.app import Service
@@ -55,6 +54,8 @@ def report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
+        from penstock.redis.connection import ResponseError, unavailable  # noqa: PLC0415 - half of what a start costs
+
         away = unavailable(error)
         if away is not None:
             _fail(str(away), UNAVAILABLE)
