@@ -11,9 +11,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from penstock.cli.terminal import printable
-from penstock.traces import Attempt, Outcome, Trace, TracedEvent, TraceSummary
+from penstock.traces import Attempt, AttemptState, Trace, TracedEvent, TraceSummary
 
-_MARKS: dict[Outcome, tuple[str, str]] = {
+_MARKS: dict[AttemptState, tuple[str, str]] = {
     "completed": ("✓", "green"),
     "failed": ("↻", "yellow"),
     "snoozed": ("z", "cyan"),
@@ -241,12 +241,12 @@ def _attempt_details(attempt: Attempt, now: str) -> Iterator[Text]:
     if why or due:
         yield Text.assemble((why, style), "  " if why and due else "", (due, "dim"))
     if attempt.crashes:
-        yield Text(f"{_count(attempt.crashes, 'process')} died with it in hand", style="red")
+        yield Text(f"{_count(attempt.crashes, 'process')} died with it in flight", style="red")
     if attempt.consumer:
-        yield Text(f"in hand of {printable(attempt.consumer)}", style="dim")
-    if attempt.letter:
+        yield Text(f"in flight at {printable(attempt.consumer)}", style="dim")
+    if attempt.dead_letter:
         after = f", replayed {_clock(attempt.replayed)}" if attempt.replayed else ""
-        yield Text(f"dead letter {attempt.letter}{after}", style="dim")
+        yield Text(f"dead letter {attempt.dead_letter}{after}", style="dim")
 
 
 def _due(attempt: Attempt, now: str) -> str:

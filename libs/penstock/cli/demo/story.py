@@ -19,7 +19,7 @@ from penstock.dlq.queue import DeadLetters
 from penstock.event import Event, decode, encode_data, identity
 from penstock.keys import Keys
 from penstock.mesh.jobs import GROUP, STREAM
-from penstock.mesh.state import overview
+from penstock.mesh.state import mesh_state
 from penstock.redis.connection import AsyncRedis, client
 from penstock.schemas import JobEvent
 from penstock.settings import Settings, redis_url
@@ -82,7 +82,7 @@ CHAPTERS = (
 )
 
 
-class Teller:
+class Storyteller:
     """Sends the jobs one after the other and tells what becomes of each, all of it as read from Redis."""
 
     def __init__(self, settings: Settings, out: Console, *, alone: bool) -> None:
@@ -100,7 +100,7 @@ class Teller:
         """How many chapters there are: without metrics and alerts there is nobody to tell of an outage."""
         return len(CHAPTERS) + self._alerting
 
-    async def tell(self) -> int:
+    async def run(self) -> int:
         """Tell all; return how many of the promises were broken."""
         try:
             broken = [await self._chapter(number, chapter) for number, chapter in enumerate(CHAPTERS, 1)]
@@ -155,7 +155,7 @@ class Teller:
 
     async def _follow(self, chapter: Chapter, job_id: str, entry: Event, seen_before: bytes) -> list[str]:
         """Tell what was published because of the job until it ends; return what was not as promised."""
-        told: list[str] = []
+        happened: list[str] = []
         problems: list[str] = []
         async with asyncio.timeout(_DEADLINE):
             async for event in self._caused_by(job_id, seen_before):
@@ -163,10 +163,10 @@ class Teller:
                 if event.trace.trace_id != entry.trace.trace_id:
                     problems.append(f"{event.type} has trace {event.trace.trace_id}, not the job's")
                 if event.type.startswith("job.") and event.type != "job.started":
-                    told.append(event.type)
+                    happened.append(event.type)
                 await self._tell_of_delay(event)
-        if tuple(told) != chapter.promised:
-            problems.append(f"promised was {', '.join(chapter.promised)}; it was {', '.join(told)}")
+        if tuple(happened) != chapter.promised:
+            problems.append(f"promised was {', '.join(chapter.promised)}; it was {', '.join(happened)}")
         return problems + await self._check_letter(chapter, job_id, entry)
 
     async def _caused_by(self, job_id: str, last: bytes) -> AsyncIterator[Event]:
@@ -208,7 +208,7 @@ class Teller:
 
     async def _epilogue(self) -> int:
         """Tell how the worker's group stands in the end; return 1 if work is left that nobody else can have sent."""
-        found = await overview(self._redis, self._keys, load(self._settings.topology))
+        found = await mesh_state(self._redis, self._keys, load(self._settings.topology))
         worker = next(state for state in found.groups if (state.stream, state.group) == (STREAM, GROUP))
         self._out.print("\nIn the end", style="bold")
         counts = f"lag {worker.lag}, pending {worker.pending}, delayed {worker.delayed}, dead {worker.dead}"

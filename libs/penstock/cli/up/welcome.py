@@ -17,7 +17,7 @@ from penstock.settings import Settings, redis_url
 from penstock.topology import Topology
 
 
-def guide(settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool) -> str:
+def welcome(settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool) -> str:
     """Return the text, with ANSI codes if `coloured`."""
     bold, dim, end = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if coloured else ("", "", "")
     places = [
