@@ -6,8 +6,8 @@ import contextlib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -16,7 +16,7 @@ import typer
 from penstock.cli.editor import edit as edit_text
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import AsJson, console, print_json, print_table, printable
-from penstock.config import Duration
+from penstock.config import read_moment
 from penstock.dlq.causes import Selection, causes, select
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
@@ -146,22 +146,8 @@ def export(
 
 
 def _selection(fingerprint: str | None, type_: str | None, group: str | None, since: str | None) -> Selection:
-    return Selection(fingerprint=fingerprint, type=type_, group=group, since=None if since is None else _moment(since))
-
-
-def _moment(text: str) -> datetime:
-    """Read a time, or how long ago it was."""
-    try:
-        return datetime.now(UTC) - timedelta(seconds=Duration.parse(text))
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"--since: {text!r} is neither a time (2026-11-22T10:00:00Z) nor a duration (2h)"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    begin = None if since is None else read_moment(since, "--since", time.time())
+    return Selection(fingerprint=fingerprint, type=type_, group=group, since=begin)
 
 
 def _asked(letters: Sequence[str] | None, *, every: bool, selection: Selection) -> list[str]:

@@ -103,7 +103,7 @@ async def dlq_health(redis: AsyncRedis, keys: Keys) -> DlqHealth:
     tally = CauseTally()
     async for letter in DeadLetters(redis, keys).newest():
         types[letter.type or "(no type)"] += 1
-        recent += died_at(letter).timestamp() > yesterday
+        recent += died_at(letter) > yesterday
         tally.add(letter)
     count = types.total()
     return DlqHealth(

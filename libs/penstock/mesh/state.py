@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis, ResponseError
 from penstock.redis.scripts import Script
-from penstock.topology import DEAD_LETTERS, Topology
+from penstock.topology import Topology
 
 _dead = Script("penstock.dlq", "count")
 _unread = Script("penstock.mesh", "unread")

@@ -7,10 +7,11 @@ import time
 
 import structlog
 
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
-from penstock.topology import DEAD_LETTERS, Topology
+from penstock.times import entry_id_at
+from penstock.topology import Topology
 
 _trim = Script("penstock.streams", "retention")
 _TICK = 5.0
@@ -45,7 +46,7 @@ class Retention:
     async def trim(self, stream: str) -> int:
         """Trim one stream; return how many entries went."""
         kept = self._topology.streams[stream].retention
-        oldest = f"{max(0, round((time.time() - kept.age) * 1000))}-0"
+        oldest = entry_id_at(time.time() - kept.age)
         total = 0
         more = 1
         while more:

@@ -7,7 +7,8 @@ from typing import get_args
 
 import msgspec
 
-from penstock.topology import EVENTS, Topology
+from penstock.keys import EVENTS
+from penstock.topology import Topology
 from penstock.traces import attempts
 from penstock.traces.attempts import SETTLED, UNREAD, Evidence, Timeline
 from penstock.traces.graph import Node, TraceGraph

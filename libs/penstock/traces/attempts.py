@@ -13,7 +13,6 @@ from penstock.traces.progress import Progress
 from penstock.traces.records import DeadRecord, Parked, Record
 from penstock.traces.reports import OUTCOMES, STARTED, AttemptReport
 
-_LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the end of RFC 3339; a producer may choose an entry's id
 SETTLED, UNREAD = Progress("settled"), Progress("queued")
 
 
@@ -49,7 +48,7 @@ def hop(evidence: Evidence, timeline: Timeline) -> Hop:
 
 def time(ms: float) -> str:
     """Format ms since the epoch as RFC 3339."""
-    return rfc3339(min(ms, _LAST_MS) / 1000)
+    return rfc3339(ms / 1000)
 
 
 class _History:

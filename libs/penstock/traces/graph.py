@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from penstock.traces.records import DeadRecord, Parked, Place, Record, entry_order
+from penstock.times import entry_order
+from penstock.traces.records import DeadRecord, Parked, Place, Record
 from penstock.traces.reports import REPORTS
 from penstock.traces.scan import Findings
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
 from penstock.event import parse_identity
-from penstock.keys import Keys
+from penstock.keys import METRICS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.topology import Topology
 from penstock.traces.assemble import Assembler
@@ -21,7 +21,7 @@ from penstock.traces.scan import Findings, Scanner
 NEWEST = 10_000
 _MOST_EVENTS = 1_000  # of one trace; a picture of more helps nobody
 _PAGE = 50  # reports read in one call: each may hold a result of 64 kB
-_CLOCKWORK = "metrics"  # the stream of roll-ups, and of the ticks by which they are closed
+_CLOCKWORK = METRICS  # the stream of roll-ups, and of the ticks by which they are closed
 _Choice = Callable[[TraceGraph], list[list[Node]]]
 
 

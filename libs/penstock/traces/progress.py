@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, ResponseError
-from penstock.traces.records import entry_order
+from penstock.times import entry_order
 
 _PAGE = 500
 

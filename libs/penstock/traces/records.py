@@ -6,6 +6,7 @@ import msgspec
 
 from penstock.dlq import dead_letter
 from penstock.event import RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ENTRY, RETRY_ERROR, UNKNOWN_SOURCE, identity
+from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 
 Place = tuple[str, str]
@@ -77,17 +78,6 @@ class DeadRecord(msgspec.Struct, frozen=True, eq=False):
     reason: str
     error: str
     replayed: str | None = None
-
-
-def entry_order(entry_id: str) -> tuple[int, int]:
-    """Return what entry ids are ordered by."""
-    ms, _, sequence = entry_id.partition("-")
-    return number(ms), number(sequence)
-
-
-def entry_ms(entry_id: str) -> int:
-    """Return the time in an entry id; 0 if it is none, as somebody else's dead letter may say."""
-    return number(entry_id.partition("-")[0])
 
 
 def read_event(stream: str, entry_id: str, values: list[str], *, due: int | None = None) -> Record:

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
-from penstock.topology import DEAD_LETTERS, Topology
+from penstock.times import entry_order
+from penstock.topology import Topology
 from penstock.traces.records import (
     DEAD,
     EVENT,
@@ -17,7 +18,6 @@ from penstock.traces.records import (
     DeadRecord,
     Parked,
     Record,
-    entry_order,
     number,
     read_dead,
     read_event,

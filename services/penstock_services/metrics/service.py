@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 
 from penstock import BatchContext, ConfigurationError, Event, Service
+from penstock.keys import EVENTS, METRICS
 from penstock.metrics.tally import encode
 from penstock.metrics.windows import OPEN, SERVICE, parts_of
 from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.position import position
-from penstock.topology import EVENTS, Topology
+from penstock.topology import Topology
 from penstock_services.metrics.api import serve_api
 from penstock_services.metrics.close import Closer
 from penstock_services.metrics.count import tally
 from penstock_services.metrics.mesh import MeshWatch
-from penstock_services.metrics.publish import STREAM
 
 _BATCH = 500
 _TICK = 1.0  # seconds
@@ -29,8 +29,8 @@ def build(settings: Settings, topology: Topology) -> Service:
     Raises:
         ConfigurationError: streams.yaml does not let it publish windows.
     """
-    if STREAM not in topology.service(SERVICE).publishes:
-        raise ConfigurationError(f"streams.yaml: services.{SERVICE}.publishes does not list {STREAM}; add it")
+    if METRICS not in topology.service(SERVICE).publishes:
+        raise ConfigurationError(f"streams.yaml: services.{SERVICE}.publishes does not list {METRICS}; add it")
     service = Service(SERVICE)
     lateness_ms = round(settings.metrics_lateness * 1000)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -17,15 +16,15 @@ from penstock.cli.http import request
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
 from penstock.event import Event, decode, encode_data, identity
-from penstock.keys import Keys
+from penstock.keys import EVENTS, Keys
 from penstock.mesh.jobs import GROUP, STREAM
 from penstock.mesh.state import mesh_state
 from penstock.redis.connection import AsyncRedis, client
 from penstock.schemas import JobEvent
 from penstock.settings import Settings, redis_url
+from penstock.times import duration, seconds_of
 from penstock.topology import load
 
-_EVENTS = "events"
 _DEADLINE = 30.0  # seconds until a job must have come to its end
 _BLOCK_MS = 1_000
 _ENDS = ("job.completed", "job.dead")
@@ -159,7 +158,7 @@ class Storyteller:
         problems: list[str] = []
         async with asyncio.timeout(_DEADLINE):
             async for event in self._caused_by(job_id, seen_before):
-                self._step(_since(entry, event), _EVENTS, _describe(event), _STYLES.get(event.type, ""))
+                self._step(_since(entry, event), EVENTS, _describe(event), _STYLES.get(event.type, ""))
                 if event.trace.trace_id != entry.trace.trace_id:
                     problems.append(f"{event.type} has trace {event.trace.trace_id}, not the job's")
                 if event.type.startswith("job.") and event.type != "job.started":
@@ -171,12 +170,12 @@ class Storyteller:
 
     async def _caused_by(self, job_id: str, last: bytes) -> AsyncIterator[Event]:
         """Yield the events that the job has led to, until the one that ends it."""
-        key = self._keys.stream(_EVENTS)
+        key = self._keys.stream(EVENTS)
         while True:
             rows = await self._redis.xread({key: last}, block=_BLOCK_MS)
             for entry_id, fields in rows[0][1] if rows else ():
                 last = entry_id
-                event = _decode(_EVENTS, entry_id, fields)
+                event = _decode(EVENTS, entry_id, fields)
                 if event.cause == job_id:
                     yield event
                     if event.type in _ENDS:
@@ -217,7 +216,7 @@ class Storyteller:
         return int(self._alone and left > 0)
 
     async def _newest_event(self) -> bytes:
-        rows = await self._redis.xrevrange(self._keys.stream(_EVENTS), count=1)
+        rows = await self._redis.xrevrange(self._keys.stream(EVENTS), count=1)
         return rows[0][0] if rows else b"0"
 
     def _step(self, when: str, where: str, what: str, style: str = "") -> None:
@@ -230,8 +229,7 @@ def _decode(stream: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
 
 def _since(entry: Event, event: Event) -> str:
     """Return the time between the two, by the server's clock."""
-    begun, now = (datetime.fromisoformat(one.time) for one in (entry, event))
-    return f"{(now - begun).total_seconds() * 1000:.0f} ms"
+    return duration(seconds_of(event.time) - seconds_of(entry.time))
 
 
 def _describe(event: Event) -> str:
