@@ -12,6 +12,7 @@ from penstock.metrics.windows import OPEN, SERVICE, parts_of
 from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
+from penstock.streams.election import Election
 from penstock.streams.position import position
 from penstock.topology import Topology
 from penstock_services.metrics.api import serve_api
@@ -44,9 +45,10 @@ def build(settings: Settings, topology: Topology) -> Service:
     async def close_windows(runtime: Runtime) -> None:
         closer = Closer(runtime.redis, runtime.keys, lateness_ms=lateness_ms, most_series=settings.metrics_series)
         mesh = MeshWatch(runtime.redis, runtime.keys, runtime.topology)
+        election = Election(runtime.redis, runtime.keys, SERVICE, tick=_TICK)
         while not runtime.stopping.is_set():
             try:
-                await _tick(runtime, closer, mesh)
+                await _tick(runtime, election, closer, mesh)
             except Exception as error:  # the reader says so when Redis is away
                 if unavailable(error) is None:
                     raise
@@ -58,9 +60,9 @@ def build(settings: Settings, topology: Topology) -> Service:
     return service
 
 
-async def _tick(runtime: Runtime, closer: Closer, mesh: MeshWatch) -> None:
-    """Do what is due, in one of all replicas. The lock only saves work: others may come in between."""
-    if await runtime.redis.set(runtime.keys.lock(SERVICE), "1", nx=True, px=round(_TICK * 900)):
+async def _tick(runtime: Runtime, election: Election, closer: Closer, mesh: MeshWatch) -> None:
+    """Do what is due, in one of all replicas."""
+    if await election.won():
         stood = await position(runtime.redis, runtime.keys, EVENTS, SERVICE)
         await mesh.tick(stood.now)
         await closer.tick(stood.watermark, stood.now)
