@@ -25,6 +25,10 @@ demo: _uv
 test *arguments: _dev
     @.venv/bin/pytest -n 4 --dist loadgroup "$@"
 
+# Torture random meshes with random faults for some minutes: `just chaos 60 7` (from seed 7 on)
+chaos *arguments: _dev
+    @.venv/bin/python -m tests.chaos.torture "$@"
+
 # Do what CI does: lint, then test
 check: lint test
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import msgspec
 
-from penstock.traces.model import AttemptState
-from penstock.traces.records import Record
+from penstock.traces.model import Outcome
+from penstock.traces.records import Entry
 
 STARTED = "job.started"
-OUTCOMES: dict[str, AttemptState] = {
+OUTCOMES: dict[str, Outcome] = {
     "job.completed": "completed",
     "job.failed": "failed",
     "job.snoozed": "snoozed",
@@ -25,7 +25,7 @@ REPORTS = frozenset({STARTED, *OUTCOMES})
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
-class Reported(msgspec.Struct):
+class Told(msgspec.Struct):
     """What a report says: parts of JobEvent and DeliveryAttempt, read leniently: anybody may write to a stream."""
 
     attempt: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
@@ -49,19 +49,19 @@ class Reported(msgspec.Struct):
         return 1000 * ((self.queue_wait or 0.0) + (self.ran or 0.0))
 
 
-class AttemptReport(msgspec.Struct, frozen=True, eq=False):
+class Report(msgspec.Struct, frozen=True, eq=False):
     """A report, and what it tells."""
 
-    event: Record
-    reported: Reported
+    event: Entry
+    told: Told
 
 
-_decode = msgspec.json.Decoder(Reported).decode
+_decode = msgspec.json.Decoder(Told).decode
 
 
-def read(data: bytes) -> Reported:
+def read(data: bytes) -> Told:
     """Read a report's data; one that cannot be read still tells, by its type, how the attempt ended."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Reported()
+        return Told()

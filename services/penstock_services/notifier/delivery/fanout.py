@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from penstock import Context
 from penstock.event import Event
-from penstock.keys import NOTIFICATIONS
-from penstock.mesh.deliveries import DUE
+from penstock.mesh.deliveries import DUE, NOTIFICATIONS
 from penstock.schemas import Alert, Notification
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.message.message import moment
@@ -71,4 +70,4 @@ def order_of(alert: Alert, event: Event) -> str:
 
 def _milliseconds(timestamp: str) -> int:
     found = moment(timestamp)
-    return 0 if found is None else max(0, round(found * 1000))
+    return max(0, round(found.timestamp() * 1000)) if found else 0
