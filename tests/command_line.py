@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.processes import ROOT
+from tests.forks import run
 
 TOPOLOGY = """
 streams:
@@ -38,16 +37,7 @@ class Cli:
 
     def __call__(self, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; no command, whatever its outcome, may show a traceback."""
-        done = subprocess.run(
-            [sys.executable, "-m", "penstock", *arguments],
-            input=stdin,
-            env=self.env | env,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run(["penstock", *arguments], env=self.env | env, stdin=stdin)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

@@ -20,7 +20,7 @@ ABOVE_THE_SERVER = (
     "test_dlq_operations",
     "test_metrics_http",
     "test_otlp_",
-    "test_trace_",
+    "test_traces",
     "test_wheel",
 )
 

@@ -8,8 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
+
+from tests.forks import start
 
 DEADLINE = 20.0
 ROOT = Path(__file__).parent.parent
@@ -52,13 +55,8 @@ def service_process(
     }
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else None
-        process = subprocess.Popen(
-            [python, *command],
-            cwd=cwd,
-            env={**clean, **ports, "PENSTOCK_LOG_FORMAT": "json", **env},
-            stdin=subprocess.DEVNULL,
-            stderr=output,
-            start_new_session=True,
+        process = _started(
+            command, python=python, cwd=cwd, env={**clean, **ports, "PENSTOCK_LOG_FORMAT": "json", **env}, log=output
         )
         try:
             yield process
@@ -67,3 +65,15 @@ def service_process(
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait()
+
+
+def _started(
+    command: Sequence[str], *, python: str, cwd: Path, env: dict[str, str], log: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    if python == sys.executable and command[0] == "-m" and sys.platform == "linux":
+        stderr = 2 if log is None else log.fileno()
+        with Path(os.devnull).open("rb") as nothing:
+            return start(command[1:], env=env, cwd=cwd, stdin=nothing.fileno(), stdout=1, stderr=stderr)
+    return subprocess.Popen(
+        [python, *command], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True
+    )

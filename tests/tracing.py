@@ -11,7 +11,7 @@ from typing import TypeVar
 from penstock.keys import Keys
 from penstock.redis.connection import client
 from penstock.topology import load
-from penstock.traces import Attempt, State, Trace, TracedEvent, TraceList, Traces
+from penstock.traces import Attempt, Trace, TracedEvent, TraceList, Traces, TraceState
 from tests.processes import eventually, service_process
 from tests.servers import Server
 
@@ -46,7 +46,7 @@ def recent(server: Server, *, limit: int = 50, newest: int = 10_000) -> TraceLis
     return _ask(server, lambda traces: traces.recent(limit=limit, newest=newest))
 
 
-def wait_for(server: Server, wanted: str, state: State) -> Trace:
+def wait_for(server: Server, wanted: str, state: TraceState) -> Trace:
     """Wait until a trace is in `state`."""
 
     def check() -> Trace | None:
@@ -64,11 +64,11 @@ def attempts_of(event: TracedEvent, group: str = "worker") -> tuple[Attempt, ...
     return hop.attempts
 
 
-def _ask(server: Server, question: Callable[[Traces], Awaitable[T]]) -> T:
+def _ask(server: Server, wanted: Callable[[Traces], Awaitable[T]]) -> T:
     async def ask() -> T:
         redis = client(server.url)
         try:
-            return await question(Traces(redis, Keys(), load(TOPOLOGY)))
+            return await wanted(Traces(redis, Keys(), load(TOPOLOGY)))
         finally:
             await redis.aclose()
 

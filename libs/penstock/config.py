@@ -1,25 +1,28 @@
-"""Reading YAML that people write: durations, sections that refuse unknown keys, and errors that name file and key."""
+"""Reading what people write: YAML, durations, names and secrets, with errors that name file and key."""
 
 from __future__ import annotations
 
+import difflib
 import math
+import os
 import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
 
 from penstock.errors import ConfigurationError
+from penstock.times import seconds_of
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-
-
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
 _YAML_NAMES = {"`object`": "a mapping", "`array`": "a list", "`null`": "nothing (write {} for the defaults)"}
-
-
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
+NAME_RULE = "a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen and underscore"
 T = TypeVar("T")
 
 
@@ -41,8 +44,43 @@ class Duration(float):
         return cls(float(found[1]) * _SECONDS[found[2]])
 
 
+def read_moment(text: str, parameter: str, now: float) -> float:
+    """Read when something was, in seconds since the epoch: a time, or a duration before `now`.
+
+    Raises:
+        ConfigurationError: it is neither; the message names the parameter.
+    """
+    try:
+        return now - Duration.parse(text)
+    except ValueError:
+        pass
+    try:
+        return seconds_of(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"{parameter}: {text!r} is neither a duration before now, such as 15m, nor a time, such as "
+            "2026-11-22T10:00:00Z"
+        ) from None
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything in streams.yaml: immutable, and an unknown key is an error."""
+
+
+def find_file(path: Path | str | None, name: str, variable: str) -> tuple[str, str]:
+    """Return name and text of the file at `path`, else of ./`name`, else of the one that ships with Penstock.
+
+    Raises:
+        ConfigurationError: it cannot be read; the message names the variable that says where it is.
+    """
+    file = Path(path or name)
+    try:
+        if not path and not file.exists():
+            return name, resources.files("penstock").joinpath(name).read_text()
+        return file.name, file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"{file}: cannot be read ({why}); set {variable} to your {name}") from None
 
 
 def read_yaml(text: str, name: str) -> Any:
@@ -115,3 +153,64 @@ def _fits(value: Any, into: Any) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def is_name(text: str) -> bool:
+    """Return whether `text` can name what people declare; `NAME_RULE` says the rule."""
+    return _NAME.fullmatch(text) is not None
+
+
+def did_you_mean(given: str, known: Iterable[str], otherwise: str | None = None, *, cutoff: float = 0.6) -> str:
+    """Return what to say of a name that does not resolve: the nearest one known, else `otherwise` or all of them.
+
+    `cutoff` is how alike two names must be, from 0 to 1.
+    """
+    names = sorted(known) if isinstance(known, set) else list(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
+    if near:
+        return f"did you mean {near[0]}?"
+    if otherwise is not None:
+        return otherwise
+    return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}" if names else "there is none"
+
+
+def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the value of variable `name`, or what the file named by `name`_FILE holds.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    given = os.environ if environ is None else environ
+    path = given.get(f"{name}_FILE")
+    if given.get(name) or not path:  # compose files write an empty variable for one that is not set
+        return given.get(name)
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(f"environment: {name}_FILE: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"environment: {name}_FILE: {path} is not UTF-8 text") from None
+
+
+def fill_in(value: Any, where: str, environ: Mapping[str, str] | None = None) -> Any:
+    """Return decoded YAML with the values of variables in place of ${NAME}; `where` is what errors call it.
+
+    Raises:
+        ConfigurationError: a variable is not set.
+    """
+    if isinstance(value, dict):
+        return {key: fill_in(part, f"{where}.{key}", environ) for key, part in value.items()}
+    if isinstance(value, list):
+        return [fill_in(part, where, environ) for part in value]
+    if not isinstance(value, str):
+        return value
+
+    def fill(found: re.Match[str]) -> str:
+        secret = read_secret(found[1], environ)
+        if not secret:
+            raise ConfigurationError(
+                f"{where}: {found[1]} is not set; set it, or {found[1]}_FILE to a file that holds it"
+            )
+        return secret
+
+    return _VARIABLE.sub(fill, value)

@@ -7,19 +7,17 @@ Fields are flat and named after CloudEvents 1.0 attributes (https://cloudevents.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from penstock.errors import InvalidEvent
-from penstock.times import entry_time
+from penstock.times import entry_time, is_entry_id
 from penstock.trace_context import TraceContext
 
 UNKNOWN_SOURCE = "redis-cli"
 _KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause"})
-_ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 # What Penstock adds to an entry that it parks in a group's retry stream. The names are ours alone there;
 # on any other stream a field of such a name is an unknown field like every other.
 RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = "retry.entry", "attempt", "retry.crashes", "retry.error"
@@ -91,12 +89,7 @@ def parse_identity(event_id: str) -> tuple[str, str] | None:
     stream, _, entry_id = event_id.rpartition("-")
     stream, _, ms = stream.rpartition("-")
     entry_id = f"{ms}-{entry_id}"
-    return (stream, entry_id) if stream and _is_entry_id(entry_id) else None
-
-
-def _is_entry_id(text: str) -> bool:
-    found = _ENTRY_ID.fullmatch(text)
-    return found is not None and max(int(found[1]), int(found[2])) < 2**64
+    return (stream, entry_id) if stream and is_entry_id(entry_id) else None
 
 
 def derived_id(group: str, cause: str, index: str) -> str:
@@ -187,7 +180,7 @@ def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[E
     """
     raw = _pairs(fields)
     origin = _origin(entry_id, raw)
-    if not _is_entry_id(origin.entry_id):
+    if not is_entry_id(origin.entry_id):
         raise InvalidEvent(f"{RETRY_ENTRY} is no entry id: {origin.entry_id!r}")
     return _decode(stream, origin.entry_id, raw), origin
 

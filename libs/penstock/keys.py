@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+# The streams that Penstock itself reads or writes. streams.yaml may declare others, and need not declare all of these.
+INGEST, EVENTS, METRICS, ALERTS = "ingest", "events", "metrics", "alerts"
+NOTIFICATIONS, DELIVERIES, DEAD_LETTERS = "notifications", "deliveries", "dlq"
+
 
 class Keys(msgspec.Struct, frozen=True):
     """Key names of one mesh; `prefix` lets several meshes share a Redis.

@@ -5,16 +5,15 @@ Every variable may instead be given as NAME_FILE, the path of a file that holds 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from penstock.config import did_you_mean, read_secret
 from penstock.errors import ConfigurationError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -127,24 +126,6 @@ def read_variables(kind: type[T], environ: Mapping[str, str] | None = None) -> T
         raise ConfigurationError(f"environment: {_sentence(str(error))}") from None
 
 
-def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the value of variable `name`, or what the file named by `name`_FILE holds.
-
-    Raises:
-        ConfigurationError: the file cannot be read.
-    """
-    given = os.environ if environ is None else environ
-    path = given.get(f"{name}_FILE")
-    if given.get(name) or not path:  # compose files write an empty variable for one that is not set
-        return given.get(name)
-    try:
-        return Path(path).read_text().strip()
-    except OSError as error:
-        raise ConfigurationError(f"environment: {name}_FILE: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"environment: {name}_FILE: {path} is not UTF-8 text") from None
-
-
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return a sentence for each PENSTOCK_ variable that nothing reads, most likely a slip of the pen."""
     given = os.environ if environ is None else environ
@@ -153,8 +134,8 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     for name in sorted(given):
         if not name.startswith("PENSTOCK_") or name.removesuffix("_FILE") in known:
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)  # PENSTOCK_ alone makes names alike
-        sentences.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+        hint = did_you_mean(name, known, otherwise="", cutoff=0.8)  # PENSTOCK_ alone makes names alike
+        sentences.append(f"{name} is not a setting" + (f"; {hint}" if hint else ""))
     return sentences
 
 

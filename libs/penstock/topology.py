@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from penstock.config import Duration, Section, convert, read_yaml
+from penstock.config import NAME_RULE, Duration, Section, convert, did_you_mean, find_file, is_name, read_yaml
 from penstock.errors import ConfigurationError
+from penstock.keys import DEAD_LETTERS, INGEST
 from penstock.retry import Retry
 
-DEAD_LETTERS, EVENTS = "dlq", "events"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
+FILE = "streams.yaml"
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Unhandled = Literal["dead", "skip"]
 
@@ -46,7 +43,7 @@ class Subscription(Section, frozen=True, kw_only=True):
 
     def unhandled_on(self, stream: str) -> Unhandled:
         """Return what becomes of unhandled events of `stream`."""
-        return self.unhandled or ("dead" if stream == "ingest" else "skip")
+        return self.unhandled or ("dead" if stream == INGEST else "skip")
 
 
 class ServiceSpec(Section, frozen=True, kw_only=True):
@@ -77,7 +74,7 @@ class Webhook(Section, frozen=True, kw_only=True):
     default_secret: str | None = None
     type: str
     tenant: str | None = None
-    stream: str = "ingest"
+    stream: str = INGEST
 
 
 class Breaker(Section, frozen=True, kw_only=True):
@@ -123,20 +120,11 @@ def load(path: Path | str | None = None) -> Topology:
     Raises:
         ConfigurationError: the file cannot be read or does not describe a sound mesh.
     """
-    file = Path(path) if path else Path("streams.yaml")
-    try:
-        if path is None and not file.exists():
-            return parse(resources.files("penstock").joinpath("streams.yaml").read_text())
-        return parse(file.read_text(), name=file.name)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{file}: cannot be read ({error.strerror}); set PENSTOCK_TOPOLOGY to your streams.yaml"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{file}: not UTF-8 text; save it as UTF-8") from None
+    name, text = find_file(path, FILE, "PENSTOCK_TOPOLOGY")
+    return parse(text, name=name)
 
 
-def parse(text: str, *, name: str = "streams.yaml") -> Topology:
+def parse(text: str, *, name: str = FILE) -> Topology:
     """Read a topology from YAML text, calling it `name` in errors.
 
     Raises:
@@ -154,12 +142,7 @@ def parse(text: str, *, name: str = "streams.yaml") -> Topology:
 def _problems(topology: Topology) -> list[str]:
     problems: list[str] = []
     for kind in ("streams", "services", "webhooks"):
-        problems += [
-            f"{kind}.{name}: a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen "
-            "and underscore"
-            for name in getattr(topology, kind)
-            if not _NAME.fullmatch(name)
-        ]
+        problems += [f"{kind}.{name}: {NAME_RULE}" for name in getattr(topology, kind) if not is_name(name)]
     known = {*topology.streams, DEAD_LETTERS}
     for name, service in topology.services.items():
         for key, streams in (("consumes", service.consumes), ("publishes", service.publishes)):
@@ -173,6 +156,4 @@ def _problems(topology: Topology) -> list[str]:
 
 
 def _unresolved(stream: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(stream, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "declare it under streams"
-    return f"there is no stream {stream}; {hint}"
+    return f"there is no stream {stream}; {did_you_mean(stream, known, otherwise='declare it under streams')}"

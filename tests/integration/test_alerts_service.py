@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,8 +25,9 @@ from tests.alerting import (
     told,
 )
 from tests.command_line import environment
+from tests.forks import run
 from tests.hands import Raw, fields_of
-from tests.processes import ROOT, eventually
+from tests.processes import eventually
 from tests.servers import Server
 
 LAG = "kind: threshold\nseries: lag_age\nabove: 30s\nclear: 10s\nflap: {triggers: 50}"
@@ -184,15 +183,8 @@ def test_a_rule_that_is_taken_out_ends_its_alerts_at_the_next_start(
 def test_wrong_rules_end_the_start_with_every_mistake(server: Server, tmp_path: Path) -> None:
     rules = tmp_path / "mine.yaml"
     rules.write_text(rules_text(a="kind: event", b=f"{LAG}\nfour: 5m"))
-    done = subprocess.run(
-        [sys.executable, "-m", "penstock_services.alerts"],
-        env=environment(REDIS_URL=server.url, PENSTOCK_ALERTS=str(rules)),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    env = environment(REDIS_URL=server.url, PENSTOCK_ALERTS=str(rules))
+    done = run(["penstock_services.alerts"], env=env)
 
     assert done.returncode == 2
     assert done.stderr.splitlines() == [

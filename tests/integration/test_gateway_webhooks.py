@@ -15,6 +15,7 @@ import pytest
 from standardwebhooks import Webhook as Judge
 
 from penstock.errors import ConfigurationError
+from penstock.settings import Settings
 from penstock.topology import parse
 from penstock_services.gateway.service import build
 from tests.gateways import DEMO_SECRET, Answer, Gateway, running_gateway
@@ -241,4 +242,4 @@ def test_a_source_that_cannot_work_is_a_sentence_at_the_start(
         )
     )
     with pytest.raises(ConfigurationError, match=said):
-        build(topology)
+        build(Settings(), topology)

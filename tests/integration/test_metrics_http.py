@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.times import rfc3339
+from tests.forks import run
 from tests.metrics import EPOCH_MS, fields, settled
 from tests.processes import eventually, service_process
 from tests.servers import Server, free_port
@@ -50,14 +51,7 @@ class Told:
             return False
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "penstock", "metrics", *arguments],
-            env={"REDIS_URL": self._server.url, "PATH": "", "PYTHONIOENCODING": "utf-8"},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        return run(["penstock", "metrics", *arguments], env={"REDIS_URL": self._server.url, "PATH": ""})
 
 
 def publish(raw: Any, *kinds: str, **rest: Any) -> None:

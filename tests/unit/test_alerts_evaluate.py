@@ -152,7 +152,7 @@ def test_a_ratio_joins_series_and_shows_the_traces_of_what_failed() -> None:
     )
 
     assert mesh.told == ["triggered failing worker"]
-    assert mesh.last.reason == "worker: 10 of 40 failed within 60 s (25 %), above 10 %"
+    assert mesh.last.reason == "worker: 10 of 40 failed within 1 min (25 %), above 10 %"
     assert mesh.last.exemplars == ["t1", "t2"]
 
 
@@ -217,7 +217,7 @@ def test_the_rate_that_burns_fastest_is_named() -> None:
 
     assert mesh.told == ["triggered burning worker"]
     assert mesh.last.threshold == 3
-    assert "over 24 h and 2 h" in mesh.last.reason
+    assert "over 1 d and 2 h" in mesh.last.reason
 
 
 ABSENCE = "kind: absence\nseries: jobs\nafter: 2m"
@@ -382,7 +382,7 @@ def test_an_event_fires_at_once_and_resolves_when_none_has_come_for_a_while() ->
     mesh.restart()
     mesh.tick(after=10)
     assert mesh.told[-1] == "resolved dying mail"
-    assert mesh.last.reason == "no job.dead of mail for 60 s"
+    assert mesh.last.reason == "no job.dead of mail for 1 min"
 
 
 def test_an_event_rule_can_ask_for_several_within_a_time() -> None:

@@ -220,7 +220,7 @@ def test_an_alert_says_all_that_its_receiver_needs() -> None:
     alert = mesh.last
 
     assert alert.labels == {"stream": "ingest", "group": "worker", "team": "core"}
-    assert alert.summary == "core: worker is 90 s behind"
+    assert alert.summary == "core: worker is 1 min 30 s behind"
     assert (alert.severity, alert.runbook, alert.since) == ("critical", "docs/lag", "2027-01-15T08:00:10.000Z")
 
 

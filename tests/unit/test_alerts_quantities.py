@@ -8,27 +8,9 @@ import pytest
 
 from penstock_services.alerts.rules.file import parse
 from penstock_services.alerts.rules.model import KINDS
-from penstock_services.alerts.rules.quantities import in_words, seconds_in_words, unit_of
+from penstock_services.alerts.rules.quantities import in_words, unit_of
 from penstock_services.alerts.rules.summary import placeholders, render
 from tests.processes import ROOT
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (0.0085, "8.5 ms"),
-        (1, "1 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (7_199, "120 min"),
-        (7_200, "2 h"),
-        (86_400, "24 h"),
-        (259_200, "3 d"),
-    ],
-)
-def test_durations_read_well(seconds: float, words: str) -> None:
-    assert seconds_in_words(seconds) == words
 
 
 @pytest.mark.parametrize(

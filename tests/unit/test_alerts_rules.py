@@ -59,7 +59,7 @@ MISTAKES = {
     f"{THRESHOLD}\nwhere: [stream]": "rules.r.where: expected a matcher such as stream=ingest or type!=test.*, got",
     f"{THRESHOLD}\nwhere: [{{stream: a}}]": "rules.r.where: expected a matcher",
     f"{THRESHOLD}\nwhere: [strm=a]": "rules.r.where: lag_age has no label strm; did you mean stream?",
-    f"{THRESHOLD}\nby: [service]": "rules.r.by: lag_age has no label service; there is stream, group",
+    f"{THRESHOLD}\nby: [service]": "rules.r.by: lag_age has no label service; there are stream, group",
     f"{THRESHOLD}\nwindow: 30s": "rules.r.window: roll-ups are 10s or 60s long",
     # threshold
     without(THRESHOLD, "above"): "rules.r.above: give either above or below",
@@ -67,7 +67,7 @@ MISTAKES = {
     f"{THRESHOLD}\nclear: 40s": "rules.r.clear: it must not be greater than above",
     f"{without(THRESHOLD, 'above')}\nbelow: 5\nclear: 4": "rules.r.clear: it must not be less than below",
     f"{THRESHOLD}\nfield: count": "rules.r.field: lag_age has no count; there is value",
-    "kind: threshold\nseries: jobs\nabove: 5": "rules.r.field: jobs has no value; there is count, rate, errors",
+    "kind: threshold\nseries: jobs\nabove: 5": "rules.r.field: jobs has no value; there are count, rate, errors",
     "kind: threshold\nseries: jobs\nabove: 5\nfield: duration.p59": (
         "rules.r.field: jobs has no duration.p59; did you mean duration.p99?"
     ),
@@ -100,7 +100,7 @@ MISTAKES = {
     f"{EVENT}\nseries: jobs": "rules.r.series: there is no such key",
     f"{EVENT}\nat_least: 0": "rules.r.at_least: Expected `int` >= 1",
     f"{EVENT}\nby: [job_type]\ngroup_by: [tenant]": "rules.r.group_by: the alerts have no label tenant",
-    f'{EVENT}\nsummary: "{{job_type}}"': "rules.r.summary: nothing is called {job_type}; there is rule, severity",
+    f'{EVENT}\nsummary: "{{job_type}}"': "rules.r.summary: nothing is called {job_type}; there are rule, severity",
 }
 
 

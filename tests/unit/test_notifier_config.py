@@ -81,7 +81,7 @@ def test_the_examples_in_the_file_that_ships_are_sound() -> None:
         ("routes: [{channels: [consol]}]", "routes[0].channels: there is no channel consol; did you mean console?"),
         (
             "routes: [{channels: [console], failover: x}]",
-            "routes[0].failover: there is no channel x; there are console",
+            "routes[0].failover: there is no channel x; there is console",
         ),
         ("routes: [{channels: []}]", "routes[0]: channels must name at least one channel"),
         ("routes: [{channels: [console], min_severity: high}]", "routes[0]: a severity is one of info, warning"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock_services.notifier.message.message import Fact, Remarks, compose, duration, number, web_address
+from penstock_services.notifier.message.message import Fact, Remarks, compose, number, web_address
 from tests.alerts import ALERT, RESOLVED, SINCE, make_alert
 
 
@@ -71,14 +71,6 @@ def test_a_runbook_that_no_browser_should_open_is_no_link(runbook: str) -> None:
     assert web_address(runbook) is None
     assert message.runbook is None
     assert Fact("Runbook", runbook) in message.facts
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (59.6, "1 min"), (61, "1 min 1 s"), (3600, "1 h"), (90_061, "1 d 1 h"), (-5, "0 s")],
-)
-def test_durations_are_in_words(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 import pytest
 
+from penstock.config import read_secret
 from penstock.errors import ConfigurationError
-from penstock.settings import Settings, read_secret, unknown_variables
+from penstock.settings import Settings, unknown_variables
 
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
 # What deployments that exist count on.

@@ -9,8 +9,9 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json, print_table
+from penstock.keys import EVENTS
 from penstock.resilience.breaker import BreakerPolicy, Breakers, BreakerStatus, statuses
-from penstock.topology import EVENTS
+from penstock.times import duration
 
 app = typer.Typer(name="breakers", help="Show circuit breakers, open or close them by hand.", no_args_is_help=True)
 
@@ -68,4 +69,4 @@ def _fields(status: BreakerStatus) -> dict[str, object]:
 
 
 def _ago(since: float | None) -> str:
-    return "-" if since is None else f"{max(0.0, time.time() - since):.0f} s ago"
+    return "-" if since is None else f"{duration(max(0, round(time.time() - since)))} ago"

@@ -6,8 +6,8 @@ import contextlib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -15,8 +15,8 @@ import typer
 
 from penstock.cli.editor import edit as edit_text
 from penstock.cli.session import Session, run, session
-from penstock.cli.terminal import console, print_json, print_table, printable
-from penstock.config import Duration
+from penstock.cli.terminal import AsJson, console, print_json, print_table, printable
+from penstock.config import read_moment
 from penstock.dlq.causes import Selection, causes, select
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
@@ -33,7 +33,6 @@ Fingerprint = Annotated[str | None, typer.Option(help="Those of one cause, as `d
 Type = Annotated[str | None, typer.Option("--type", help="Those of one event type.")]
 Group = Annotated[str | None, typer.Option(help="Those that one group gave up on.")]
 Since = Annotated[str | None, typer.Option(help="Those since a time (2026-11-22T10:00:00Z) or for so long (2h).")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()
@@ -46,7 +45,7 @@ def ls(
     letters: Annotated[bool, typer.Option("--letters", help="List single letters rather than causes.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 50,
     replayed: Annotated[bool, typer.Option("--replayed", help="Show those too that were replayed.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the causes of dead letters, the most frequent first; with --letters or --fingerprint the letters.
 
@@ -66,7 +65,7 @@ def ls(
 
 
 @app.command()
-def show(letter: Annotated[str, typer.Argument(help="Id as `dlq ls` shows it.")], as_json: Json = False) -> None:
+def show(letter: Annotated[str, typer.Argument(help="Id as `dlq ls` shows it.")], as_json: AsJson = False) -> None:
     """Show one dead letter with its event and traceback."""
     found = run(_get([letter]))[0]
     if as_json:
@@ -147,22 +146,8 @@ def export(
 
 
 def _selection(fingerprint: str | None, type_: str | None, group: str | None, since: str | None) -> Selection:
-    return Selection(fingerprint=fingerprint, type=type_, group=group, since=None if since is None else _moment(since))
-
-
-def _moment(text: str) -> datetime:
-    """Read a time, or how long ago it was."""
-    try:
-        return datetime.now(UTC) - timedelta(seconds=Duration.parse(text))
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"--since: {text!r} is neither a time (2026-11-22T10:00:00Z) nor a duration (2h)"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    begin = None if since is None else read_moment(since, "--since", time.time())
+    return Selection(fingerprint=fingerprint, type=type_, group=group, since=begin)
 
 
 def _asked(letters: Sequence[str] | None, *, every: bool, selection: Selection) -> list[str]:

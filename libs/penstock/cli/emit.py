@@ -11,6 +11,7 @@ import typer
 from penstock.cli.session import run, session
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import encode, identity
+from penstock.keys import INGEST
 from penstock.streams.publish import Publisher
 
 SOURCE = "penstock-cli"
@@ -20,7 +21,7 @@ def emit(
     event_type: Annotated[str, typer.Argument(metavar="TYPE", help="Event type, such as ticket.created.")],
     data: Annotated[str, typer.Argument(metavar="JSON", help="The event's data; - reads it from stdin.")] = "null",
     *,
-    stream: Annotated[str, typer.Option(help="Stream to publish to.")] = "ingest",
+    stream: Annotated[str, typer.Option(help="Stream to publish to.")] = INGEST,
     event_id: Annotated[str | None, typer.Option("--id", help="The event's id; made from its entry if absent.")] = None,
     subject: Annotated[str | None, typer.Option(help="What the event is about.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose event it is.")] = None,

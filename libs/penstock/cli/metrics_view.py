@@ -14,6 +14,7 @@ from penstock.metrics.rollup import roll_up
 from penstock.metrics.tally import merged
 from penstock.metrics.windows import Window
 from penstock.schemas import Quantiles, Series
+from penstock.times import short_duration
 
 _CELLS = 30  # of a sparkline
 _BARS = "▁▂▃▄▅▆▇█"
@@ -69,7 +70,7 @@ _MESH = (
 
 def _headline(look: Look, late: int) -> str:
     late_text = f", {late} events came too late for theirs" if late else ""
-    return f"{_duration(look.until - look.since)} in windows of {look.query.seconds} s{late_text}"
+    return f"{short_duration(look.until - look.since)} in windows of {look.query.seconds} s{late_text}"
 
 
 class _Course:
@@ -108,7 +109,7 @@ def _job_row(series: Series, course: _Course) -> list[str]:
         f"{series.rate or 0:.3g}",
         f"{series.error_rate or 0:.1%}",
         *_quantiles(series.duration),
-        _duration(series.queue_wait.p95) if series.queue_wait else "-",
+        short_duration(series.queue_wait.p95) if series.queue_wait else "-",
         course.of(series),
     ]
 
@@ -116,7 +117,7 @@ def _job_row(series: Series, course: _Course) -> list[str]:
 def _quantiles(found: Quantiles | None) -> list[str]:
     if found is None:
         return ["-"] * 5
-    return [_duration(value) for value in (found.p50, found.p90, found.p95, found.p99, found.max)]
+    return [short_duration(value) for value in (found.p50, found.p90, found.p95, found.p99, found.max)]
 
 
 def _event_row(series: Series, course: _Course) -> list[str]:
@@ -148,7 +149,7 @@ def _mesh_rows(look: Look, course: _Course) -> list[list[str]]:
 def _gauge(series: Series | None) -> str:
     if series is None or series.value is None:
         return "-"
-    return _duration(series.value) if series.name in _AGES else f"{series.value:g}"
+    return short_duration(series.value) if series.name in _AGES else f"{series.value:g}"
 
 
 def _named(series: Series, labels: Iterable[str], unless: dict[str, str] | None = None) -> str:
@@ -158,12 +159,3 @@ def _named(series: Series, labels: Iterable[str], unless: dict[str, str] | None 
 
 def _key(series: Series) -> _Key:
     return series.name, tuple(sorted(series.labels.items()))
-
-
-def _duration(seconds: float) -> str:
-    if seconds <= 0:
-        return "0"
-    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g}{unit}"
-    return f"{seconds * 1e6:.3g}us"

@@ -15,7 +15,8 @@ from penstock.cli.session import Session, run, session
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import decode, encode, encode_data
-from penstock.mesh.deliveries import DELIVERIES, NOTIFICATIONS, SERVICE, TEST, read_attempt
+from penstock.keys import ALERTS, DELIVERIES, NOTIFICATIONS
+from penstock.mesh.deliveries import SERVICE, TEST, read_attempt
 from penstock.schemas import ChannelTest, DeliveryAttempt
 from penstock.service.main import Negative
 from penstock.settings import Settings
@@ -24,7 +25,6 @@ from penstock.topology import load
 
 app = typer.Typer(name="notify", help="Test a channel, preview a message.", no_args_is_help=True)
 
-_ALERTS = "alerts"
 _SEARCHED = 10_000  # newest entries of `alerts` looked through for a fingerprint
 _BLOCK_MS = 1_000
 
@@ -88,10 +88,10 @@ def _read(alert: str) -> bytes:
 
 async def _newest(fingerprint: str) -> bytes:
     async with session() as here:
-        rows = await here.redis.xrevrange(here.keys.stream(_ALERTS), count=_SEARCHED)
+        rows = await here.redis.xrevrange(here.keys.stream(ALERTS), count=_SEARCHED)
     for entry_id, fields in rows:
         try:
-            event = decode(_ALERTS, entry_id.decode(), [part for pair in fields.items() for part in pair])
+            event = decode(ALERTS, entry_id.decode(), [part for pair in fields.items() for part in pair])
             if event.json().get("fingerprint") == fingerprint:
                 return event.data
         except (InvalidEvent, AttributeError):

@@ -10,7 +10,7 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json, print_table
-from penstock.mesh.state import GroupState, Overview, ServerState, overview
+from penstock.mesh.state import GroupState, MeshState, ServerState, mesh_state
 
 _COUNTS = ("lag", "pending", "delayed", "retry", "dead", "consumers")
 
@@ -18,7 +18,7 @@ _COUNTS = ("lag", "pending", "delayed", "retry", "dead", "consumers")
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False) -> None:
     """Show each stream's length and how each group stands with it.
 
-    lag: never delivered; pending: in hand; delayed: waiting for the next try; retry: due for it;
+    lag: never delivered; pending: in flight; delayed: waiting for the next try; retry: due for it;
     dead: dead letters not replayed; consumers: processes alive.
 
     JSON: {"redis": {"name", "version", "uptime", "memory"}, "streams": [{"name", "length", "scheduled"}],
@@ -32,12 +32,12 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for 
         _print(found)
 
 
-async def _look() -> Overview:
+async def _look() -> MeshState:
     async with session() as here:
-        return await overview(here.redis, here.keys, here.topology)
+        return await mesh_state(here.redis, here.keys, here.topology)
 
 
-def _print(found: Overview) -> None:
+def _print(found: MeshState) -> None:
     console().print(_server(found.redis), style="dim")
     by_stream: dict[str, list[GroupState]] = {stream.name: [] for stream in found.streams}
     for group in found.groups:

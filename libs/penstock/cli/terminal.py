@@ -7,14 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Annotated, Any, TextIO, cast
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from penstock.telemetry.logs import wants_colour
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+"""The option of every command that prints for programs too."""
 _COLOURS = (36, 32, 35, 33, 34, 96, 92, 95)  # ANSI foreground colours, told apart on dark and on light
 
 

@@ -9,7 +9,7 @@ import typer
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json
 from penstock.cli.up.programs import programs
-from penstock.mesh.drift import Difference, survey
+from penstock.mesh.drift import Difference, drift
 from penstock.settings import Settings
 from penstock.topology import Topology, load
 
@@ -47,7 +47,7 @@ def check(
 
 async def _compare() -> list[Difference]:
     async with session() as here:
-        return await survey(here.redis, here.keys, here.topology)
+        return await drift(here.redis, here.keys, here.topology)
 
 
 def _print(topology: Topology, differences: list[Difference], *, file_only: bool) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from penstock.cli.session import run, session
-from penstock.cli.terminal import print_json, printable
+from penstock.cli.terminal import AsJson, print_json, printable
 from penstock.cli.trace_view import listing, picture
 from penstock.errors import ConfigurationError
 from penstock.service.main import Negative
@@ -21,7 +21,6 @@ from penstock.traces.lookup import NEWEST
 _WIDTH = 100  # where nothing says how wide the terminal is
 
 Newest = Annotated[int, typer.Option(min=1, metavar="N", help="Search the newest N entries of every stream.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def trace(
@@ -29,7 +28,7 @@ def trace(
     *,
     event: Annotated[str | None, typer.Option(metavar="ID", help="The trace of this event, or job.")] = None,
     newest: Newest = NEWEST,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw one trace: every event, what it led to, and how each attempt at it went.
 
@@ -58,7 +57,7 @@ def traces(
     *,
     limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 20,
     newest: Newest = NEWEST,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """List recent traces, the newest first.
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from penstock.cli.terminal import printable
-from penstock.traces import Attempt, Outcome, Trace, TracedEvent, TraceSummary
+from penstock.times import rfc3339, seconds_of, short_duration
+from penstock.traces import Attempt, AttemptState, Trace, TracedEvent, TraceSummary
 
-_MARKS: dict[Outcome, tuple[str, str]] = {
+_MARKS: dict[AttemptState, tuple[str, str]] = {
     "completed": ("✓", "green"),
     "failed": ("↻", "yellow"),
     "snoozed": ("z", "cyan"),
@@ -78,26 +79,11 @@ def listing(traces: Sequence[TraceSummary], width: int) -> RenderableType:
                 Text(_when(trace.started), "dim"),
                 Text(printable(trace.type) or "?", "bold"),
                 Text(f"{mark} {trace.state}", style),
-                Text(duration(trace.duration)),
+                Text(short_duration(trace.duration)),
                 Text(trace.trace_id, "dim"),
             )
         )
     return Group(*lines)
-
-
-def duration(seconds: float) -> str:
-    """Write a duration for people, in at most 8 characters."""
-    if seconds < 0.0001:
-        return "<0.1 ms"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms" if seconds >= 0.001 else f"{seconds * 1000:.1f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.3g} s"
-    units = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
-    seconds = round(seconds)
-    at = next(index for index, (size, _) in enumerate(units) if seconds >= size)
-    (large, name), (small, rest) = units[at], units[at + 1]
-    return f"{seconds // large}{name} {seconds % large // small:02}{rest}"
 
 
 def _headline(trace: Trace, width: int) -> Iterator[Text]:
@@ -106,7 +92,9 @@ def _headline(trace: Trace, width: int) -> Iterator[Text]:
     title.truncate(width, overflow="ellipsis")
     yield title
     counts = f"{_count(len(trace.events), 'event')}, {_count(trace.attempts, 'attempt')}"
-    yield Text(f"{trace.started[:10]} {_clock(trace.started)} UTC, {duration(trace.duration)}, {counts}", style="dim")
+    yield Text(
+        f"{trace.started[:10]} {_clock(trace.started)} UTC, {short_duration(trace.duration)}, {counts}", style="dim"
+    )
     yield Text(f"trace {trace.trace_id}", style="dim")
     for other in trace.trace_ids[1:]:
         yield Text(f"  and {other}", style="dim")
@@ -126,8 +114,8 @@ class _Columns(msgspec.Struct):
 
     def line(self, label: Text, waited: Text, ran: Text, bar: Text) -> Text:
         label.truncate(self.label, overflow="ellipsis", pad=True)
-        for time in (waited, ran):
-            time.align("right", _TIME)
+        for spent in (waited, ran):
+            spent.align("right", _TIME)
         return Text(" ").join([label, waited, ran + " ", bar])
 
 
@@ -161,7 +149,7 @@ class _Beside:
 
 def _axis(total: float, cells: int) -> Text:
     """Return the ends of the time axis."""
-    end = duration(total)
+    end = short_duration(total)
     return Text("0" + end.rjust(cells - 1), style="dim")
 
 
@@ -213,15 +201,15 @@ def _attempt_row(depth: int, label: Text, attempt: Attempt, now: str) -> _Row:
     if attempt.duration is not None:
         run = begin + (attempt.queue_wait or 0)
         course = [(begin, run, "░", "dim"), (run, min(end, run + attempt.duration), "█", style)]
-        ran = duration(attempt.duration)
+        ran = short_duration(attempt.duration)
     else:
         course = [(begin, end, "░" if is_open else "━", style)]
-        ran = "" if is_open else f"≤ {duration(attempt.elapsed)}"
+        ran = "" if is_open else f"≤ {short_duration(attempt.elapsed)}"
     waited = attempt.elapsed if is_open else attempt.queue_wait
     return _Row(
         depth,
         label,
-        waited="" if waited is None else duration(waited),
+        waited="" if waited is None else short_duration(waited),
         ran=ran,
         course=course,
         details=list(_attempt_details(attempt, now)),
@@ -241,31 +229,31 @@ def _attempt_details(attempt: Attempt, now: str) -> Iterator[Text]:
     if why or due:
         yield Text.assemble((why, style), "  " if why and due else "", (due, "dim"))
     if attempt.crashes:
-        yield Text(f"{_count(attempt.crashes, 'process')} died with it in hand", style="red")
+        yield Text(f"{_count(attempt.crashes, 'process')} died with it in flight", style="red")
     if attempt.consumer:
-        yield Text(f"in hand of {printable(attempt.consumer)}", style="dim")
-    if attempt.letter:
+        yield Text(f"in flight at {printable(attempt.consumer)}", style="dim")
+    if attempt.dead_letter:
         after = f", replayed {_clock(attempt.replayed)}" if attempt.replayed else ""
-        yield Text(f"dead letter {attempt.letter}{after}", style="dim")
+        yield Text(f"dead letter {attempt.dead_letter}{after}", style="dim")
 
 
 def _due(attempt: Attempt, now: str) -> str:
     if not attempt.due or attempt.outcome == "completed":
         return ""
-    ahead = (datetime.fromisoformat(attempt.due) - datetime.fromisoformat(now)).total_seconds()
+    ahead = seconds_of(attempt.due) - seconds_of(now)
     what = "due" if attempt.outcome == "delayed" else "next due"
-    return f"{what} {_clock(attempt.due)}" + (f", in {duration(ahead)}" if ahead > 0 else "")
+    return f"{what} {_clock(attempt.due)}" + (f", in {short_duration(ahead)}" if ahead > 0 else "")
 
 
-def _when(time: str) -> str:
+def _when(moment: str) -> str:
     """Return the time of day, or the day and hour if that was not today (UTC)."""
-    today = datetime.now(UTC).isoformat()[:10]
-    return time[11:19] if time.startswith(today) else time[5:16].replace("T", " ")
+    today = rfc3339(time.time())[:10]
+    return moment[11:19] if moment.startswith(today) else moment[5:16].replace("T", " ")
 
 
-def _clock(time: str) -> str:
+def _clock(moment: str) -> str:
     """Return the time of day in a time of RFC 3339, as it was written."""
-    return printable(time[11:23])
+    return printable(moment[11:23])
 
 
 def _count(number: int, what: str) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from datetime import UTC, datetime
 
 import msgspec
 
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
+from penstock.times import entry_ms
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters are meant: those that fit everything given. `since` is a time with its zone."""
+    """Which dead letters are meant: those that fit everything given. `since` is in seconds since the epoch."""
 
     fingerprint: str | None = None
     type: str | None = None
     group: str | None = None
-    since: datetime | None = None
+    since: float | None = None
 
     def holds(self, letter: DeadLetter) -> bool:
         """Return whether a letter is meant."""
@@ -90,6 +90,6 @@ def causes(letters: Iterable[DeadLetter]) -> list[Cause]:
     return tally.causes
 
 
-def died_at(letter: DeadLetter) -> datetime:
-    """Return when a letter was written: its id is the server's time in milliseconds."""
-    return datetime.fromtimestamp(int(letter.letter.partition("-")[0]) / 1000, UTC)
+def died_at(letter: DeadLetter) -> float:
+    """Return when a letter was written, in seconds since the epoch: its id is the server's time."""
+    return entry_ms(letter.letter) / 1000

@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from penstock.dlq.dead_letter import DeadLetter, decode
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
-from penstock.times import rfc3339
-from penstock.topology import DEAD_LETTERS
+from penstock.times import entry_id_at, entry_order, rfc3339
 from penstock.trace_context import TraceContext
 
 _replay = Script("penstock.dlq", "replay")
@@ -98,7 +97,7 @@ class DeadLetters:
 
     async def trim(self, *, days: float, entries: int) -> int:
         """Drop what is older than `days`, or beyond the newest `entries`; return how many went."""
-        oldest = f"{max(0, round((time.time() - days * 86_400) * 1000))}-0"
+        oldest = entry_id_at(time.time() - days * 86_400)
         aged = await self._client.xtrim(self._key, minid=oldest, approximate=False)
         excess = await self._client.xtrim(self._key, maxlen=entries, approximate=False)
         if aged + excess:
@@ -107,13 +106,8 @@ class DeadLetters:
 
     async def _forget_marks(self) -> None:
         first = await self._client.xrange(self._key, count=1)
-        keep = _number(first[0][0]) if first else None
+        keep = entry_order(first[0][0]) if first else None
         marks = await self._client.hkeys(self._keys.replayed)
-        stale = [mark for mark in marks if keep is None or _number(mark) < keep]
+        stale = [mark for mark in marks if keep is None or entry_order(mark) < keep]
         if stale:
             await self._client.hdel(self._keys.replayed, *stale)
-
-
-def _number(letter: bytes) -> tuple[int, int]:
-    ms, _, sequence = letter.decode().partition("-")
-    return int(ms), int(sequence)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from penstock.dlq.queue import DeadLetters
 from penstock.event import encode, encode_data
 from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.connection import AsyncRedis
 from penstock.schemas import LettersDropped
+from penstock.streams.election import Election, every
 
 _TICK = 5.0
 _log = structlog.get_logger("penstock.dlq")
@@ -24,23 +23,17 @@ class DeadLetterRetention:
         self._client = client
         self._events = events
         self._letters = DeadLetters(client, keys)
-        self._lock = keys.lock("retention:dlq")
+        self._election = Election(client, keys, "retention:dlq", tick=_TICK)
         self._days = days
         self._entries = entries
 
     async def run(self) -> None:
         """Trim every few seconds until cancelled."""
-        while True:
-            await asyncio.sleep(_TICK)
-            try:
-                await self.tick()
-            except Exception as error:
-                if unavailable(error) is None:
-                    raise
+        await every(_TICK, self.tick)
 
     async def tick(self) -> None:
         """Trim, unless another process does so just now."""
-        if await self._client.set(self._lock, "1", nx=True, px=round(_TICK * 900)):
+        if await self._election.won():
             dropped = await self._letters.trim(days=self._days, entries=self._entries)
             if dropped:
                 await self._tell(dropped)

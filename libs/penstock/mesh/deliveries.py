@@ -10,12 +10,11 @@ from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import decode
-from penstock.keys import Keys
+from penstock.keys import DELIVERIES, NOTIFICATIONS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import DeliveryAttempt, Notification
 
 SERVICE = "notifier"
-NOTIFICATIONS, DELIVERIES = "notifications", "deliveries"
 DUE, TEST = "notification.due", "notification.test"
 _STATUSES = ("sent", "failed", "dead")
 _PAGE = 500

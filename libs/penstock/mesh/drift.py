@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from penstock.keys import Keys
-from penstock.mesh.state import overview
+from penstock.mesh.state import mesh_state
 from penstock.redis.connection import AsyncRedis
 from penstock.topology import Topology
 
@@ -23,13 +23,13 @@ class Difference(msgspec.Struct, frozen=True):
     message: str
 
 
-async def survey(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Difference]:
+async def drift(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Difference]:
     """Compare the groups of every declared stream, and every stream under our prefix.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
-    found = await overview(client, keys, topology)
+    found = await mesh_state(client, keys, topology)
     differences = []
     for state in found.groups:
         if not state.declared:

@@ -103,11 +103,11 @@ async def dlq_health(redis: AsyncRedis, keys: Keys) -> DlqHealth:
     tally = CauseTally()
     async for letter in DeadLetters(redis, keys).newest():
         types[letter.type or "(no type)"] += 1
-        recent += died_at(letter).timestamp() > yesterday
+        recent += died_at(letter) > yesterday
         tally.add(letter)
     count = types.total()
     return DlqHealth(
-        status=judge_dead(count),
+        status=dead_letters_status(count),
         statistics=DlqStatistics(
             total_failed_tasks=count,
             recent_failures_24h=recent,
@@ -118,7 +118,7 @@ async def dlq_health(redis: AsyncRedis, keys: Keys) -> DlqHealth:
     )
 
 
-def judge_dead(count: int) -> Status:
+def dead_letters_status(count: int) -> Status:
     """Return how it stands with so many dead letters that nobody has replayed."""
     return "critical" if count >= CRITICAL_THRESHOLD else "warning" if count >= WARNING_THRESHOLD else "healthy"
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import msgspec
 
 from penstock.event import parse_identity
-from penstock.keys import Keys
+from penstock.keys import INGEST, Keys
 from penstock.redis.connection import AsyncRedis, ResponseError
 from penstock.redis.scripts import Script
 
 JobState = Literal["queued", "running", "retrying", "completed", "dead"]
-STREAM, GROUP = "ingest", "worker"
+STREAM, GROUP = INGEST, "worker"
 _entry = Script("penstock.mesh", "find_entry")
 _SEARCHED = 1_000  # newest entries looked through for an id that its producer chose
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis, ResponseError
 from penstock.redis.scripts import Script
-from penstock.topology import DEAD_LETTERS, Topology
+from penstock.topology import Topology
 
 _dead = Script("penstock.dlq", "count")
 _unread = Script("penstock.mesh", "unread")
@@ -36,7 +36,7 @@ class StreamState(msgspec.Struct, frozen=True):
 class GroupState(msgspec.Struct, frozen=True, kw_only=True):
     """How a group stands with a stream. Every event that is not settled counts in one of the first four.
 
-    `lag`: never delivered. `pending`: delivered and in hand, first tries and later ones. `delayed`: waiting
+    `lag`: never delivered. `pending`: delivered and in flight, first tries and later ones. `delayed`: waiting
     for its next try. `retry`: due for it and not yet read. `dead`: its dead letters, less those replayed.
     `consumers`: processes alive. `declared`: streams.yaml knows the group. `exists`: Redis does; a service
     makes its group when it starts.
@@ -54,7 +54,7 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True):
     exists: bool
 
 
-class Overview(msgspec.Struct, frozen=True):
+class MeshState(msgspec.Struct, frozen=True):
     """The whole mesh."""
 
     redis: ServerState
@@ -62,7 +62,7 @@ class Overview(msgspec.Struct, frozen=True):
     groups: list[GroupState]
 
 
-async def overview(client: AsyncRedis, keys: Keys, topology: Topology) -> Overview:
+async def mesh_state(client: AsyncRedis, keys: Keys, topology: Topology) -> MeshState:
     """Read the state of every declared stream and of every group there is or should be on it.
 
     Raises:
@@ -75,7 +75,7 @@ async def overview(client: AsyncRedis, keys: Keys, topology: Topology) -> Overvi
         streams.append(state)
         declared = topology.groups(name)
         for group in dict.fromkeys([*declared, *infos]):
-            standing = await _standing(client, keys, state, group, infos.get(group))
+            counts = await _counts(client, keys, state, group, infos.get(group))
             groups.append(
                 GroupState(
                     stream=name,
@@ -83,10 +83,10 @@ async def overview(client: AsyncRedis, keys: Keys, topology: Topology) -> Overvi
                     dead=dead.get((name, group), 0),
                     declared=group in declared,
                     exists=group in infos,
-                    **standing,
+                    **counts,
                 )
             )
-    return Overview(await _server(client), streams, groups)
+    return MeshState(await _server(client), streams, groups)
 
 
 async def _server(client: AsyncRedis) -> ServerState:
@@ -111,7 +111,7 @@ async def _stream(client: AsyncRedis, keys: Keys, name: str) -> tuple[StreamStat
     return StreamState(name, length, scheduled), {info["name"].decode(): info for info in infos or ()}
 
 
-async def _standing(
+async def _counts(
     client: AsyncRedis, keys: Keys, stream: StreamState, group: str, info: dict[str, Any] | None
 ) -> dict[str, int]:
     """Return the counts of a group; `info` is what the server says of it, None if it does not exist yet."""
@@ -123,12 +123,12 @@ async def _standing(
         pipeline.xinfo_consumers(key, group)
         replies = await pipeline.execute(raise_on_error=False)
     delayed, waiting, retried, consumers = (_unless_missing(reply) for reply in replies)
-    in_hand = retried["pending"] if retried else 0
+    in_flight = retried["pending"] if retried else 0
     return {
         "lag": await _lag(client, key, info) if info else stream.length,  # a new group starts at the first entry
-        "pending": (info["pending"] if info else 0) + in_hand,
+        "pending": (info["pending"] if info else 0) + in_flight,
         "delayed": delayed,
-        "retry": max(0, waiting - in_hand),
+        "retry": max(0, waiting - in_flight),
         "consumers": await _alive(client, keys, consumers or []),
     }
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from penstock.config import Duration
+from penstock.config import read_moment
 from penstock.errors import ConfigurationError
-from penstock.keys import Keys
+from penstock.keys import EVENTS, Keys
 from penstock.metrics.rollup import roll_up
 from penstock.metrics.windows import LONG, SERVICE, SHORT, Window, WindowReader
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
 from penstock.streams.position import position
 from penstock.times import rfc3339
-from penstock.topology import EVENTS
 
 LABELS: Final = ("type", "service", "tenant", "job_type", "stream", "group")
 _DEFAULT_SPAN = {SHORT: 600.0, LONG: 3_600.0}
@@ -67,8 +65,8 @@ class WindowQuery(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: `since` or `until` is not a time.
         """
-        until = _time("until", self.until, now) if self.until else now
-        since = _time("since", self.since, now) if self.since else until - _DEFAULT_SPAN[self.seconds]
+        until = read_moment(self.until, "until", now) if self.until else now
+        since = read_moment(self.since, "since", now) if self.since else until - _DEFAULT_SPAN[self.seconds]
         return since, until
 
     def wants(self, series: Series) -> bool:
@@ -120,20 +118,3 @@ def _shown(window: Window, query: WindowQuery, now: float) -> WindowReport:
         late=window.tallies.late,
         series=[series for series in [*roll_up(window.tallies, lasted), *window.gauges] if query.wants(series)],
     )
-
-
-def _time(parameter: str, text: str, now: float) -> float:
-    try:
-        return now - Duration.parse(text)
-    except ValueError:
-        pass
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise ConfigurationError(
-            f"{parameter}: {text!r} is neither a duration before now, such as 15m, nor a time, such as "
-            "2026-11-22T10:00:00Z"
-        )
-    return time.timestamp()

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from penstock.dlq.retention import DeadLetterRetention
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.checks import check_server, wait_until_ready
 from penstock.redis.connection import client, unavailable
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
@@ -35,7 +35,7 @@ from penstock.streams.retention import Retention
 from penstock.telemetry import logs
 from penstock.telemetry.setup import telemetry
 from penstock.telemetry.spans import NullTelemetry, Telemetry
-from penstock.topology import DEAD_LETTERS, ServiceSpec, Topology, load
+from penstock.topology import ServiceSpec, Topology, load
 
 _log = structlog.get_logger("penstock.service")
 

@@ -6,14 +6,14 @@ import asyncio
 import functools
 from collections.abc import Callable, Iterable
 
-from penstock.keys import Keys
+from penstock.keys import EVENTS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import BreakerPolicy, Breakers
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.spans import Telemetry
-from penstock.topology import EVENTS, Breaker, ServiceSpec, Topology
+from penstock.topology import Breaker, ServiceSpec, Topology
 
 
 def breaker_policy(settings: Settings, topology: Topology, name: str) -> BreakerPolicy:

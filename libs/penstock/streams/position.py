@@ -7,6 +7,7 @@ import msgspec
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
+from penstock.times import entry_ms
 
 _position = Script("penstock.streams", "position")
 
@@ -64,7 +65,7 @@ async def position(client: AsyncRedis, keys: Keys, stream: str, group: str) -> P
 
 
 def _time(entry_id: bytes) -> int | None:
-    return int(entry_id.partition(b"-")[0]) if entry_id else None
+    return entry_ms(entry_id) if entry_id else None
 
 
 def _age(now: int, time: int | None) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import structlog
 
-from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.keys import DEAD_LETTERS, Keys
+from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
-from penstock.topology import DEAD_LETTERS, Topology
+from penstock.streams.election import Election, every
+from penstock.times import entry_id_at
+from penstock.topology import Topology
 
 _trim = Script("penstock.streams", "retention")
 _TICK = 5.0
@@ -25,27 +26,26 @@ class Retention:
         self._client = client
         self._keys = keys
         self._topology = topology
-        self._streams = [stream for stream in streams if stream != DEAD_LETTERS]
+        self._elections = {
+            stream: Election(client, keys, f"retention:{stream}", tick=_TICK)
+            for stream in streams
+            if stream != DEAD_LETTERS
+        }
         self._held: dict[str, str] = {}
 
     async def run(self) -> None:
         """Trim every few seconds until cancelled."""
-        while True:
-            await asyncio.sleep(_TICK)
-            try:
-                for stream in self._streams:
-                    if await self._client.set(
-                        self._keys.lock(f"retention:{stream}"), "1", nx=True, px=round(_TICK * 900)
-                    ):
-                        await self.trim(stream)
-            except Exception as error:
-                if unavailable(error) is None:
-                    raise
+        await every(_TICK, self._tick)
+
+    async def _tick(self) -> None:
+        for stream, election in self._elections.items():
+            if await election.won():
+                await self.trim(stream)
 
     async def trim(self, stream: str) -> int:
         """Trim one stream; return how many entries went."""
         kept = self._topology.streams[stream].retention
-        oldest = f"{max(0, round((time.time() - kept.age) * 1000))}-0"
+        oldest = entry_id_at(time.time() - kept.age)
         total = 0
         more = 1
         while more:

@@ -8,28 +8,27 @@ from typing import Any
 import msgspec
 
 from penstock.times import rfc3339
-from penstock.traces.model import Attempt, Hop, Outcome, State
-from penstock.traces.progress import Standing
-from penstock.traces.records import Entry, Letter, Parked
-from penstock.traces.reports import OUTCOMES, STARTED, Report
+from penstock.traces.model import Attempt, AttemptState, Hop, TraceState
+from penstock.traces.progress import Progress
+from penstock.traces.records import DeadRecord, Parked, Record
+from penstock.traces.reports import OUTCOMES, STARTED, AttemptReport
 
-_LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the end of RFC 3339; a producer may choose an entry's id
-SETTLED, UNREAD = Standing("settled"), Standing("queued")
+SETTLED, UNREAD = Progress("settled"), Progress("queued")
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of an event in the hands of a group. `effect` is the first event it published for it."""
+    """All that is known of an event as a group fared with it. `effect` is the first event it published for it."""
 
-    event: Entry
+    event: Record
     group: str
-    reports: Sequence[Report] = ()
-    letters: Sequence[Letter] = ()
+    reports: Sequence[AttemptReport] = ()
+    dead: Sequence[DeadRecord] = ()
     parked: Parked | None = None
-    standing: Standing = SETTLED
-    effect: Entry | None = None
+    progress: Progress = SETTLED
+    effect: Record | None = None
 
 
-class Clock(msgspec.Struct, frozen=True):
+class Timeline(msgspec.Struct, frozen=True):
     """When a trace started and when it was looked at, in ms by the server's clock."""
 
     start: float
@@ -40,29 +39,29 @@ class Clock(msgspec.Struct, frozen=True):
         return _seconds(ms - self.start)
 
 
-def hop(evidence: Evidence, clock: Clock) -> Hop:
-    """Return what is known of an event in the hands of a group."""
-    course = _Course(evidence, clock)
-    course.tell()
-    return Hop(group=evidence.group, state=course.state, attempts=tuple(course.attempts))
+def hop(evidence: Evidence, timeline: Timeline) -> Hop:
+    """Return what is known of an event as a group fared with it."""
+    history = _History(evidence, timeline)
+    history.assemble()
+    return Hop(group=evidence.group, state=history.state, attempts=tuple(history.attempts))
 
 
 def time(ms: float) -> str:
     """Format ms since the epoch as RFC 3339."""
-    return rfc3339(min(ms, _LAST_MS) / 1000)
+    return rfc3339(ms / 1000)
 
 
-class _Course:
+class _History:
     """The course of events in one group, from what is certain to what is still open."""
 
-    def __init__(self, evidence: Evidence, clock: Clock) -> None:
+    def __init__(self, evidence: Evidence, timeline: Timeline) -> None:
         self._evidence = evidence
-        self._clock = clock
+        self._timeline = timeline
         self._end: float = evidence.event.time  # of the last attempt, in ms
         self.attempts: list[Attempt] = []
 
     @property
-    def state(self) -> State:
+    def state(self) -> TraceState:
         if not self.attempts:
             return "completed"
         last = self.attempts[-1]
@@ -72,54 +71,56 @@ class _Course:
             return "delayed"
         return last.outcome
 
-    def tell(self) -> None:
-        told: list[tuple[int, Report | Letter]] = [(report.event.time, report) for report in self._evidence.reports]
-        told += [(letter.time, letter) for letter in self._evidence.letters]
-        for _, one in sorted(told, key=lambda pair: pair[0]):  # stable: a report comes before its dead letter
-            if isinstance(one, Letter):
+    def assemble(self) -> None:
+        reported: list[tuple[int, AttemptReport | DeadRecord]] = [
+            (report.event.time, report) for report in self._evidence.reports
+        ]
+        reported += [(dead_letter.time, dead_letter) for dead_letter in self._evidence.dead]
+        for _, one in sorted(reported, key=lambda pair: pair[0]):  # stable: a report comes before its dead letter
+            if isinstance(one, DeadRecord):
                 self._bury(one)
             elif one.event.type in OUTCOMES:
                 self._report(one)
         effect = self._evidence.effect
         if self._evidence.parked is not None:
             self._park(self._evidence.parked)
-        elif not self.attempts and self._evidence.standing.state != "settled":
+        elif not self.attempts and self._evidence.progress.state != "settled":
             self._wait(1, self._end)
         elif not self.attempts and effect is not None:
             self._add(1, "completed", self._end, effect.time)
 
-    def _report(self, report: Report) -> None:
-        told, end = report.told, report.event.time
+    def _report(self, report: AttemptReport) -> None:
+        reported, end = report.reported, report.event.time
         # The first attempt begins to wait when the event is published. The group's clock may disagree a little.
-        begin = max(self._end, end - told.spent_ms) if self.attempts else self._end
-        queue_wait = told.queue_wait
-        if queue_wait is None and told.ran is not None:  # it ran last
-            queue_wait = _seconds(max(0.0, end - told.spent_ms - begin))
+        begin = max(self._end, end - reported.spent_ms) if self.attempts else self._end
+        queue_wait = reported.queue_wait
+        if queue_wait is None and reported.ran is not None:  # it ran last
+            queue_wait = _seconds(max(0.0, end - reported.spent_ms - begin))
         self._add(
-            told.attempt,
+            reported.attempt,
             OUTCOMES[report.event.type],
             begin,
             end,
-            channel=told.channel,
+            channel=reported.channel,
             queue_wait=queue_wait,
-            duration=told.ran,
-            error=told.error,
-            reason=told.reason,
-            due=time(told.next_attempt_at.timestamp() * 1000) if told.next_attempt_at else None,
+            duration=reported.ran,
+            error=reported.error,
+            reason=reported.reason,
+            due=time(reported.next_attempt_at.timestamp() * 1000) if reported.next_attempt_at else None,
         )
 
-    def _bury(self, letter: Letter) -> None:
+    def _bury(self, dead_letter: DeadRecord) -> None:
         last = self.attempts[-1] if self.attempts else None
         why: dict[str, Any] = {
-            "reason": letter.reason,
-            "error": letter.error,
-            "letter": letter.letter,
-            "replayed": letter.replayed,
+            "reason": dead_letter.reason,
+            "error": dead_letter.error,
+            "dead_letter": dead_letter.dead_letter,
+            "replayed": dead_letter.replayed,
         }
-        if last is not None and last.outcome == "dead" and last.letter is None:
+        if last is not None and last.outcome == "dead" and last.dead_letter is None:
             self.attempts[-1] = msgspec.structs.replace(last, **why)
         else:
-            self._add(max(1, letter.attempts), "dead", self._end, letter.time, **why)
+            self._add(max(1, dead_letter.attempts), "dead", self._end, dead_letter.time, **why)
 
     def _park(self, parked: Parked) -> None:
         last = self.attempts[-1].error if self.attempts else None
@@ -131,30 +132,30 @@ class _Course:
         if parked.due is None:
             self._wait(parked.attempt, max(self._end, parked.retry_time), **more)
         else:
-            self._add(parked.attempt, "delayed", self._end, self._clock.now, due=time(parked.due), **more)
+            self._add(parked.attempt, "delayed", self._end, self._timeline.now, due=time(parked.due), **more)
 
     def _wait(self, number: int, begin: float, **more: Any) -> None:
-        if self._evidence.standing.state != "running":
-            self._add(number, "queued", begin, self._clock.now, **more)
+        if self._evidence.progress.state != "running":
+            self._add(number, "queued", begin, self._timeline.now, **more)
             return
         started = self._started(number, begin)
         if started is not None:
-            more["queue_wait"] = started.told.queue_wait
-            more["duration"] = _seconds(max(0, self._clock.now - started.event.time))
-        consumer = self._evidence.standing.consumer
-        self._add(number, "running", begin, self._clock.now, consumer=consumer, **more)
+            more["queue_wait"] = started.reported.queue_wait
+            more["duration"] = _seconds(max(0, self._timeline.now - started.event.time))
+        consumer = self._evidence.progress.consumer
+        self._add(number, "running", begin, self._timeline.now, consumer=consumer, **more)
 
-    def _started(self, number: int, begin: float) -> Report | None:
+    def _started(self, number: int, begin: float) -> AttemptReport | None:
         """Return the report that the attempt has started, which only some meshes publish."""
         for report in self._evidence.reports:
-            is_it = report.event.type == STARTED and report.told.attempt == number
+            is_it = report.event.type == STARTED and report.reported.attempt == number
             if is_it and report.event.time >= begin:
                 return report
         return None
 
-    def _add(self, number: int, outcome: Outcome, begin: float, end: float, **more: Any) -> None:
+    def _add(self, number: int, outcome: AttemptState, begin: float, end: float, **more: Any) -> None:
         end = max(begin, end)
-        offset, elapsed = self._clock.offset(begin), _seconds(end - begin)
+        offset, elapsed = self._timeline.offset(begin), _seconds(end - begin)
         self.attempts.append(Attempt(number=number, outcome=outcome, offset=offset, elapsed=elapsed, **more))
         self._end = end
 

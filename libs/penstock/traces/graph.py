@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from penstock.traces.records import Entry, Letter, Parked, Place, entry_order
+from penstock.times import entry_order
+from penstock.traces.records import DeadRecord, Parked, Place, Record
 from penstock.traces.reports import REPORTS
 from penstock.traces.scan import Findings
 
@@ -16,65 +17,65 @@ from penstock.traces.scan import Findings
 class Node(msgspec.Struct, frozen=True, eq=False):
     """An event in its tree, `depth` below the root. `via` is the type of the report through which it came about."""
 
-    event: Entry
+    event: Record
     depth: int = 0
-    parent: Entry | None = None
+    parent: Record | None = None
     via: str | None = None
 
 
-class Forest:
+class TraceGraph:
     """Every event that was found, below the one that led to it.
 
-    A report is told with the attempt it is about, so it is no node of its own, unless a group has trouble with
+    A report belongs to the attempt it is about, so it is no node of its own, unless a group has trouble with
     it; what it led to lies below the event it reports on. An event that only reports tell of is `missing`.
     """
 
     def __init__(self, found: Findings) -> None:
         self.parked: dict[Place, list[Parked]] = defaultdict(list)
-        self.letters: dict[Place, list[Letter]] = defaultdict(list)
+        self.dead: dict[Place, list[DeadRecord]] = defaultdict(list)
         for parked in found.parked:
             self.parked[parked.event.place].append(parked)
-        for letter in sorted(found.letters, key=lambda letter: letter.time):
-            self.letters[letter.event.place].append(letter)
+        for dead_letter in sorted(found.dead, key=lambda dead_letter: dead_letter.time):
+            self.dead[dead_letter.event.place].append(dead_letter)
         self._sightings = [
             *found.events,
             *(parked.event for parked in found.parked),
-            *(letter.event for letter in found.letters),
+            *(dead_letter.event for dead_letter in found.dead),
         ]
         self.published = {event.place for event in found.events if event.due is None}
         self.missing: set[Place] = set()
         self._events = self._known()
-        self._children: dict[Place, list[Entry]] = defaultdict(list)
+        self._children: dict[Place, list[Record]] = defaultdict(list)
         self._parents: dict[Place, Place] = {}
         self._roots: dict[Place, Place] = {}
         self._link()
 
-    def roots(self) -> list[Entry]:
+    def roots(self) -> list[Record]:
         """Return the events that nothing is known to have led to, the latest first."""
         found = [event for place, event in self._events.items() if place not in self._parents]
         return sorted(found, key=_order, reverse=True)
 
-    def roots_of(self, wanted: str) -> list[Entry]:
+    def roots_of(self, wanted: str) -> list[Record]:
         """Return the roots of a trace; `wanted` is its id, that of a replay, or the id of one of its events."""
         places = {event.place for event in self._sightings if event.trace_id == wanted.lower()}
         places = places or {event.place for event in self._events.values() if event.id == wanted}
         ids = {self._root(place).trace_id for place in places & self._events.keys()}
         return [root for root in self.roots() if root.trace_id in ids]
 
-    def walk(self, roots: Iterable[Entry]) -> Iterator[Node]:
+    def walk(self, roots: Iterable[Record]) -> Iterator[Node]:
         """Yield the nodes from `roots` on, each before what it led to."""
         stack = [Node(root) for root in sorted(roots, key=_order, reverse=True)]
         while stack:
             node = stack.pop()
             event = node.event
-            if self._is_told_with_its_cause(event):
+            if self._belongs_to_its_cause(event):
                 above = Node(event, node.depth, node.parent, event.type)
             else:
                 yield node
                 above = Node(event, node.depth + 1, event)
             stack += [Node(child, above.depth, above.parent, above.via) for child in reversed(self.children(event))]
 
-    def children(self, event: Entry) -> list[Entry]:
+    def children(self, event: Record) -> list[Record]:
         """Return what an event led to, reports included, in order."""
         return [
             child
@@ -82,17 +83,17 @@ class Forest:
             if self._parents.get(child.place) == event.place
         ]
 
-    def _known(self) -> dict[Place, Entry]:
+    def _known(self) -> dict[Place, Record]:
         """Return one entry for each event; those trimmed or beyond the search may still be parked or dead."""
         ids = {(event.stream, event.id) for event in self._sightings if event.due is None}
-        known: dict[Place, Entry] = {}
+        known: dict[Place, Record] = {}
         for event in self._sightings:
             if event.due is None or (event.stream, event.id) not in ids:  # else it moved on while we looked
                 known.setdefault(event.place, event)
         return known
 
     def _link(self) -> None:
-        by_id: dict[str, list[Entry]] = defaultdict(list)
+        by_id: dict[str, list[Record]] = defaultdict(list)
         ordered = sorted(self._events.values(), key=_order)
         for event in ordered:
             by_id[event.id].append(event)
@@ -107,17 +108,17 @@ class Forest:
         for place in self._events:
             self._root(place)
 
-    def _miss(self, report: Entry) -> Entry:
-        missing = Entry("", report.cause, report.time, "", report.cause, "", "", "", "", report.trace_id)
+    def _miss(self, report: Record) -> Record:
+        missing = Record("", report.cause, report.time, "", report.cause, "", "", "", "", report.trace_id)
         self._events[missing.place] = missing
         self.missing.add(missing.place)
         return missing
 
-    def _is_told_with_its_cause(self, event: Entry) -> bool:
-        trouble = event.place in self.parked or event.place in self.letters
+    def _belongs_to_its_cause(self, event: Record) -> bool:
+        trouble = event.place in self.parked or event.place in self.dead
         return event.type in REPORTS and event.place in self._parents and not trouble
 
-    def _root(self, place: Place) -> Entry:
+    def _root(self, place: Place) -> Record:
         """Return the topmost event above a place; a circle of causes, which a producer may draw, is cut open."""
         path: dict[Place, None] = {}
         while place not in self._roots and place in self._parents:
@@ -131,12 +132,12 @@ class Forest:
         return self._events[root]
 
 
-def _latest_before(event: Entry, candidates: list[Entry]) -> Entry | None:
+def _latest_before(event: Record, candidates: list[Record]) -> Record | None:
     """Return the cause of an event: of those that share its id, the latest until then, else the first."""
     if not candidates:
         return None
     return candidates[max(0, bisect_right(candidates, event.time, key=lambda one: one.time) - 1)]
 
 
-def _order(event: Entry) -> tuple[int, int]:
+def _order(event: Record) -> tuple[int, int]:
     return event.time, entry_order(event.entry_id)[1]

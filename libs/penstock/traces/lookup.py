@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
 from penstock.event import parse_identity
-from penstock.keys import Keys
+from penstock.keys import METRICS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.topology import Topology
-from penstock.traces.assemble import Teller
-from penstock.traces.graph import Forest, Node
+from penstock.traces.assemble import Assembler
+from penstock.traces.graph import Node, TraceGraph
 from penstock.traces.model import Trace, TraceList
-from penstock.traces.progress import standings
-from penstock.traces.records import Entry, Place
-from penstock.traces.reports import Told, read
+from penstock.traces.progress import find_progress
+from penstock.traces.records import Place, Record
+from penstock.traces.reports import Reported, read
 from penstock.traces.scan import Findings, Scanner
 
 NEWEST = 10_000
 _MOST_EVENTS = 1_000  # of one trace; a picture of more helps nobody
 _PAGE = 50  # reports read in one call: each may hold a result of 64 kB
-_CLOCKWORK = "metrics"  # the stream of roll-ups, and of the ticks by which they are closed
-_Choice = Callable[[Forest], list[list[Node]]]
+_CLOCKWORK = METRICS  # the stream of roll-ups, and of the ticks by which they are closed
+_Choice = Callable[[TraceGraph], list[list[Node]]]
 
 
 class Traces:
@@ -48,13 +48,13 @@ class Traces:
         """
         found = await self._scanner.scan(newest)
         await self._add(wanted, found)
-        teller, traces = await self._look(found, newest, lambda forest: [list(forest.walk(forest.roots_of(wanted)))])
+        assembler, traces = await self._look(found, newest, lambda graph: [list(graph.walk(graph.roots_of(wanted)))])
         nodes = traces[0][:_MOST_EVENTS]
         if not nodes:
             return None
-        teller.told = await self._read(teller.reports(nodes))
+        assembler.reported = await self._read(assembler.reports(nodes))
         left = len(traces[0]) - len(nodes)
-        return teller.trace(nodes, [*found.notes, *([f"{left} more events are not shown"] if left else [])])
+        return assembler.trace(nodes, [*found.notes, *([f"{left} more events are not shown"] if left else [])])
 
     async def recent(self, *, limit: int = 50, newest: int = NEWEST) -> TraceList:
         """Return the latest traces, but for roll-ups of metrics that led to nothing.
@@ -64,25 +64,25 @@ class Traces:
         """
         found = await self._scanner.scan(newest)
         is_cut = bool(found.notes)
-        teller, traces = await self._look(found, newest, lambda forest: list(islice(_latest(forest, is_cut), limit)))
-        return TraceList(traces=tuple(map(teller.summary, traces)), notes=tuple(found.notes))
+        assembler, traces = await self._look(found, newest, lambda graph: list(islice(_latest(graph, is_cut), limit)))
+        return TraceList(traces=tuple(map(assembler.summary, traces)), notes=tuple(found.notes))
 
-    async def _look(self, found: Findings, newest: int, choose: _Choice) -> tuple[Teller, list[list[Node]]]:
+    async def _look(self, found: Findings, newest: int, choose: _Choice) -> tuple[Assembler, list[list[Node]]]:
         """Choose from what was found, ask where groups stand with it, and read what has happened meanwhile.
 
         What a group has settled by the second step has left its traces by the third. Without it, an event that
         fails between two steps would look as if all was done.
         """
-        forest = await asyncio.to_thread(Forest, found)
-        traces = choose(forest)
-        questions = Teller(forest, self._topology, 0).questions(chain.from_iterable(traces))
-        answers = await standings(self._client, self._keys, questions)
+        graph = await asyncio.to_thread(TraceGraph, found)
+        traces = choose(graph)
+        unknown = Assembler(graph, self._topology, 0).unknown(chain.from_iterable(traces))
+        answers = await find_progress(self._client, self._keys, unknown)
         if await self._scanner.catch_up(newest, found):
-            forest = await asyncio.to_thread(Forest, found)
-            traces = choose(forest)
-        teller = Teller(forest, self._topology, await self._now())
-        teller.standings = answers
-        return teller, traces
+            graph = await asyncio.to_thread(TraceGraph, found)
+            traces = choose(graph)
+        assembler = Assembler(graph, self._topology, await self._now())
+        assembler.progress = answers
+        return assembler, traces
 
     async def _add(self, event_id: str, found: Findings) -> None:
         """Find an event that its id leads to, however old it is."""
@@ -92,8 +92,8 @@ class Traces:
             if event is not None:
                 found.events.append(event)
 
-    async def _read(self, reports: Sequence[Entry]) -> dict[Place, Told]:
-        told = {}
+    async def _read(self, reports: Sequence[Record]) -> dict[Place, Reported]:
+        reported = {}
         for at in range(0, len(reports), _PAGE):
             page = reports[at : at + _PAGE]
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -101,22 +101,22 @@ class Traces:
                     pipeline.xrange(self._keys.stream(report.stream), report.entry_id, report.entry_id)
                 replies = await pipeline.execute()
             for report, rows in zip(page, replies, strict=True):
-                told[report.place] = read(rows[0][1].get(b"data", b"") if rows else b"")
-        return told
+                reported[report.place] = read(rows[0][1].get(b"data", b"") if rows else b"")
+        return reported
 
     async def _now(self) -> int:
         seconds, microseconds = await self._client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def _latest(forest: Forest, is_cut: bool) -> Iterator[list[Node]]:
+def _latest(graph: TraceGraph, is_cut: bool) -> Iterator[list[Node]]:
     """Yield the nodes of each trace, the latest first; if the search was cut, only of those it saw begin."""
-    by_trace: dict[str, list[Entry]] = {}
-    for root in forest.roots():
-        is_fragment = is_cut and (root.cause or root.place in forest.missing)
+    by_trace: dict[str, list[Record]] = {}
+    for root in graph.roots():
+        is_fragment = is_cut and (root.cause or root.place in graph.missing)
         if not is_fragment:
             by_trace.setdefault(root.trace_id, []).append(root)
     for roots in by_trace.values():
-        nodes = list(islice(forest.walk(roots), _MOST_EVENTS))
+        nodes = list(islice(graph.walk(roots), _MOST_EVENTS))
         if any(node.event.stream != _CLOCKWORK for node in nodes):
             yield nodes

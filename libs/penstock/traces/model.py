@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-State = Literal["completed", "running", "delayed", "queued", "dead"]
-Outcome = Literal["completed", "failed", "snoozed", "dead", "running", "delayed", "queued"]
+TraceState = Literal["completed", "running", "delayed", "queued", "dead"]
+AttemptState = Literal["completed", "failed", "snoozed", "dead", "running", "delayed", "queued"]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,13 +19,13 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     It took `elapsed` from when it began to wait, at `offset`; of that it waited `queue_wait` and ran for
     `duration`, where the group says so; the rest is settling. `due` is when the next attempt may run, or
-    this one if it is delayed. `crashes` counts the processes that died with it in hand. `letter` is the id
+    this one if it is delayed. `crashes` counts the processes that died with it in flight. `dead_letter` is the id
     of its dead letter and `replayed` when that was given back to the group: later attempts count from 1 again.
     `channel` is that of a delivery.
     """
 
     number: int
-    outcome: Outcome
+    outcome: AttemptState
     channel: str | None = None
     offset: float
     elapsed: float
@@ -36,15 +36,15 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     due: str | None = None
     consumer: str | None = None
     crashes: int = 0
-    letter: str | None = None
+    dead_letter: str | None = None
     replayed: str | None = None
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
-    """An event in the hands of a group; without attempts, the group has left no more than its position."""
+    """An event as a group fared with it; without attempts, the group has left no more than its position."""
 
     group: str
-    state: State
+    state: TraceState
     attempts: tuple[Attempt, ...] = ()
 
 
@@ -83,7 +83,7 @@ class TraceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     trace_id: str
-    state: State
+    state: TraceState
     type: str
     started: str
     duration: float
@@ -108,7 +108,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
     trace_id: str
     trace_ids: tuple[str, ...]
-    state: State
+    state: TraceState
     type: str
     started: str
     now: str

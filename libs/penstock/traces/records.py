@@ -6,6 +6,7 @@ import msgspec
 
 from penstock.dlq import dead_letter
 from penstock.event import RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ENTRY, RETRY_ERROR, UNKNOWN_SOURCE, identity
+from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 
 Place = tuple[str, str]
@@ -13,7 +14,7 @@ Place = tuple[str, str]
 # The fields that are read, in the order in which the functions below take their values.
 EVENT = ("type", "id", "source", "subject", "tenant", "cause", "traceparent", "links")
 PARKED = (*EVENT, RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR)
-LETTER = (
+DEAD = (
     *EVENT,
     dead_letter.STREAM,
     dead_letter.GROUP,
@@ -24,7 +25,7 @@ LETTER = (
 )
 
 
-class Entry(msgspec.Struct, frozen=True, eq=False):
+class Record(msgspec.Struct, frozen=True, eq=False):
     """An event as one place in Redis has it. `time` is when the server took it, in ms since the epoch.
 
     `due` is set while it waits to be published, in ms; it then has no `entry_id` yet.
@@ -52,7 +53,7 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
 class Parked(msgspec.Struct, frozen=True, eq=False):
     """An event that a group will try again: delayed until `due` (ms), or due and in its retry stream."""
 
-    event: Entry
+    event: Record
     group: str
     attempt: int
     crashes: int
@@ -66,12 +67,12 @@ class Parked(msgspec.Struct, frozen=True, eq=False):
         return entry_ms(self.retry_id or "")
 
 
-class Letter(msgspec.Struct, frozen=True, eq=False):
+class DeadRecord(msgspec.Struct, frozen=True, eq=False):
     """A dead letter. `time` is when the server took it, in ms; `replayed` when it was given back."""
 
-    event: Entry
+    event: Record
     group: str
-    letter: str
+    dead_letter: str
     time: int
     attempts: int
     reason: str
@@ -79,23 +80,12 @@ class Letter(msgspec.Struct, frozen=True, eq=False):
     replayed: str | None = None
 
 
-def entry_order(entry_id: str) -> tuple[int, int]:
-    """Return what entry ids are ordered by."""
-    ms, _, sequence = entry_id.partition("-")
-    return number(ms), number(sequence)
-
-
-def entry_ms(entry_id: str) -> int:
-    """Return the time in an entry id; 0 if it is none, as somebody else's dead letter may say."""
-    return number(entry_id.partition("-")[0])
-
-
-def read_event(stream: str, entry_id: str, values: list[str], *, due: int | None = None) -> Entry:
+def read_event(stream: str, entry_id: str, values: list[str], *, due: int | None = None) -> Record:
     """Read an event from the values of EVENT."""
     event_type, event_id, source, subject, tenant, cause, traceparent, links = values[: len(EVENT)]
     event_id = event_id or identity(stream, entry_id)
     trace = TraceContext.parse(traceparent) or TraceContext.for_event(event_id)
-    return Entry(
+    return Record(
         stream=stream,
         entry_id=entry_id,
         time=entry_ms(entry_id) if due is None else due,
@@ -120,11 +110,11 @@ def read_parked(
     return Parked(event, group, number(attempt) or 1, number(crashes), error, due, retry_id)
 
 
-def read_letter(letter: str, values: list[str]) -> Letter:
-    """Read a dead letter from the values of LETTER."""
+def read_dead(dead_letter: str, values: list[str]) -> DeadRecord:
+    """Read a dead letter from the values of DEAD."""
     stream, group, entry_id, attempts, reason, error = values[len(EVENT) :]
     event = read_event(stream, entry_id, values)
-    return Letter(event, group, letter, entry_ms(letter), number(attempts), reason, error)
+    return DeadRecord(event, group, dead_letter, entry_ms(dead_letter), number(attempts), reason, error)
 
 
 def number(text: str) -> int:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import msgspec
 
-from penstock.traces.model import Outcome
-from penstock.traces.records import Entry
+from penstock.traces.model import AttemptState
+from penstock.traces.records import Record
 
 STARTED = "job.started"
-OUTCOMES: dict[str, Outcome] = {
+OUTCOMES: dict[str, AttemptState] = {
     "job.completed": "completed",
     "job.failed": "failed",
     "job.snoozed": "snoozed",
@@ -25,7 +25,7 @@ REPORTS = frozenset({STARTED, *OUTCOMES})
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
-class Told(msgspec.Struct):
+class Reported(msgspec.Struct):
     """What a report says: parts of JobEvent and DeliveryAttempt, read leniently: anybody may write to a stream."""
 
     attempt: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
@@ -49,19 +49,19 @@ class Told(msgspec.Struct):
         return 1000 * ((self.queue_wait or 0.0) + (self.ran or 0.0))
 
 
-class Report(msgspec.Struct, frozen=True, eq=False):
+class AttemptReport(msgspec.Struct, frozen=True, eq=False):
     """A report, and what it tells."""
 
-    event: Entry
-    told: Told
+    event: Record
+    reported: Reported
 
 
-_decode = msgspec.json.Decoder(Told).decode
+_decode = msgspec.json.Decoder(Reported).decode
 
 
-def read(data: bytes) -> Told:
+def read(data: bytes) -> Reported:
     """Read a report's data; one that cannot be read still tells, by its type, how the attempt ended."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Told()
+        return Reported()

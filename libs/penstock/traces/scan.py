@@ -6,21 +6,21 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
-from penstock.topology import DEAD_LETTERS, Topology
+from penstock.times import entry_order
+from penstock.topology import Topology
 from penstock.traces.records import (
+    DEAD,
     EVENT,
-    LETTER,
     PARKED,
-    Entry,
-    Letter,
+    DeadRecord,
     Parked,
-    entry_order,
+    Record,
     number,
+    read_dead,
     read_event,
-    read_letter,
     read_parked,
 )
 
@@ -34,9 +34,9 @@ class Findings(msgspec.Struct):
     `last` holds, by key, the newest entry that was read of each stream.
     """
 
-    events: list[Entry] = msgspec.field(default_factory=list)
+    events: list[Record] = msgspec.field(default_factory=list)
     parked: list[Parked] = msgspec.field(default_factory=list)
-    letters: list[Letter] = msgspec.field(default_factory=list)
+    dead: list[DeadRecord] = msgspec.field(default_factory=list)
     notes: list[str] = msgspec.field(default_factory=list)
     last: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Scanner:
         await self._read(newest, now)
         found.events = [event for event in found.events if event.due is None] + now.events
         found.parked = now.parked
-        found.letters = await self._marked([*now.letters, *found.letters])
+        found.dead = await self._marked([*now.dead, *found.dead])
         return _fingerprint(found) != before
 
     async def _read(self, newest: int, found: Findings) -> None:
@@ -87,7 +87,7 @@ class Scanner:
             await self._published(stream, newest, found)
         await self._dead(newest, found)
 
-    async def entry(self, stream: str, entry_id: str) -> Entry | None:
+    async def entry(self, stream: str, entry_id: str) -> Record | None:
         """Return one event by its place, however old it is."""
         if stream not in self._streams:
             return None
@@ -113,17 +113,17 @@ class Scanner:
 
     async def _dead(self, newest: int, found: Findings) -> None:
         key = self._keys.stream(DEAD_LETTERS)
-        rows = [row async for row in self._since_last(key, newest, LETTER, found)]
-        found.letters = await self._marked([read_letter(_text(row[0]), _texts(row)) for row in rows])
+        rows = [row async for row in self._since_last(key, newest, DEAD, found)]
+        found.dead = await self._marked([read_dead(_text(row[0]), _texts(row)) for row in rows])
 
-    async def _marked(self, letters: list[Letter]) -> list[Letter]:
+    async def _marked(self, dead: list[DeadRecord]) -> list[DeadRecord]:
         """Return dead letters with when they were replayed."""
-        if not letters:
+        if not dead:
             return []
-        marks = await self._client.hmget(self._keys.replayed, [letter.letter for letter in letters])
+        marks = await self._client.hmget(self._keys.replayed, [dead_letter.dead_letter for dead_letter in dead])
         return [
-            msgspec.structs.replace(letter, replayed=_text(mark)) if mark else letter
-            for letter, mark in zip(letters, marks, strict=True)
+            msgspec.structs.replace(dead_letter, replayed=_text(mark)) if mark else dead_letter
+            for dead_letter, mark in zip(dead, marks, strict=True)
         ]
 
     async def _since_last(
@@ -172,7 +172,7 @@ def _fingerprint(found: Findings) -> tuple[object, ...]:
     return (
         len(found.events),
         [(parked.event.place, parked.group, parked.due, parked.retry_id) for parked in found.parked],
-        [(letter.letter, letter.replayed) for letter in found.letters],
+        [(dead_letter.dead_letter, dead_letter.replayed) for dead_letter in found.dead],
     )
 
 

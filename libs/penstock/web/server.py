@@ -19,7 +19,7 @@ from penstock.mesh.health import breakers_health, dlq_health
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.service.runtime import Runtime
 from penstock.web.openapi import PROBLEM, ProblemDetails
-from penstock.web.single_flight import Remembered
+from penstock.web.single_flight import SingleFlight
 
 HEALTH: dict[str, Callable[[AsyncRedis, Keys], Awaitable[object]]] = {
     "/health/circuit-breakers": breakers_health,
@@ -78,9 +78,9 @@ def application(runtime: Runtime, routes: Sequence[web.RouteDef]) -> web.Applica
     return app
 
 
-def health(runtime: Runtime) -> dict[str, Remembered[object]]:
+def health(runtime: Runtime) -> dict[str, SingleFlight[object]]:
     """Return what tells the health of the mesh, by path; probes cannot make it cost more than a look every 2 s."""
-    return {path: Remembered(functools.partial(tell, runtime.redis, runtime.keys)) for path, tell in HEALTH.items()}
+    return {path: SingleFlight(functools.partial(tell, runtime.redis, runtime.keys)) for path, tell in HEALTH.items()}
 
 
 def json(value: Any, status: int = 200) -> web.Response:
@@ -110,7 +110,7 @@ def _readiness(runtime: Runtime) -> _Handler:
     return ready
 
 
-def _telling(tell: Remembered[object]) -> _Handler:
+def _telling(tell: SingleFlight[object]) -> _Handler:
     async def telling(_: web.Request) -> web.Response:
         return json(await tell())
 

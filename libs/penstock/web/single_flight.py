@@ -11,7 +11,7 @@ T = TypeVar("T")
 FRESH = 2.0  # seconds; no shorter than probes and people would notice
 
 
-class Remembered(Generic[T]):
+class SingleFlight(Generic[T]):
     """What `look` found, looked for again once it is `seconds` old, and never by two at a time.
 
     Who asks while a look is under way gets what it finds, its error too. Errors are not remembered.

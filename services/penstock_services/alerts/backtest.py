@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from penstock.keys import Keys
+from penstock.keys import METRICS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Alert, MetricsWindow, Severity
 from penstock.times import rfc3339, seconds_of
@@ -50,7 +50,7 @@ async def backtest(client: AsyncRedis, keys: Keys, rules: Rules, *, since: float
     after = "0-0" if since is None else f"{max(0, round((time.time() - since) * 1000))}-0"
     windows = 0
     first: str | None = None
-    async for _, item in whole(entries(client, keys.stream("metrics"), after)):
+    async for _, item in whole(entries(client, keys.stream(METRICS), after)):
         engine.fold(state, item)
         if isinstance(item, MetricsWindow):
             windows += 1

@@ -12,10 +12,10 @@ from penstock.cli.terminal import console, print_json, print_table
 from penstock.config import Duration
 from penstock.errors import ConfigurationError
 from penstock.settings import Settings
+from penstock.times import duration
 from penstock_services.alerts.backtest import Backtest, Episode, backtest
 from penstock_services.alerts.rules.file import load
 from penstock_services.alerts.rules.model import EventRule, Rule, Rules, SeriesRule
-from penstock_services.alerts.rules.quantities import seconds_in_words
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ def _print_backtest(rules: Rules, found: Backtest) -> None:
 
 
 def _row(episode: Episode) -> list[str]:
-    lasted = seconds_in_words(episode.seconds) + ("" if episode.until else ", fires still")
+    lasted = duration(episode.seconds) + ("" if episode.until else ", fires still")
     return [
         " ".join((episode.rule, "/".join(episode.labels.values()))).strip(),
         episode.severity,

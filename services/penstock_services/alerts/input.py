@@ -11,10 +11,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 import msgspec
 import structlog
 
+from penstock.keys import EVENTS
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import MetricsWindow, Series
-from penstock.times import seconds_of
-from penstock.topology import EVENTS
+from penstock.times import entry_ms, seconds_of
 
 TICK = "alerts.tick"
 
@@ -50,7 +50,7 @@ async def entries(client: AsyncRedis, key: str, after: str) -> AsyncIterator[tup
             try:
                 yield (
                     entry_id.decode(),
-                    _read(kind, fields.get(b"data", b""), published=int(entry_id.split(b"-")[0]) / 1000),
+                    _read(kind, fields.get(b"data", b""), published=entry_ms(entry_id) / 1000),
                 )
             except ValueError as error:  # msgspec's errors are such, too
                 _log.warning("passed over", entry=entry_id.decode(), error=str(error))

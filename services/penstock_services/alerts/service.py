@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from penstock import BatchContext, ConfigurationError, Event, Service, Unavailable
 from penstock.event import derived_id, encode, encode_data
-from penstock.keys import Keys
+from penstock.keys import ALERTS, EVENTS, METRICS, Keys
 from penstock.mesh.alerts import SERVICE
 from penstock.schemas import Alert, MetricsWindow
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.publish import Deduplication
 from penstock.times import rfc3339, seconds_of
-from penstock.topology import EVENTS, Topology
+from penstock.topology import Topology
 from penstock.trace_context import LINKS, TraceContext, parse_links
 from penstock_services.alerts.api import serve_api
 from penstock_services.alerts.engine import Engine
@@ -26,7 +26,6 @@ from penstock_services.alerts.rules.model import EventRule, Rules
 from penstock_services.alerts.state.state import AlertState
 from penstock_services.alerts.state.store import StateStore
 
-_METRICS, _ALERTS = "metrics", "alerts"
 _BATCH = 500
 
 
@@ -37,19 +36,19 @@ def build(settings: Settings, topology: Topology) -> Service:
         ConfigurationError: alerts.yaml is wrong, with a sentence for each mistake, or streams.yaml does not let it
             publish what it must.
     """
-    for stream in (_ALERTS, _METRICS):
+    for stream in (ALERTS, METRICS):
         if stream not in topology.service(SERVICE).publishes:
             raise ConfigurationError(f"streams.yaml: services.{SERVICE}.publishes does not list {stream}; add it")
     rules = load(settings.alerts)
     engine = Engine(rules, lateness=settings.metrics_lateness)
-    metrics = Keys(settings.prefix).stream(_METRICS)
+    metrics = Keys(settings.prefix).stream(METRICS)
     service = Service(SERVICE)
 
-    @service.on(_METRICS, type=WINDOW, batch=_BATCH)
+    @service.on(METRICS, type=WINDOW, batch=_BATCH)
     async def windows(_: list[MetricsWindow], ctx: BatchContext) -> None:
         await _catch_up(engine, metrics, ctx)
 
-    @service.on(_METRICS, type=TICK, batch=_BATCH)
+    @service.on(METRICS, type=TICK, batch=_BATCH)
     async def ticks(_: list[Tick], ctx: BatchContext) -> None:
         await _catch_up(engine, metrics, ctx)
 
@@ -112,7 +111,7 @@ def _arrival(event: Event) -> float:
 def _emit(ctx: BatchContext, cause: Event, kind: str, alert: Alert) -> None:
     ctx.emit(
         cause,
-        _ALERTS,
+        ALERTS,
         kind,
         alert,
         subject=alert.fingerprint,
@@ -143,4 +142,4 @@ async def _publish_tick(runtime: Runtime, due: float) -> None:
     name = f"{round(due)}"
     fields = encode(TICK, encode_data(Tick(rfc3339(due))), event_id=derived_id(SERVICE, TICK, name), source=SERVICE)
     once = Deduplication(TICK, name, 10 * TICK_SECONDS)
-    await runtime.publisher.publish(_METRICS, fields, dedupe=[once])
+    await runtime.publisher.publish(METRICS, fields, dedupe=[once])

@@ -10,6 +10,7 @@ import structlog
 from aiohttp import web
 
 from penstock.errors import InvalidEvent, Unavailable
+from penstock.keys import INGEST
 from penstock.mesh.jobs import find_job
 from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
@@ -26,7 +27,7 @@ from penstock_services.gateway.webhooks import Source
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
 Methods = dict[str, Handler]
 
-STREAM = "ingest"  # where POST /v1/events goes
+STREAM = INGEST  # where POST /v1/events goes
 _log = structlog.get_logger("penstock.gateway")
 
 

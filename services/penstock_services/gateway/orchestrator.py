@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from penstock.mesh.alerts import AlertRecord, AlertStore, ShownAlert, present
-from penstock.mesh.health import BreakersHealth, Status, breakers_health, judge_dead
-from penstock.mesh.state import GroupState, ServerState, StreamState, overview
+from penstock.mesh.health import BreakersHealth, Status, breakers_health, dead_letters_status
+from penstock.mesh.state import GroupState, ServerState, StreamState, mesh_state
 from penstock.metrics.report import WindowQuery, WindowReport, report
 from penstock.metrics.windows import LONG, SHORT
 from penstock.schemas import Severity
 from penstock.service.runtime import Runtime
 from penstock.times import rfc3339
 from penstock.topology import Topology
-from penstock.web.single_flight import Remembered
+from penstock.web.single_flight import SingleFlight
 from penstock_services.gateway.monitoring import Handler, telling
 
 _LOOK_BACK = {SHORT: "2m", LONG: "5m"}  # where the newest closed window is, unless the metrics service lags
@@ -82,12 +82,12 @@ class Orchestrator:
         self._name = runtime.name
         self._store = AlertStore(runtime.redis, runtime.keys)
         self.paths: dict[str, Handler] = {
-            f"/api/v1/orchestrator/{what}": telling(Remembered(look))
+            f"/api/v1/orchestrator/{what}": telling(SingleFlight(look))
             for what, look in (("status", self._status), ("metrics", self._metrics), ("alerts", self._alerts))
         }
 
     async def _status(self) -> MeshStatus:
-        found = await overview(self._redis, self._keys, self._topology)
+        found = await mesh_state(self._redis, self._keys, self._topology)
         services = list(_services(self._topology, found.groups, answering=self._name))
         reasons = [
             *_absences(services, found.groups),
@@ -144,7 +144,7 @@ def _absences(services: Iterable[ServiceState], groups: Sequence[GroupState]) ->
 
 def _dead_letters(groups: Iterable[GroupState]) -> Iterator[Reason]:
     dead = sum(state.dead for state in groups)
-    status = judge_dead(dead)
+    status = dead_letters_status(dead)
     if status != "healthy":
         yield status, f"{dead} dead letters wait for a decision: /health/dlq has their causes"
 

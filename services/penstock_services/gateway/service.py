@@ -6,6 +6,7 @@ import asyncio
 
 from penstock import ConfigurationError, Service
 from penstock.service.runtime import Runtime
+from penstock.settings import Settings
 from penstock.topology import Topology
 from penstock_services.gateway.app import STREAM, App
 from penstock_services.gateway.server import Listener
@@ -15,7 +16,7 @@ from penstock_services.gateway.webhooks import sources
 NAME = "gateway"
 
 
-def build(topology: Topology) -> Service:
+def build(settings: Settings, topology: Topology) -> Service:
     """Return the gateway for the webhook sources in `topology`.
 
     Raises:

@@ -83,7 +83,7 @@ class Upstream:
 
 
 async def backlog(redis: AsyncRedis, key: str, groups: list[str]) -> int:
-    """Return how many entries the group that is farthest behind has not done: not read yet, or in hand.
+    """Return how many entries the group that is farthest behind has not done: not read yet, or in flight.
 
     A group that does not exist yet has all of them before it, and so has one whose lag Redis cannot tell.
     """

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import structlog
 
+from penstock.config import read_secret
 from penstock.errors import ConfigurationError
 from penstock.event import encode
-from penstock.settings import read_secret
 from penstock.topology import Topology, Webhook
 from penstock.web.problems import Problem
 from penstock_services.gateway.acceptance import Draft

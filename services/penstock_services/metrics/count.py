@@ -13,6 +13,7 @@ from penstock.metrics.rollup import FAILURES
 from penstock.metrics.sketch import MOST, Distribution
 from penstock.metrics.tally import Example, SeriesKey, Tallies, Tally
 from penstock.metrics.windows import SHORT
+from penstock.times import entry_ms, ms_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -44,7 +45,7 @@ def tally(events: Iterable[Event], lateness_ms: int) -> dict[int, Tallies]:
     """
     windows: dict[int, Tallies] = {}
     for event in events:
-        taken = int(event.entry_id.partition("-")[0])
+        taken = entry_ms(event.entry_id)
         start = _window(_happened(event, taken))
         if (start + SHORT) * 1000 + lateness_ms <= taken:
             _of(windows, _window(taken)).late += 1
@@ -56,9 +57,8 @@ def tally(events: Iterable[Event], lateness_ms: int) -> dict[int, Tallies]:
 def _happened(event: Event, taken: int) -> int:
     """Return the time of an event in ms: never after it was taken, and just then if it does not say."""
     try:
-        time = datetime.fromisoformat(event.time)
-        return min((time - _EPOCH) // _MILLISECOND, taken)
-    except (ValueError, TypeError, OverflowError):  # not a time, or one without an offset
+        return min(ms_of(event.time), taken)
+    except ValueError:
         return taken
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from redis.exceptions import WatchError
 
 from penstock.keys import Keys
-from penstock.mesh.state import GroupState, overview
+from penstock.mesh.state import GroupState, mesh_state
 from penstock.metrics.windows import KEPT, LONG, SERVICE, SHORT, gauges_encoder, mesh
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
@@ -26,7 +26,7 @@ async def gauges(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Ser
         redis.exceptions.RedisError: Redis is away.
     """
     series: list[Series] = []
-    for state in (await overview(client, keys, topology)).groups:
+    for state in (await mesh_state(client, keys, topology)).groups:
         stood = await position(client, keys, state.stream, state.group)
         labels = {"stream": state.stream, "group": state.group}
         series += [Series(name=name, labels=labels, value=value) for name, value in _values(state, stood).items()]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from penstock.event import derived_id, encode, encode_data
-from penstock.keys import Keys
+from penstock.keys import METRICS, Keys
 from penstock.metrics.windows import SERVICE
 from penstock.schemas import MetricsWindow, Series
 from penstock.times import rfc3339
 from penstock.trace_context import LINKS, TraceContext, format_links
 
-STREAM = "metrics"
 TYPE = "metrics.window"
 _MOST_SERIES = 100  # in one event: some 50 kB
 
@@ -45,7 +44,7 @@ def add_window(
         links = _links(portion)
         extra = {LINKS: format_links(links)} if links else None
         fields = encode(TYPE, encode_data(window), event_id=event_id, source=SERVICE, extra=extra)
-        pipeline.execute_command("XADD", keys.stream(STREAM), "*", *fields)
+        pipeline.execute_command("XADD", keys.stream(METRICS), "*", *fields)
 
 
 def _links(series: list[Series]) -> list[TraceContext]:

@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 
 from penstock import BatchContext, ConfigurationError, Event, Service
+from penstock.keys import EVENTS, METRICS
 from penstock.metrics.tally import encode
 from penstock.metrics.windows import OPEN, SERVICE, parts_of
 from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
+from penstock.streams.election import Election
 from penstock.streams.position import position
-from penstock.topology import EVENTS, Topology
+from penstock.topology import Topology
 from penstock_services.metrics.api import serve_api
 from penstock_services.metrics.close import Closer
 from penstock_services.metrics.count import tally
 from penstock_services.metrics.mesh import MeshWatch
-from penstock_services.metrics.publish import STREAM
 
 _BATCH = 500
 _TICK = 1.0  # seconds
@@ -29,8 +30,8 @@ def build(settings: Settings, topology: Topology) -> Service:
     Raises:
         ConfigurationError: streams.yaml does not let it publish windows.
     """
-    if STREAM not in topology.service(SERVICE).publishes:
-        raise ConfigurationError(f"streams.yaml: services.{SERVICE}.publishes does not list {STREAM}; add it")
+    if METRICS not in topology.service(SERVICE).publishes:
+        raise ConfigurationError(f"streams.yaml: services.{SERVICE}.publishes does not list {METRICS}; add it")
     service = Service(SERVICE)
     lateness_ms = round(settings.metrics_lateness * 1000)
 
@@ -44,9 +45,10 @@ def build(settings: Settings, topology: Topology) -> Service:
     async def close_windows(runtime: Runtime) -> None:
         closer = Closer(runtime.redis, runtime.keys, lateness_ms=lateness_ms, most_series=settings.metrics_series)
         mesh = MeshWatch(runtime.redis, runtime.keys, runtime.topology)
+        election = Election(runtime.redis, runtime.keys, SERVICE, tick=_TICK)
         while not runtime.stopping.is_set():
             try:
-                await _tick(runtime, closer, mesh)
+                await _tick(runtime, election, closer, mesh)
             except Exception as error:  # the reader says so when Redis is away
                 if unavailable(error) is None:
                     raise
@@ -58,9 +60,9 @@ def build(settings: Settings, topology: Topology) -> Service:
     return service
 
 
-async def _tick(runtime: Runtime, closer: Closer, mesh: MeshWatch) -> None:
-    """Do what is due, in one of all replicas. The lock only saves work: others may come in between."""
-    if await runtime.redis.set(runtime.keys.lock(SERVICE), "1", nx=True, px=round(_TICK * 900)):
+async def _tick(runtime: Runtime, election: Election, closer: Closer, mesh: MeshWatch) -> None:
+    """Do what is due, in one of all replicas."""
+    if await election.won():
         stood = await position(runtime.redis, runtime.keys, EVENTS, SERVICE)
         await mesh.tick(stood.now)
         await closer.tick(stood.watermark, stood.now)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 
 from penstock import Context, Retry, Service
-from penstock.mesh.deliveries import DUE, NOTIFICATIONS, SERVICE, TEST
+from penstock.keys import ALERTS, NOTIFICATIONS
+from penstock.mesh.deliveries import DUE, SERVICE, TEST
 from penstock.schemas import Alert, ChannelTest, Notification
 from penstock_services.notifier.api import serve_api
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import deliver, fanout, report, test_message
-from penstock_services.notifier.delivery.channel_health import ALERTS
 
 # An attempt has its channel's own time limit; this one holds while Redis is away and a confirmation must be kept.
 _HANDLER_TIMEOUT = 3_600.0

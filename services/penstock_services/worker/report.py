@@ -7,12 +7,11 @@ from typing import Any
 
 from penstock import Context, InvalidEvent
 from penstock.event import encode_data
+from penstock.keys import EVENTS
 from penstock.mesh.jobs import Job
 from penstock.schemas import JobEvent
 from penstock.service.outcome import Dead, Done, Outcome, Retried
 from penstock.times import rfc3339
-
-EVENTS = "events"
 
 
 async def started(context: Context) -> None:

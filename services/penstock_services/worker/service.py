@@ -8,11 +8,12 @@ from penstock import Service
 from penstock.service.importing import load_services
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
+from penstock.topology import Topology
 from penstock.web import server as http
 from penstock_services.worker import demo, http_request, report, ticket
 
 
-def build(settings: Settings) -> Service:
+def build(settings: Settings, _: Topology) -> Service:
     """Return the worker with the jobs that ship and those named in PENSTOCK_JOBS.
 
     Raises:

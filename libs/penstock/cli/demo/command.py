@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from penstock import processes
-from penstock.cli.demo.story import Teller
+from penstock.cli.demo.story import Storyteller
 from penstock.cli.http import is_ready, url
 from penstock.cli.session import run
 from penstock.cli.terminal import console
@@ -46,12 +46,12 @@ def demo() -> None:
             out.print("No mesh is running here: starting one for the demo ...", style="dim")
             settings = stack.enter_context(_mesh(settings))
         out.print(f"gateway {url(settings)}, Redis {redis_url(settings)}", style="dim")
-        teller = Teller(settings, out, alone=alone)
-        broken = run(teller.tell())
+        storyteller = Storyteller(settings, out, alone=alone)
+        broken = run(storyteller.run())
     if broken:
-        out.print(f"\n{broken} of {teller.promises} promises broken", style="bold red")
+        out.print(f"\n{broken} of {storyteller.promises} promises broken", style="bold red")
         raise typer.Exit(1)
-    out.print(f"\nAll {teller.promises} as promised.", style="bold green")
+    out.print(f"\nAll {storyteller.promises} as promised.", style="bold green")
 
 
 @contextlib.contextmanager

@@ -12,12 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from penstock.event import decode, encode_data
-from penstock.keys import Keys
+from penstock.keys import ALERTS, Keys
 from penstock.mesh.jobs import STREAM
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Alert
 
-_ALERTS = "alerts"
 _FAILING, _WELL = 15, 350  # jobs; enough to be above the starter rule's threshold, and below it again
 _DEADLINE = 60.0  # seconds: a window of 10 s must close twice
 _BLOCK_MS = 1_000
@@ -37,7 +36,7 @@ class Outage:
     async def tell(self, number: int) -> bool:
         """Tell the chapter; return whether a promise was broken."""
         self._out.print(f"\n{number}. Jobs that begin to fail, and are well again", style="bold")
-        rows = await self._redis.xrevrange(self._keys.stream(_ALERTS), count=1)
+        rows = await self._redis.xrevrange(self._keys.stream(ALERTS), count=1)
         self._last = rows[0][0] if rows else b"0"
         self._begun = time.monotonic()
         try:
@@ -63,13 +62,13 @@ class Outage:
         self._step(self._now(), f"{count} x {self._type} {what}", where=f"XADD {STREAM}")
 
     async def _wait_for(self, kind: str) -> Alert:
-        key = self._keys.stream(_ALERTS)
+        key = self._keys.stream(ALERTS)
         async with asyncio.timeout(_DEADLINE):
             while True:
                 rows = await self._redis.xread({key: self._last}, block=_BLOCK_MS)
                 for entry_id, fields in rows[0][1] if rows else ():
                     self._last = entry_id
-                    event = decode(_ALERTS, entry_id.decode(), itertools.chain.from_iterable(fields.items()))
+                    event = decode(ALERTS, entry_id.decode(), itertools.chain.from_iterable(fields.items()))
                     alert = msgspec.json.decode(event.data, type=Alert)
                     if event.type == kind and alert.labels.get("job_type") == self._type:
                         style = "bold red" if kind == "alert.triggered" else "green"
@@ -79,5 +78,5 @@ class Outage:
     def _now(self) -> str:
         return f"{time.monotonic() - self._begun:.1f} s"
 
-    def _step(self, when: str, what: str, *, where: str = _ALERTS, style: str = "") -> None:
+    def _step(self, when: str, what: str, *, where: str = ALERTS, style: str = "") -> None:
         self._out.print(Text.assemble((f"   {when:>7}  {where:<22} ", "dim"), (what, style)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -17,15 +16,15 @@ from penstock.cli.http import request
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
 from penstock.event import Event, decode, encode_data, identity
-from penstock.keys import Keys
+from penstock.keys import EVENTS, Keys
 from penstock.mesh.jobs import GROUP, STREAM
-from penstock.mesh.state import overview
+from penstock.mesh.state import mesh_state
 from penstock.redis.connection import AsyncRedis, client
 from penstock.schemas import JobEvent
 from penstock.settings import Settings, redis_url
+from penstock.times import duration, seconds_of
 from penstock.topology import load
 
-_EVENTS = "events"
 _DEADLINE = 30.0  # seconds until a job must have come to its end
 _BLOCK_MS = 1_000
 _ENDS = ("job.completed", "job.dead")
@@ -82,7 +81,7 @@ CHAPTERS = (
 )
 
 
-class Teller:
+class Storyteller:
     """Sends the jobs one after the other and tells what becomes of each, all of it as read from Redis."""
 
     def __init__(self, settings: Settings, out: Console, *, alone: bool) -> None:
@@ -100,7 +99,7 @@ class Teller:
         """How many chapters there are: without metrics and alerts there is nobody to tell of an outage."""
         return len(CHAPTERS) + self._alerting
 
-    async def tell(self) -> int:
+    async def run(self) -> int:
         """Tell all; return how many of the promises were broken."""
         try:
             broken = [await self._chapter(number, chapter) for number, chapter in enumerate(CHAPTERS, 1)]
@@ -155,28 +154,28 @@ class Teller:
 
     async def _follow(self, chapter: Chapter, job_id: str, entry: Event, seen_before: bytes) -> list[str]:
         """Tell what was published because of the job until it ends; return what was not as promised."""
-        told: list[str] = []
+        happened: list[str] = []
         problems: list[str] = []
         async with asyncio.timeout(_DEADLINE):
             async for event in self._caused_by(job_id, seen_before):
-                self._step(_since(entry, event), _EVENTS, _describe(event), _STYLES.get(event.type, ""))
+                self._step(_since(entry, event), EVENTS, _describe(event), _STYLES.get(event.type, ""))
                 if event.trace.trace_id != entry.trace.trace_id:
                     problems.append(f"{event.type} has trace {event.trace.trace_id}, not the job's")
                 if event.type.startswith("job.") and event.type != "job.started":
-                    told.append(event.type)
+                    happened.append(event.type)
                 await self._tell_of_delay(event)
-        if tuple(told) != chapter.promised:
-            problems.append(f"promised was {', '.join(chapter.promised)}; it was {', '.join(told)}")
+        if tuple(happened) != chapter.promised:
+            problems.append(f"promised was {', '.join(chapter.promised)}; it was {', '.join(happened)}")
         return problems + await self._check_letter(chapter, job_id, entry)
 
     async def _caused_by(self, job_id: str, last: bytes) -> AsyncIterator[Event]:
         """Yield the events that the job has led to, until the one that ends it."""
-        key = self._keys.stream(_EVENTS)
+        key = self._keys.stream(EVENTS)
         while True:
             rows = await self._redis.xread({key: last}, block=_BLOCK_MS)
             for entry_id, fields in rows[0][1] if rows else ():
                 last = entry_id
-                event = _decode(_EVENTS, entry_id, fields)
+                event = _decode(EVENTS, entry_id, fields)
                 if event.cause == job_id:
                     yield event
                     if event.type in _ENDS:
@@ -208,7 +207,7 @@ class Teller:
 
     async def _epilogue(self) -> int:
         """Tell how the worker's group stands in the end; return 1 if work is left that nobody else can have sent."""
-        found = await overview(self._redis, self._keys, load(self._settings.topology))
+        found = await mesh_state(self._redis, self._keys, load(self._settings.topology))
         worker = next(state for state in found.groups if (state.stream, state.group) == (STREAM, GROUP))
         self._out.print("\nIn the end", style="bold")
         counts = f"lag {worker.lag}, pending {worker.pending}, delayed {worker.delayed}, dead {worker.dead}"
@@ -217,7 +216,7 @@ class Teller:
         return int(self._alone and left > 0)
 
     async def _newest_event(self) -> bytes:
-        rows = await self._redis.xrevrange(self._keys.stream(_EVENTS), count=1)
+        rows = await self._redis.xrevrange(self._keys.stream(EVENTS), count=1)
         return rows[0][0] if rows else b"0"
 
     def _step(self, when: str, where: str, what: str, style: str = "") -> None:
@@ -230,8 +229,7 @@ def _decode(stream: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
 
 def _since(entry: Event, event: Event) -> str:
     """Return the time between the two, by the server's clock."""
-    begun, now = (datetime.fromisoformat(one.time) for one in (entry, event))
-    return f"{(now - begun).total_seconds() * 1000:.0f} ms"
+    return duration(seconds_of(event.time) - seconds_of(entry.time))
 
 
 def _describe(event: Event) -> str:

@@ -14,7 +14,7 @@ from penstock.cli.http import GATEWAY, address, is_ready
 from penstock.cli.terminal import Lines
 from penstock.cli.up.programs import Program, programs
 from penstock.cli.up.supervisor import Supervisor, task_group
-from penstock.cli.up.welcome import guide
+from penstock.cli.up.welcome import welcome
 from penstock.errors import ConfigurationError
 from penstock.redis.checks import check_server, wait_until_ready
 from penstock.redis.connection import client
@@ -143,7 +143,7 @@ class _Mesh:
         if self._as_json:
             _log.info("ready")
         else:
-            self._lines.write(guide(self._settings, self._topology, self._server, coloured=self._lines.coloured))
+            self._lines.write(welcome(self._settings, self._topology, self._server, coloured=self._lines.coloured))
 
     async def _is_ready(self, name: str) -> None:
         while True:
@@ -170,4 +170,4 @@ class _Mesh:
         self._stopping.set()
         if self._lines.coloured:
             self._lines.write("\r")  # over the ^C that the terminal has written
-        _log.info("stopping: services finish what they have in hand; Ctrl-C again stops them at once")
+        _log.info("stopping: services finish what is in flight; Ctrl-C again stops them at once")

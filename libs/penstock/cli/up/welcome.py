@@ -5,19 +5,20 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from datetime import UTC, datetime
+import time
 from pathlib import Path
 
 from penstock.cli.http import GATEWAY, address, url
 from penstock.event import json_encoder
-from penstock.keys import Keys
+from penstock.keys import INGEST, Keys
 from penstock.redis.connection import hide_password
 from penstock.redis.server import OwnServer
 from penstock.settings import Settings, redis_url
+from penstock.times import rfc3339
 from penstock.topology import Topology
 
 
-def guide(settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool) -> str:
+def welcome(settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool) -> str:
     """Return the text, with ANSI codes if `coloured`."""
     bold, dim, end = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if coloured else ("", "", "")
     places = [
@@ -76,7 +77,7 @@ def _commands(settings: Settings, topology: Topology) -> list[str]:
             "description": "printer on fire",
             "priority": "high",
             "tenant_id": "acme",
-            "timestamp": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "timestamp": rfc3339(time.time()),
         }
     ).decode()
     commands = []
@@ -86,7 +87,7 @@ def _commands(settings: Settings, topology: Topology) -> list[str]:
             f"curl {url(settings)}/v1/events -H 'Content-Type: application/json' \\",
             f"  -d {shlex.quote(event)}",
         ]
-    ingest = Keys(settings.prefix).stream("ingest")
+    ingest = Keys(settings.prefix).stream(INGEST)
     cli = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if cli and not settings.redis_url:
         port = "" if settings.redis_port == 6379 else f" -p {settings.redis_port}"

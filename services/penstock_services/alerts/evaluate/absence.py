@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from penstock.times import duration
 from penstock_services.alerts.evaluate.observation import Observation
 from penstock_services.alerts.rules.model import Absence
-from penstock_services.alerts.rules.quantities import seconds_in_words
 from penstock_services.alerts.state.evaluation import AnyMemory, Evaluation, EvaluationContext, LastSeen, subject
 
 _EXPECTED = 86_400.0  # what was taken away for good is not missed for ever
@@ -21,11 +21,9 @@ def evaluate(
     silent = context.at - last
     name = f"{rule.series} of {subject(context.labels)}" if context.labels else rule.series
     if context.labels and silent >= max(_EXPECTED, 2 * rule.after):
-        reason = f"{name}: nothing for {seconds_in_words(silent)}; nothing is expected any more"
+        reason = f"{name}: nothing for {duration(silent)}; nothing is expected any more"
         return None, Evaluation(level="good", reason=reason)
     if silent >= rule.after:
-        reason = f"{name}: nothing for {seconds_in_words(silent)}, which should not be longer than " + seconds_in_words(
-            rule.after
-        )
+        reason = f"{name}: nothing for {duration(silent)}, which should not be longer than " + duration(rule.after)
         return memory, Evaluation(level="bad", reason=reason, value=silent, threshold=float(rule.after))
     return memory, Evaluation(level="good", reason=f"{name}: there again", value=silent, threshold=float(rule.after))

@@ -8,9 +8,10 @@ from statistics import median
 
 import msgspec
 
+from penstock.times import duration
 from penstock_services.alerts.evaluate.observation import Observation
 from penstock_services.alerts.rules.model import Anomaly
-from penstock_services.alerts.rules.quantities import in_words, seconds_in_words, unit_of
+from penstock_services.alerts.rules.quantities import in_words, unit_of
 from penstock_services.alerts.state.evaluation import AnyMemory, Baseline, Evaluation, EvaluationContext, Level, subject
 
 _COUNTS = ("count", "errors")
@@ -35,7 +36,7 @@ def evaluate(
         base = msgspec.structs.replace(base, seen=context.at)
     name = f"{rule.field} of {rule.series} of {subject(context.labels)}"
     if context.firing is not None and context.at - context.firing >= rule.relearn:
-        reason = f"{name}: this has been so for {seconds_in_words(rule.relearn)}, and is what is usual now"
+        reason = f"{name}: this has been so for {duration(rule.relearn)}, and is what is usual now"
         return msgspec.structs.replace(base, samples=(), streak=0), Evaluation(level="good", reason=reason)
     sample = _sample(rule, seen)
     if sample is None:

@@ -10,9 +10,9 @@ import msgspec
 from penstock.errors import InvalidEvent
 from penstock.event import Event
 from penstock.matchers import all_match
+from penstock.times import duration
 from penstock_services.alerts.evaluate.observation import fingerprint
 from penstock_services.alerts.rules.model import EventRule
-from penstock_services.alerts.rules.quantities import seconds_in_words
 from penstock_services.alerts.state.evaluation import Arrivals, Evaluation, Finding, subject
 from penstock_services.alerts.state.state import AlertState, of_rule
 
@@ -67,7 +67,7 @@ def expired(rule: EventRule, state: AlertState, now: float) -> Iterator[Finding]
                 threshold=record.threshold,
             )
         else:
-            reason = f"no {rule.type} of {subject(labels)} for {seconds_in_words(_keep(rule))}"
+            reason = f"no {rule.type} of {subject(labels)} for {duration(_keep(rule))}"
             evaluation = Evaluation(level="good", reason=reason)
         yield Finding(key, labels, evaluation)
     for key, known in of_rule(state.arrivals, rule.name):
@@ -133,4 +133,4 @@ def _reason(rule: EventRule, event: Event, said: dict[str, str]) -> str:
     words += f": {because.strip().splitlines()[0][:_MOST_TEXT]}" if because and because.strip() else ""
     if rule.at_least == 1:
         return words
-    return f"{rule.at_least} within {seconds_in_words(rule.within)}, the last one {words}"
+    return f"{rule.at_least} within {duration(rule.within)}, the last one {words}"

@@ -5,9 +5,10 @@ A burn rate is a ratio over two windows: a long one, so that it matters, and a s
 
 from __future__ import annotations
 
+from penstock.times import duration
 from penstock_services.alerts.evaluate.observation import Observation
 from penstock_services.alerts.rules.model import BURN_WINDOWS, BurnRates, Ratio
-from penstock_services.alerts.rules.quantities import in_words, seconds_in_words
+from penstock_services.alerts.rules.quantities import in_words
 from penstock_services.alerts.state.evaluation import (
     AnyMemory,
     Evaluation,
@@ -25,7 +26,7 @@ def evaluate(
     """Evaluate one window; see `evaluate.evaluate`."""
     (over,) = summed(rule, memory, seen, context, (float(rule.over),))
     memory = Sums(rule=rule.name, labels=context.labels, seen=last_seen(memory, seen, context), sums=(over,))
-    name, within = subject(context.labels), seconds_in_words(rule.over)
+    name, within = subject(context.labels), duration(rule.over)
     counted = f"{in_words(over.bad)} of {in_words(over.total)}"
     if over.total < rule.min_count:
         reason = f"{name}: only {in_words(over.total)} within {within}, too few to say"
@@ -85,7 +86,7 @@ def evaluate_burn(
         if burnt > rate and long.total >= rule.min_count:
             reason = (
                 f"{name}: the error budget of {in_words(rule.objective, 'share')} burns {in_words(burnt)} times too "
-                f"fast over {seconds_in_words(long.span)} and {seconds_in_words(short.span)}, above {in_words(rate)}"
+                f"fast over {duration(long.span)} and {duration(short.span)}, above {in_words(rate)}"
             )
             exemplars = seen.exemplars if seen else ()
             return memory, Evaluation(level="bad", reason=reason, value=burnt, threshold=rate, exemplars=exemplars)

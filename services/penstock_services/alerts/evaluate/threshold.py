@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from penstock.schemas import COUNTED
+from penstock.times import duration
 from penstock_services.alerts.evaluate.observation import Observation
 from penstock_services.alerts.rules.model import Threshold
-from penstock_services.alerts.rules.quantities import in_words, seconds_in_words, unit_of
+from penstock_services.alerts.rules.quantities import in_words, unit_of
 from penstock_services.alerts.state.evaluation import (
     AnyMemory,
     Evaluation,
@@ -34,7 +35,7 @@ def evaluate(
     elif rule.below is not None and seen is not None:  # nothing at all is below a limit, too: know what there was
         memory = LastSeen(rule=rule.name, labels=context.labels, seen=context.at)
     unit = unit_of(rule.series, rule.field)
-    over = f" within {seconds_in_words(rule.change)}" if rule.change is not None else ""
+    over = f" within {duration(rule.change)}" if rule.change is not None else ""
     moved = "has moved by" if over else "is"
     level, limit, relation = _compare(rule, value)
     reason = f"{name} {moved} {in_words(value, unit)}{over}, {relation} {in_words(limit, unit)}"

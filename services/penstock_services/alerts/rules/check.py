@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 
+from penstock.config import did_you_mean
 from penstock.matchers import Matcher
 from penstock.schemas import COUNTED, GAUGES
 from penstock_services.alerts.rules import summary as templates
@@ -49,7 +49,7 @@ def problems_of(rule: Rule) -> list[str]:
 def _of_series(rule: SeriesRule) -> Iterator[str]:
     labels = LABELS.get(rule.series)
     if labels is None:
-        yield f"series: there is no series {rule.series}; {_choice(rule.series, LABELS)}"
+        yield f"series: there is no series {rule.series}; {did_you_mean(rule.series, LABELS)}"
         return
     yield from _of_matchers("where", rule.where, rule.series)
     for label in rule.by or ():
@@ -68,7 +68,7 @@ def _of_matchers(key: str, matchers: Iterable[Matcher], series: str) -> Iterator
 def _of_threshold(rule: Threshold) -> Iterator[str]:
     fields = _fields(rule.series)
     if rule.field not in fields:
-        yield f"field: {rule.series} has no {rule.field}; {_choice(rule.field, fields)}"
+        yield f"field: {rule.series} has no {rule.field}; {did_you_mean(rule.field, fields)}"
     if (rule.above is None) == (rule.below is None):
         yield "above: give either above or below" + ("" if rule.above is None else ", not both")
     elif rule.clear is not None:
@@ -102,7 +102,7 @@ def _of_anomaly(rule: Anomaly) -> Iterator[str]:
     yield from _counted(rule, ())
     fields = ("count", "errors", *DISTRIBUTIONS)
     if rule.field not in fields:
-        yield f"field: an anomaly is one of a count or of a duration; {_choice(rule.field, fields)}"
+        yield f"field: an anomaly is one of a count or of a duration; {did_you_mean(rule.field, fields)}"
     if rule.clear_score >= rule.score:
         yield "clear_score: it must be less than score"
     if rule.min_samples > rule.baseline:
@@ -122,7 +122,7 @@ def _of_labels(rule: Rule) -> Iterator[str]:
             yield f"labels.{label}: the alert has a label of this name already; choose another"
     for label in rule.group_by or ():
         if label not in {*own, *rule.labels}:
-            yield f"group_by: the alerts have no label {label}; {_choice(label, (*own, *rule.labels))}"
+            yield f"group_by: the alerts have no label {label}; {did_you_mean(label, (*own, *rule.labels))}"
     try:
         asked = templates.placeholders(rule.summary)
     except ValueError as error:
@@ -130,7 +130,7 @@ def _of_labels(rule: Rule) -> Iterator[str]:
         return
     known = (*templates.ALWAYS, *own, *rule.labels)
     for name in sorted(asked - set(known)):
-        yield f"summary: nothing is called {{{name}}}; {_choice(name, known)}"
+        yield f"summary: nothing is called {{{name}}}; {did_you_mean(name, known)}"
 
 
 def alert_labels(rule: Rule) -> tuple[str, ...]:
@@ -145,10 +145,4 @@ def _fields(series: str) -> tuple[str, ...]:
 
 
 def _no_label(series: str, label: str) -> str:
-    return f"{series} has no label {label}; {_choice(label, LABELS[series])}"
-
-
-def _choice(given: str, known: Iterable[str]) -> str:
-    known = tuple(known)
-    near = difflib.get_close_matches(given, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}" if known else "there is none"
+    return f"{series} has no label {label}; {did_you_mean(label, LABELS[series])}"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from penstock.config import convert, read_yaml
+from penstock.config import NAME_RULE, convert, did_you_mean, find_file, is_name, read_yaml
 from penstock.errors import ConfigurationError
 from penstock_services.alerts.rules.check import problems_of
 from penstock_services.alerts.rules.model import KINDS, Inhibition, Rule, Rules
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
+FILE = "alerts.yaml"
 _PARTS = ("rules", "inhibit")
 
 
@@ -25,17 +23,11 @@ def load(path: Path | str | None = None) -> Rules:
     Raises:
         ConfigurationError: the file cannot be read or is wrong; a sentence for each mistake, with rule and key.
     """
-    file = Path(path) if path else Path("alerts.yaml")
-    try:
-        if path is None and not file.exists():
-            return parse(resources.files("penstock").joinpath("alerts.yaml").read_text())
-        return parse(file.read_text(), name=file.name)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(f"{file}: cannot be read ({why}); set PENSTOCK_ALERTS to your alerts.yaml") from None
+    name, text = find_file(path, FILE, "PENSTOCK_ALERTS")
+    return parse(text, name=name)
 
 
-def parse(text: str, *, name: str = "alerts.yaml") -> Rules:
+def parse(text: str, *, name: str = FILE) -> Rules:
     """Read rules from YAML text, calling it `name` in errors.
 
     Raises:
@@ -70,8 +62,8 @@ def _rules(raw: Any, problems: list[str]) -> dict[str, Rule]:
 
 def _rule(name: str, body: Any) -> Rule | list[str]:
     """Return the rule, or what is wrong with it."""
-    if not _NAME.fullmatch(name):
-        return [": a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen and underscore"]
+    if not is_name(name):
+        return [f": {NAME_RULE}"]
     if not isinstance(body, dict):
         return [f": expected a mapping with the key kind, got {type(body).__name__}"]
     kind = KINDS.get(str(body.get("kind")))
@@ -113,7 +105,4 @@ def _below(message: str) -> str:
 
 
 def _unknown(key: str, known: Any) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"{key}: there is no such key; " + (
-        f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-    )
+    return f"{key}: there is no such key; {did_you_mean(key, known)}"

@@ -6,6 +6,7 @@ import math
 from typing import Self
 
 from penstock.config import Duration
+from penstock.times import duration
 
 _SECONDS = ("lag_age", "oldest_pending")
 
@@ -72,19 +73,8 @@ def in_words(value: float | None, unit: str = "") -> str:
     if unit == "share":
         return f"{_short(value * 100)} %"
     if unit == "s":
-        return seconds_in_words(value)
+        return duration(value)
     return _short(value)
-
-
-def seconds_in_words(seconds: float) -> str:
-    """Write a duration for people: `8 ms`, `45 s`, `3 min`, `6 h`, `2 d`."""
-    size = abs(seconds)
-    if 0 < size < 1:
-        return f"{_short(seconds * 1000)} ms"
-    for least, name in ((172_800, "d"), (7_200, "h"), (120, "min")):
-        if size >= least:
-            return f"{_short(seconds / {'d': 86_400, 'h': 3_600, 'min': 60}[name])} {name}"
-    return f"{_short(seconds)} s"
 
 
 def _short(value: float) -> str:

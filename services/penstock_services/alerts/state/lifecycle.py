@@ -20,8 +20,8 @@ from __future__ import annotations
 import msgspec
 
 from penstock.mesh.alerts import AlertRecord, LifecycleState
+from penstock.times import duration
 from penstock_services.alerts.rules.model import EventRule, Rule
-from penstock_services.alerts.rules.quantities import seconds_in_words
 from penstock_services.alerts.state.evaluation import Evaluation
 
 MISSING_FOR = 60.0  # seconds for which data must be missing to mean that it is gone
@@ -123,7 +123,7 @@ def _firing(
         keep = max(keep, MISSING_FOR)
     if clear < keep:
         return record, None
-    why = f"calm for {seconds_in_words(clear)}: {evaluation.reason}" if record.flapping else evaluation.reason
+    why = f"calm for {duration(clear)}: {evaluation.reason}" if record.flapping else evaluation.reason
     return _enter(msgspec.structs.replace(record, value=evaluation.value, flapping=False), "resolved", now, why)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 
 import msgspec
 
-from penstock.config import Duration
+from penstock.config import NAME_RULE, Duration, did_you_mean, find_file, is_name
 from penstock.errors import ConfigurationError
 from penstock.schemas import Alert
 from penstock.settings import Settings
@@ -17,8 +15,6 @@ from penstock_services.notifier.config import notify_file
 from penstock_services.notifier.config.environment import read_environment
 from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, destinations
 from penstock_services.notifier.message.templates import Templates
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,63}")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +45,7 @@ def load(settings: Settings, environ: Mapping[str, str] | None = None) -> Config
     Raises:
         ConfigurationError: the file or a variable is wrong; the message names the key and says what to do.
     """
-    name, text = notify_file.find(settings.notify)
+    name, text = find_file(settings.notify, notify_file.FILE, "PENSTOCK_NOTIFY")
     console = Console(form="text" if settings.log_format == "console" else settings.log_format)
     return parse(text, name=name, console=console, allow_private=settings.allow_private_targets, environ=environ)
 
@@ -97,12 +93,7 @@ def _clashes(file: notify_file.NotifyFile, given: dict[str, AnyChannel]) -> list
 
 
 def _problems(config: Config) -> list[str]:
-    problems = [
-        f"channels.{name}: a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen and "
-        "underscore"
-        for name in config.channels
-        if not _NAME.fullmatch(name)
-    ]
+    problems = [f"channels.{name}: {NAME_RULE}" for name in config.channels if not is_name(name)]
     if not isinstance(config.channels[CONSOLE], Console):
         problems.append(f"channels.{CONSOLE}: this name belongs to the channel of type console")
     for name, channel in config.channels.items():
@@ -117,11 +108,9 @@ def _problems(config: Config) -> list[str]:
 
 
 def _unresolved(route: Route, known: set[str]) -> list[str]:
-    problems = []
-    for key, names in (("channels", route.channels), ("failover", route.substitutes)):
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-                problems.append(f"{key}: there is no channel {name}; {hint}")
-    return problems
+    return [
+        f"{key}: there is no channel {name}; {did_you_mean(name, known)}"
+        for key, names in (("channels", route.channels), ("failover", route.substitutes))
+        for name in names
+        if name not in known
+    ]

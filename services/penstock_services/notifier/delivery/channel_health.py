@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from penstock import Context
+from penstock.keys import ALERTS
 from penstock.schemas import Alert
 from penstock.times import rfc3339
 from penstock_services.notifier.channels import Channel
 from penstock_services.notifier.config.routing import CHANNEL_RULE
 
-ALERTS = "alerts"
 _FAILING, _DISABLED = "failing", "disabled"
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from penstock import Context
 from penstock.event import Event
-from penstock.mesh.deliveries import DUE, NOTIFICATIONS
+from penstock.keys import NOTIFICATIONS
+from penstock.mesh.deliveries import DUE
 from penstock.schemas import Alert, Notification
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.message.message import moment
@@ -70,4 +71,4 @@ def order_of(alert: Alert, event: Event) -> str:
 
 def _milliseconds(timestamp: str) -> int:
     found = moment(timestamp)
-    return max(0, round(found.timestamp() * 1000)) if found else 0
+    return 0 if found is None else max(0, round(found * 1000))

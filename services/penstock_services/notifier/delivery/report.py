@@ -6,7 +6,7 @@ import time
 from typing import Any, Literal
 
 from penstock import Context
-from penstock.mesh.deliveries import DELIVERIES
+from penstock.keys import DELIVERIES
 from penstock.schemas import Alert, DeliveryAttempt
 from penstock.service.outcome import Dead, Done, Outcome, Retried
 from penstock.times import rfc3339

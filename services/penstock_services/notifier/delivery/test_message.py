@@ -6,7 +6,7 @@ import time
 from typing import Any, Literal
 
 from penstock import Context
-from penstock.mesh.deliveries import DELIVERIES
+from penstock.keys import DELIVERIES
 from penstock.schemas import Alert, ChannelTest, DeliveryAttempt
 from penstock.times import rfc3339
 from penstock_services.notifier.channels import AnyChannel, Delivery, Receipt

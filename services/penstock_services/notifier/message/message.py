@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import msgspec
 
 from penstock.schemas import Alert
+from penstock.times import duration, rfc3339, seconds_of
 from penstock_services.notifier.message.text import cut, one_line
 
 _MOST_LABELS = 12
@@ -93,30 +93,18 @@ def emoji(alert: Alert) -> str:
     return _RESOLVED[0] if alert.status == "resolved" else _SEVERITIES[alert.severity][0]
 
 
-def duration(seconds: float) -> str:
-    """Write a duration with its two largest units: `4 min 3 s`."""
-    rest = max(0, round(seconds))
-    parts = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        count, rest = divmod(rest, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"
-
-
 def lasted(alert: Alert) -> str | None:
     """Return how long a resolved alert fired, as far as its times can be read."""
     began, ended = moment(alert.since), moment(alert.resolved_at)
-    return duration((ended - began).total_seconds()) if began and ended else None
+    return None if began is None or ended is None else duration(max(0, round(ended - began)))
 
 
-def moment(timestamp: str | None) -> datetime | None:
-    """Read an RFC 3339 time, None if it is none."""
+def moment(text: str | None) -> float | None:
+    """Read an RFC 3339 time, in seconds since the epoch; None if it is none."""
     try:
-        found = datetime.fromisoformat(timestamp or "")
+        return seconds_of(text or "")
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def web_address(text: str | None) -> str | None:
@@ -151,7 +139,7 @@ def _facts(alert: Alert, now: float) -> list[Fact]:
 
 def _times(alert: Alert, now: float) -> list[Fact]:
     began = moment(alert.since)
-    age = now - began.timestamp() if began else 0.0
+    age = 0 if began is None else round(now - began)
     if alert.status == "firing":
         return [Fact("Since", when(alert.since) + (f" ({duration(age)} ago)" if age >= 1 else ""))]
     facts = [Fact("Since", when(alert.since))]
@@ -164,7 +152,7 @@ def _times(alert: Alert, now: float) -> list[Fact]:
 def when(timestamp: str) -> str:
     """Write an RFC 3339 time for people; what is none stays as it is."""
     found = moment(timestamp)
-    return f"{found.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if found else cut(one_line(timestamp), _MOST_VALUE)
+    return cut(one_line(timestamp), _MOST_VALUE) if found is None else f"{rfc3339(found)[:19].replace('T', ' ')} UTC"
 
 
 def _labels(labels: dict[str, str]) -> tuple[str, ...]:

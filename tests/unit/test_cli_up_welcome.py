@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from penstock import topology
-from penstock.cli.up.welcome import guide
+from penstock.cli.up.welcome import welcome
 from penstock.settings import Settings
 from penstock_services.worker.ticket import Ticket
 
@@ -30,7 +30,7 @@ def commands(text: str) -> list[list[str]]:
 
 def test_it_says_where_everything_is() -> None:
     settings = Settings(gateway_host="0.0.0.0", gateway_port=99, redis_url="redis://u:secret@redis:1/0")
-    text = guide(settings, MESH, None, coloured=False)
+    text = welcome(settings, MESH, None, coloured=False)
     for part in (
         "http://127.0.0.1:99  POST /v1/events, /webhooks/demo",
         "redis://u:***@redis:1/0",
@@ -42,15 +42,15 @@ def test_it_says_where_everything_is() -> None:
 
 
 def test_it_shows_where_traces_are_drawn_if_they_are() -> None:
-    assert "http://127.0.0.1:8080/traces" in guide(Settings(), MESH, None, coloured=False)
-    assert "/traces" not in guide(Settings(gateway_host="0.0.0.0"), MESH, None, coloured=False)
-    assert "/traces" in guide(Settings(gateway_host="0.0.0.0", gateway_traces=True), MESH, None, coloured=False)
+    assert "http://127.0.0.1:8080/traces" in welcome(Settings(), MESH, None, coloured=False)
+    assert "/traces" not in welcome(Settings(gateway_host="0.0.0.0"), MESH, None, coloured=False)
+    assert "/traces" in welcome(Settings(gateway_host="0.0.0.0", gateway_traces=True), MESH, None, coloured=False)
 
 
 @pytest.mark.parametrize("tool", [None, "redis-cli", "valkey-cli"])
 def test_its_commands_publish_a_good_ticket(tool: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in (tool, "penstock") else None)
-    curl, publish, status = commands(guide(Settings(redis_port=7, prefix="m1:"), MESH, None, coloured=False))
+    curl, publish, status = commands(welcome(Settings(redis_port=7, prefix="m1:"), MESH, None, coloured=False))
 
     event = msgspec.json.decode(curl[curl.index("-d") + 1])
     assert curl[:2] == ["curl", "http://127.0.0.1:8080/v1/events"]
@@ -64,7 +64,7 @@ def test_its_commands_publish_a_good_ticket(tool: str | None, monkeypatch: pytes
 
 
 def test_a_mesh_without_gateway_has_no_address_to_show() -> None:
-    text = guide(
+    text = welcome(
         Settings(), topology.parse("services: {worker: {run: penstock_services.worker}}"), None, coloured=False
     )
     assert "curl" not in text

@@ -118,8 +118,8 @@ async def test_the_waterfall_shows_attempts_with_outcome_reason_and_time(
         event, first, _, last = await rows(browser)
         text = await browser.text()
         drawn = await bars(browser, 1)
-        letter = raw.xrevrange("dlq", count=1)[0][0].decode()
-        assert f"penstock dlq replay {letter}" in text
+        dead_letter = raw.xrevrange("dlq", count=1)[0][0].decode()
+        assert f"penstock dlq replay {dead_letter}" in text
         assert "failed: ConnectionError: the bank does not answer" in text
         assert "between attempts" in text
     assert "✗ card.charged" in event

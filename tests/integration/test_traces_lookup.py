@@ -10,8 +10,7 @@ import pytest
 from penstock.keys import Keys
 from penstock.redis.connection import client
 from penstock.topology import load
-from penstock.traces import Trace, Traces
-from penstock.traces import progress as standing
+from penstock.traces import Trace, Traces, progress
 from tests.servers import Server
 from tests.tracing import TOPOLOGY, attempts_of
 
@@ -40,12 +39,12 @@ async def look(server: Server, entry: str) -> Trace:
 def meanwhile(monkeypatch: pytest.MonkeyPatch, *happens: tuple[Any, ...]) -> None:
     """Let commands run just before the look asks where groups stand: after it has read every stream."""
 
-    async def standings(redis: Any, *arguments: Any) -> Any:
+    async def find_progress(redis: Any, *arguments: Any) -> Any:
         for command in happens:
             await redis.execute_command(*command)
-        return await standing.standings(redis, *arguments)
+        return await progress.find_progress(redis, *arguments)
 
-    monkeypatch.setattr("penstock.traces.lookup.standings", standings)
+    monkeypatch.setattr("penstock.traces.lookup.find_progress", find_progress)
 
 
 def packed(**more: str) -> bytes:
@@ -71,8 +70,8 @@ async def test_an_event_that_dies_meanwhile_does_not_look_done(
     server: Server, entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = {"dlq.stream": "parcels", "dlq.group": "shipping", "dlq.entry": entry, "dlq.reason": "failed"}
-    letter = [part for pair in (FIELDS | origin).items() for part in pair]
-    meanwhile(monkeypatch, ("XADD", "dlq", "*", *letter), ("XACK", "parcels", "shipping", entry))
+    dead_letter = [part for pair in (FIELDS | origin).items() for part in pair]
+    meanwhile(monkeypatch, ("XADD", "dlq", "*", *dead_letter), ("XACK", "parcels", "shipping", entry))
 
     assert (await look(server, entry)).state == "dead"
 

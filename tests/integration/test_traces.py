@@ -83,7 +83,7 @@ def test_each_attempt_of_a_retried_job_has_a_line_with_its_error_and_when_the_ne
     assert third.due is None
     assert first.offset + first.elapsed < second.offset
     assert second.offset + second.elapsed < third.offset
-    assert len(trace.events) == 1, "reports are told with their attempts"
+    assert len(trace.events) == 1, "reports are reported with their attempts"
 
 
 def test_a_dead_letter_and_its_replay_are_one_story(server: Server, raw: Any, cli: Cli) -> None:
@@ -106,7 +106,7 @@ def test_a_dead_letter_and_its_replay_are_one_story(server: Server, raw: Any, cl
     ]
     buried = attempts[2]
     assert (buried.reason, buried.error) == ("failed", "ConnectionError: the bank does not answer")
-    assert buried.letter == raw.xrevrange("dlq", count=1)[0][0].decode()
+    assert buried.dead_letter == raw.xrevrange("dlq", count=1)[0][0].decode()
     assert buried.replayed is not None
     assert [event.type for event in trace.events] == ["card.charged", "parcel.requested", "parcel.sent"]
     assert len(trace.trace_ids) == 2, "a replay is a trace of its own"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from penstock.web.single_flight import Remembered
+from penstock.web.single_flight import SingleFlight
 
 
 class Looks:
@@ -33,11 +33,11 @@ async def looks() -> Looks:
 
 
 @pytest.fixture
-async def told(looks: Looks) -> Remembered[int]:
-    return Remembered(looks, seconds=2.0, clock=lambda: looks.now)
+async def told(looks: Looks) -> SingleFlight[int]:
+    return SingleFlight(looks, seconds=2.0, clock=lambda: looks.now)
 
 
-async def test_what_was_found_serves_for_two_seconds(looks: Looks, told: Remembered[int]) -> None:
+async def test_what_was_found_serves_for_two_seconds(looks: Looks, told: SingleFlight[int]) -> None:
     assert [await told(), await told()] == [1, 1]
     looks.now += 1.9
     assert await told() == 1
@@ -45,7 +45,7 @@ async def test_what_was_found_serves_for_two_seconds(looks: Looks, told: Remembe
     assert await told() == 2
 
 
-async def test_many_who_ask_at_once_share_one_look(looks: Looks, told: Remembered[int]) -> None:
+async def test_many_who_ask_at_once_share_one_look(looks: Looks, told: SingleFlight[int]) -> None:
     looks.go.clear()
     waiting = [asyncio.create_task(told()) for _ in range(100)]
     await asyncio.sleep(0)
@@ -54,7 +54,7 @@ async def test_many_who_ask_at_once_share_one_look(looks: Looks, told: Remembere
     assert await asyncio.gather(*waiting) == [1] * 100
 
 
-async def test_an_error_goes_to_all_who_wait_and_is_not_remembered(looks: Looks, told: Remembered[int]) -> None:
+async def test_an_error_goes_to_all_who_wait_and_is_not_remembered(looks: Looks, told: SingleFlight[int]) -> None:
     await told()
     looks.now += 3
     looks.error = ConnectionError()
@@ -65,7 +65,7 @@ async def test_an_error_goes_to_all_who_wait_and_is_not_remembered(looks: Looks,
     assert await told() == 3
 
 
-async def test_one_who_hangs_up_does_not_end_the_look_for_the_others(looks: Looks, told: Remembered[int]) -> None:
+async def test_one_who_hangs_up_does_not_end_the_look_for_the_others(looks: Looks, told: SingleFlight[int]) -> None:
     looks.go.clear()
     impatient, patient = asyncio.create_task(told()), asyncio.create_task(told())
     await asyncio.sleep(0)

@@ -1,0 +1,51 @@
+"""Election: of all the processes that could do a chore, one does it in each tick."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis, unavailable
+
+_SUSPICIOUS = 5  # elections lost in a row before we look whether anybody can win one
+
+
+class Election:
+    """Elects one process for each tick anew, so that nobody has to notice when it is gone.
+
+    It saves work and guards nothing: two may win one tick, and what they do must bear that.
+    """
+
+    def __init__(self, client: AsyncRedis, keys: Keys, chore: str, *, tick: float) -> None:
+        """`tick` is how often the chore is done, in seconds."""
+        self._client = client
+        self._key = keys.lock(chore)
+        self._lifetime = round(tick * 900)  # ms; over before the next tick of whoever won
+        self._lost = 0
+
+    async def won(self) -> bool:
+        """Return whether this process does the chore in this tick.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        if await self._client.set(self._key, "1", nx=True, px=self._lifetime):
+            self._lost = 0
+            return True
+        self._lost += 1
+        if self._lost % _SUSPICIOUS or await self._client.pttl(self._key) <= self._lifetime:
+            return False
+        await self._client.set(self._key, "1", px=self._lifetime)  # the server's clock went back: it would live on
+        return True
+
+
+async def every(tick: float, chore: Callable[[], Awaitable[object]]) -> None:
+    """Do a chore every `tick` seconds until cancelled; while Redis is away it waits for the next tick."""
+    while True:
+        await asyncio.sleep(tick)
+        try:
+            await chore()
+        except Exception as error:
+            if unavailable(error) is None:
+                raise

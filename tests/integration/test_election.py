@@ -1,0 +1,28 @@
+"""Elections: one of many does a chore in each tick, whatever the server's clock does."""
+
+from __future__ import annotations
+
+from penstock.keys import Keys
+from penstock.streams.election import Election
+from tests.hands import Raw, connected
+from tests.servers import Server
+
+
+async def test_one_of_many_wins_a_tick(server: Server, raw: Raw) -> None:
+    async with connected(server) as client:
+        candidates = [Election(client, Keys(), "sweep", tick=60.0) for _ in range(5)]
+
+        assert [await one.won() for one in candidates] == [True, False, False, False, False]
+        assert 50_000 < raw.pttl("lock:sweep") <= 54_000
+        raw.delete("lock:sweep")  # the tick is over
+        assert [await one.won() for one in reversed(candidates)] == [True, False, False, False, False]
+
+
+async def test_a_lock_that_lives_on_because_the_clock_went_back_is_taken(server: Server, raw: Raw) -> None:
+    async with connected(server) as client:
+        election = Election(client, Keys(), "sweep", tick=1.0)
+        raw.set("lock:sweep", "1", px=3_600_000)
+
+        won = [await election.won() for _ in range(5)]
+    assert won == [False, False, False, False, True]
+    assert raw.pttl("lock:sweep") <= 900
