@@ -21,6 +21,7 @@ ABOVE_THE_SERVER = (
     "test_metrics_http",
     "test_otlp_",
     "test_traces",
+    "test_examples",
     "test_wheel",
 )
 

@@ -59,7 +59,7 @@ def start(
 
 
 def run(
-    arguments: Sequence[str], *, env: Mapping[str, str], stdin: str = "", timeout: float = 60.0
+    arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path = _ROOT, stdin: str = "", timeout: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m <arguments>` to its end; return its code and what it said.
 
@@ -70,7 +70,9 @@ def run(
         given, said, complained = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         given.write(stdin.encode())
         given.seek(0)
-        process = start(arguments, env=env, stdin=given.fileno(), stdout=said.fileno(), stderr=complained.fileno())
+        process = start(
+            arguments, env=env, cwd=cwd, stdin=given.fileno(), stdout=said.fileno(), stderr=complained.fileno()
+        )
         try:
             code = process.wait(timeout)
         finally:
