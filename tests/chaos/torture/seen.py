@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.keys import Keys
-from penstock.topology import DEAD_LETTERS
+from penstock.keys import DEAD_LETTERS, Keys
 from tests.chaos.torture.plan import Plan
 
 _KEYS = Keys()
