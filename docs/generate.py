@@ -50,6 +50,9 @@ KINDS = [
     Kind(("alert.watchdog",), "alerts", "alerts", schemas.Watchdog),
     Kind(("notification.due",), "notifications", "notifier", schemas.Notification),
     Kind(("notification.test",), "notifications", "penstock notify test", schemas.ChannelTest),
+    Kind(("notification.unblock",), "notifications", "penstock notify unblock", schemas.ChannelUnblock),
+    Kind(("channel.unblocked",), "deliveries", "notifier", schemas.ChannelUnblocked),
+    Kind(("channel.changed",), "notifications", "notifier", schemas.ChannelChanged),
     Kind(DELIVERIES, "deliveries", "notifier", schemas.DeliveryAttempt),
 ]
 

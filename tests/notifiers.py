@@ -37,6 +37,10 @@ class Mesh:
             **env,
         }
 
+    def write(self, notify: str) -> None:
+        """Put another notify.yaml in place of this one."""
+        self._file.write_text(notify)
+
     def configure(self, line: str) -> None:
         """Put a line of notify.yaml in place of the one with the same key."""
         key = line.partition(":")[0]
@@ -56,9 +60,9 @@ class Mesh:
     def logged(self, text: str) -> int:
         return self.log.read_text().count(text) if self.log.exists() else 0
 
-    def tell(self, alert: Alert) -> None:
+    def tell(self, alert: Alert, kind: str | None = None) -> None:
         """Publish an alert as the alert manager does."""
-        kind = "resolved" if alert.status == "resolved" else "triggered"
+        kind = kind or ("resolved" if alert.status == "resolved" else "triggered")
         data = msgspec.json.encode(alert)
         self.raw.xadd("alerts", {"type": f"alert.{kind}", "data": data, "id": f"alert-{next(_numbers)}"})
 
@@ -77,7 +81,7 @@ class Mesh:
     def alerts_about(self, channel: str) -> list[str]:
         """Return what the notifier told on `alerts` of one of its own channels."""
         told = [(fields[b"type"].decode(), json.loads(fields[b"data"])) for _, fields in self.raw.xrange("alerts")]
-        return [kind for kind, alert in told if alert.get("labels", {}).get("channel") == channel]
+        return [kind for kind, alert in told if channel in alert.get("labels", {}).get("channel", "").split(", ")]
 
     @property
     def settled(self) -> bool:

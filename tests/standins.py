@@ -63,6 +63,7 @@ class StandIn:
         self.script: deque[Reply] = deque()
         self.requests: list[Received] = []
         self.on_request: Callable[[Received], None] = lambda _: None
+        self.answer: Callable[[], Reply | None] = lambda: None
         self._over = threading.Event()
         self._server = ThreadingHTTPServer((LOCALHOST, 0), _handler(self))
         self._server.daemon_threads = True
@@ -82,7 +83,7 @@ class StandIn:
 
     def take(self, request: Received) -> Reply:
         self.requests.append(request)
-        reply = self.script.popleft() if self.script else self.judge(request)
+        reply = self.script.popleft() if self.script else self.answer() or self.judge(request)
         self.on_request(request)
         if reply.silent:
             self._over.wait()

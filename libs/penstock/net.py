@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import socket
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -128,6 +129,17 @@ class AddressGuard:
             opened.close()
             raise
         return opened
+
+
+def seconds(value: object) -> float | None:
+    """Return what a server gives as a number of seconds, None if it is none; a week at most."""
+    try:
+        found = float(value) if isinstance(value, str | int | float) else math.nan
+    except ValueError:
+        return None
+    except OverflowError:  # an integer beyond all floats
+        return _LONGEST_WAIT
+    return min(found, _LONGEST_WAIT) if found >= 0 else None
 
 
 def retry_after(header: str | None) -> float | None:

@@ -190,6 +190,29 @@ class ChannelTest(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
 
 
+class ChannelUnblock(msgspec.Struct, frozen=True, kw_only=True):
+    """notification.unblock, on `notifications`: a channel is to be used again at once, whatever it asked for."""
+
+    channel: str
+
+
+class ChannelUnblocked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """channel.unblocked, on `deliveries`: a channel is used again; so many deliveries that waited are tried now."""
+
+    channel: str
+    waiting: int = 0
+    error: str | None = None
+
+
+class ChannelChanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """channel.changed, on `notifications`: a channel (or one recipient of it) began to fail, and why, or recovered."""
+
+    channel: str
+    recipient: str | None = None
+    failing: bool
+    reason: str = ""
+
+
 class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """delivery.sent, delivery.failed (tried again) and delivery.dead, on `deliveries`: one attempt each.
 
@@ -202,7 +225,7 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     recipient: str | None = None
     fingerprint: str
     rule: str
-    transition: Literal["triggered", "resolved", "test"]
+    transition: Literal["triggered", "acknowledged", "resolved", "test"]
     attempt: int
     status: Literal["sent", "failed", "dead"]
     code: int | None = None

@@ -69,7 +69,7 @@ async def test_changes_of_one_alert_do_not_overtake_one_that_is_being_sent(redis
 
     assert isinstance(await later.admit("b", "resolved"), Wait)
     await log(redis, order="1").confirm("a", Receipt(reference="77"))
-    assert await later.admit("b", "resolved") == Go("77", ())
+    assert await later.admit("b", "resolved") == Go("77", (), first=False)
 
 
 async def test_whoever_held_the_log_when_its_process_died_gets_it_back(redis: Any) -> None:
@@ -179,3 +179,18 @@ async def test_a_flapping_alert_leaves_a_bounded_trace(redis: Any) -> None:
 async def milliseconds(redis: Any) -> int:
     seconds, micros = await redis.time()
     return int(seconds * 1000 + micros // 1000)
+
+
+async def test_nobody_is_told_of_a_beginning_after_its_end(redis: Any) -> None:
+    await redis.hset("state:notifier:alert:f1", mapping={"status": "resolved", "episode": ALERT.since, "order": "2"})
+
+    assert await log(redis, order="1").admit("a", "triggered") == Superseded()
+    assert await log(redis, make_alert(since="2027-01-01T00:00:00.000Z"), order="3").admit("b", "triggered") == Go(
+        None, ()
+    )
+
+
+async def test_whoever_is_about_to_be_told_of_a_beginning_is_noted_for_its_end(redis: Any) -> None:
+    await log(redis).admit("a", "triggered")
+
+    assert await redis.hget("state:notifier:alert:f1", "to:test") == ALERT.since.encode()

@@ -68,17 +68,15 @@ async def _attempts(query: DeliveryQuery) -> list[RecordedAttempt]:
         return await attempts(here.redis, here.keys, query)
 
 
-async def _failed(limit: int | None, channel: str | None) -> list[FailedDelivery]:
+async def _failed(limit: int, channel: str | None) -> list[FailedDelivery]:
     async with session() as here:
-        found = [
-            one async for one in failed(here.redis, here.keys) if channel is None or one.notification.channel == channel
-        ]
-        return found[:limit]
+        found = await failed(here.redis, here.keys)
+        return [one for one in found if channel is None or one.notification.channel == channel][:limit]
 
 
 async def _resend(ids: list[str] | None) -> dict[str, bool]:
     async with session() as here:
-        waiting = {one.delivery_id: one async for one in failed(here.redis, here.keys)}
+        waiting = {one.delivery_id: one for one in await failed(here.redis, here.keys)}
         for delivery in ids or ():
             if delivery not in waiting:
                 raise Negative(f"there is no failed delivery {delivery}; `penstock deliveries --failed` lists them")

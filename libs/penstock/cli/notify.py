@@ -9,15 +9,16 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from penstock.cli.session import Session, run, session
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, InvalidEvent
-from penstock.event import decode, encode, encode_data
+from penstock.event import Event, decode, encode, encode_data
 from penstock.keys import ALERTS, DELIVERIES, NOTIFICATIONS
-from penstock.mesh.deliveries import SERVICE, TEST, read_attempt
-from penstock.schemas import ChannelTest, DeliveryAttempt
+from penstock.mesh.deliveries import SERVICE, TEST, UNBLOCK
+from penstock.schemas import ChannelTest, ChannelUnblock, ChannelUnblocked, DeliveryAttempt
 from penstock.service.main import Negative
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
@@ -46,6 +47,21 @@ def send_test(
         raise Negative(f"{channel}: {result.error}")
     took = "" if result.latency is None else f" in {result.latency:.3f} s"
     typer.echo(f"{channel}: sent{took}" + (f"; it said: {result.answer}" if result.answer else ""))
+
+
+@app.command("unblock")
+def unblock(
+    channel: Annotated[str, typer.Argument(help="Name of a channel.")],
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the result.")] = 30.0,
+) -> None:
+    """Use a channel again at once, although it asked to be left alone or was gone, and try all that waits for it."""
+    event = run(_ask(UNBLOCK, ChannelUnblock(channel=channel), wait))
+    if event is None:
+        raise Negative(f"no result within {wait:g} s: does the notifier run? `penstock status` shows it")
+    done = msgspec.json.decode(event.data, type=ChannelUnblocked)
+    if done.error is not None:
+        raise Negative(done.error)
+    typer.echo(f"{channel}: unblocked; {done.waiting} deliveries that waited are tried now")
 
 
 @app.command()
@@ -100,24 +116,36 @@ async def _newest(fingerprint: str) -> bytes:
 
 
 async def _test(channel: str, wait: float) -> DeliveryAttempt | None:
-    event_id = f"test-{os.urandom(8).hex()}"
-    fields = encode(TEST, encode_data(ChannelTest(channel=channel)), event_id=event_id, source="penstock-cli")
+    event = await _ask(TEST, ChannelTest(channel=channel), wait)
+    return None if event is None else msgspec.json.decode(event.data, type=DeliveryAttempt)
+
+
+async def _ask(kind: str, request: msgspec.Struct, wait: float) -> Event | None:
+    """Ask the notifier for something; return the event on `deliveries` that it caused, None if none came in time."""
+    event_id = f"{kind.partition('.')[2]}-{os.urandom(8).hex()}"
+    fields = encode(kind, encode_data(request), event_id=event_id, source="penstock-cli")
     async with session() as here:
         newest = await here.redis.xrevrange(here.keys.stream(DELIVERIES), count=1)
         async with Publisher(here.redis, here.keys) as publisher:
             await publisher.publish(NOTIFICATIONS, fields)
-        return await _result(here, event_id, newest[0][0].decode() if newest else "0-0", wait)
+        return await _caused(here, event_id, newest[0][0].decode() if newest else "0-0", wait)
 
 
-async def _result(here: Session, event_id: str, last: str, wait: float) -> DeliveryAttempt | None:
-    """Wait for the attempt that the event leads to."""
+async def _caused(here: Session, cause: str, last: str, wait: float) -> Event | None:
     until = time.monotonic() + wait
     while (left := until - time.monotonic()) > 0:
         block = max(1, min(_BLOCK_MS, round(left * 1000)))
         reply = await here.redis.xread({here.keys.stream(DELIVERIES): last}, block=block)
         for entry_id, fields in [row for _, rows in reply or () for row in rows]:
             last = entry_id.decode()
-            recorded = read_attempt(entry_id, fields)
-            if recorded is not None and recorded.attempt.delivery_id == event_id:
-                return recorded.attempt
+            event = _event(entry_id, fields)
+            if event is not None and event.cause == cause:
+                return event
     return None
+
+
+def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event | None:
+    try:
+        return decode(DELIVERIES, entry_id.decode(), [part for pair in fields.items() for part in pair])
+    except InvalidEvent:  # somebody else wrote it
+        return None

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from penstock.dlq.dead_letter import DeadLetter
-from penstock.dlq.queue import DeadLetters
 from penstock.errors import ConfigurationError, InvalidEvent
-from penstock.event import decode
+from penstock.event import decode, encode, encode_data
 from penstock.keys import DELIVERIES, NOTIFICATIONS, Keys
 from penstock.redis.connection import AsyncRedis
+from penstock.redis.scripts import Script
 from penstock.schemas import DeliveryAttempt, Notification
 
 SERVICE = "notifier"
-DUE, TEST = "notification.due", "notification.test"
+DUE, TEST, UNBLOCK = "notification.due", "notification.test", "notification.unblock"
+UNBLOCKED = "channel.unblocked"
 _STATUSES = ("sent", "failed", "dead")
+UNDELIVERED, LATE, FAILING = "undelivered", "late", "failing"
+MOST_FAILED = 1_000
 _PAGE = 500
 _MOST = 1_000
+_resend = Script("penstock.mesh", "resend")
 
 
 class RecordedAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,14 +33,22 @@ class RecordedAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailedDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery that was given up. It lies in the dead letter queue as `dead_letter`, from where it can go again."""
+    """A delivery that did not arrive in its first minute: it was given up, or is late and still tried."""
 
     delivery_id: str
-    dead_letter: str
     time: str
     attempts: int
     error: str
     notification: Notification
+
+
+class ChannelTrouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A channel (and one of its recipients, where it has several) that does not deliver, since when and why."""
+
+    channel: str
+    recipient: str | None = None
+    since: str
+    reason: str
 
 
 class DeliveryQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,38 +119,33 @@ def read_attempt(entry_id: bytes, fields: Mapping[bytes, bytes]) -> RecordedAtte
     return RecordedAttempt(id=entry_id.decode(), time=event.time, attempt=attempt)
 
 
-async def failed(client: AsyncRedis, keys: Keys, *, limit: int | None = None) -> AsyncIterator[FailedDelivery]:
-    """Yield the deliveries that were given up and not sent again since, the newest first."""
-    given = 0
-    async for dead in DeadLetters(client, keys).newest():
-        found = _failed(dead)
-        if found is None:
-            continue
-        yield found
-        given += 1
-        if given == limit:
-            return
+async def failed(client: AsyncRedis, keys: Keys, *, limit: int = MOST_FAILED) -> list[FailedDelivery]:
+    """Return the deliveries that were given up and not sent again since, the newest first; of them the newest 1,000."""
+    rows = await client.lrange(keys.state(SERVICE, UNDELIVERED), 0, limit - 1)
+    return [msgspec.json.decode(row, type=FailedDelivery) for row in rows]
+
+
+async def late(client: AsyncRedis, keys: Keys) -> list[FailedDelivery]:
+    """Return the deliveries that have not arrived so far but are still tried, the oldest first."""
+    rows = (await client.hgetall(keys.state(SERVICE, LATE))).values()
+    return sorted((msgspec.json.decode(row, type=FailedDelivery) for row in rows), key=lambda found: found.time)
+
+
+async def troubles(client: AsyncRedis, keys: Keys) -> list[ChannelTrouble]:
+    """Return the channels that do not deliver now, the first to fail first."""
+    rows = (await client.hgetall(keys.state(SERVICE, FAILING))).values()
+    return sorted((msgspec.json.decode(row, type=ChannelTrouble) for row in rows), key=lambda found: found.since)
 
 
 async def send_again(client: AsyncRedis, keys: Keys, delivery: FailedDelivery) -> bool:
     """Give a delivery back to the notifier, as a first attempt; False if that was done before."""
-    dead_letters = DeadLetters(client, keys)
-    dead = await dead_letters.get(delivery.dead_letter)
-    return dead is not None and await dead_letters.replay(dead) is not None
-
-
-def _failed(dead: DeadLetter) -> FailedDelivery | None:
-    if (dead.stream, dead.group, dead.type) != (NOTIFICATIONS, SERVICE, DUE):
-        return None
-    try:
-        notification = msgspec.json.decode(dead.event.get("data", ""), type=Notification)
-    except msgspec.DecodeError:
-        return None
-    return FailedDelivery(
-        delivery_id=dead.event_id,
-        dead_letter=dead.letter,
-        time=dead.time,
-        attempts=dead.attempts,
-        error=dead.error,
-        notification=notification,
+    fields = encode(
+        DUE,
+        encode_data(delivery.notification),
+        event_id=delivery.delivery_id,
+        source=SERVICE,
+        subject=delivery.notification.alert.fingerprint,
     )
+    kept = msgspec.json.encode(delivery)
+    where = [keys.state(SERVICE, UNDELIVERED), keys.stream(NOTIFICATIONS)]
+    return bool(await _resend(client, where, [kept, *fields]))

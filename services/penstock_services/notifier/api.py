@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 
 from penstock.mesh.deliveries import DeliveryQuery, attempts, failed
@@ -32,7 +30,6 @@ def routes(runtime: Runtime) -> list[web.RouteDef]:
 
     async def given_up(request: web.Request) -> web.Response:
         limit = DeliveryQuery.parse(request.query, known=("limit",)).limit
-        found: list[Any] = [delivery async for delivery in failed(runtime.redis, runtime.keys, limit=limit)]
-        return json({"deliveries": found})
+        return json({"deliveries": await failed(runtime.redis, runtime.keys, limit=limit)})
 
     return [web.get("/v1/deliveries", deliveries), web.get("/v1/deliveries/failed", given_up)]

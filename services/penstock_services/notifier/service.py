@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import functools
 
-from penstock import Context, Retry, Service
+from penstock import Context, Event, Retry, Service
 from penstock.keys import ALERTS, NOTIFICATIONS
-from penstock.mesh.deliveries import DUE, SERVICE, TEST
-from penstock.schemas import Alert, ChannelTest, Notification
+from penstock.mesh.deliveries import DUE, SERVICE, TEST, UNBLOCK
+from penstock.schemas import Alert, ChannelChanged, ChannelTest, ChannelUnblock, Notification
 from penstock_services.notifier.api import serve_api
 from penstock_services.notifier.config.config import Config
-from penstock_services.notifier.delivery import deliver, fanout, report, test_message
+from penstock_services.notifier.delivery import channel_health, deliver, fanout, report, test_message, unblock
 
 # An attempt has its channel's own time limit; this one holds while Redis is away and a confirmation must be kept.
 _HANDLER_TIMEOUT = 3_600.0
+_CHANGES = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.resolved")
+# The notifier says itself when a delivery is tried again, and when not any more.
+_RETRY = Retry(attempts=1_000_000, base=1.0, factor=2.0, jitter=0.0)
 
 
 def build(config: Config) -> Service:
     """Return the notifier for a configuration."""
     service = Service(SERVICE)
-    longest = max(len(config.schedule(channel)) for channel in config.channels.values())
-    retry = Retry(attempts=longest + 1, base=1.0, factor=2.0, jitter=0.0)  # for what goes wrong on our own side
 
-    @service.on(ALERTS, type=["alert.triggered", "alert.repeated", "alert.resolved"])
+    @service.on(ALERTS, type=_CHANGES)
     async def route(alert: Alert, ctx: Context) -> None:
-        fanout.fan_out(config, alert, ctx)
+        await fanout.fan_out(config, alert, ctx)
 
-    @service.on(NOTIFICATIONS, type=DUE, retry=retry, timeout=_HANDLER_TIMEOUT)
+    @service.on(NOTIFICATIONS, type=DUE, retry=_RETRY, timeout=_HANDLER_TIMEOUT)
     async def send(notification: Notification, ctx: Context) -> None:
         await deliver.deliver(config, notification, ctx)
 
@@ -34,6 +35,19 @@ def build(config: Config) -> Service:
     async def test(request: ChannelTest, ctx: Context) -> None:
         await test_message.send_test(config, request, ctx)
 
+    @service.on(NOTIFICATIONS, type=UNBLOCK)
+    async def lift(request: ChannelUnblock, ctx: Context) -> None:
+        await unblock.unblock(config, request, ctx)
+
+    @service.on(NOTIFICATIONS, type=channel_health.CHANGED)
+    async def take_in(change: ChannelChanged, ctx: Context) -> None:
+        await channel_health.apply(ctx, config.channels, change)
+
+    @service.on(NOTIFICATIONS, type=channel_health.REVIEW)
+    async def review(_: Event, ctx: Context) -> None:
+        await channel_health.apply(ctx, config.channels, None)
+
     service.on_outcome(functools.partial(report.report, config))
     service.task(serve_api)
+    service.task(channel_health.review_at_start)
     return service

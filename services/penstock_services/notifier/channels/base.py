@@ -89,13 +89,14 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Channel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
     """What can be set for each channel, whatever its kind.
 
-    `timeout` bounds one attempt. `retry` lists the waits between attempts; without it notify.yaml's own
-    holds. `rate` takes the place of the limit that is usual for the kind. `allow_private` lets the channel
-    connect to addresses that are not public.
+    `timeout` bounds one attempt. `retry` lists the waits between the first attempts; without it notify.yaml's
+    own holds. `give_up_after` bounds the growing pauses that follow. `rate` takes the place of the limit that is
+    usual for the kind. `allow_private` lets the channel connect to addresses that are not public.
     """
 
     timeout: Duration = Duration(10)
     retry: tuple[Duration, ...] | None = None
+    give_up_after: Duration = Duration(4 * 3_600)
     rate: Rate | None = None
     send_resolved: bool = True
     allow_private: bool = False

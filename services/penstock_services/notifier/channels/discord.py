@@ -6,7 +6,6 @@ Rules: https://discord.com/developers/docs/resources/webhook (execute, edit), /r
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
+from penstock.net import seconds
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, url_secrets
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.message import Message
@@ -21,13 +21,14 @@ from penstock_services.notifier.message.text import cut, utf16_units
 
 _TITLE, _DESCRIPTION, _NAME, _VALUE, _FOOTER, _TOTAL = 256, 4_096, 256, 1_024, 2_048, 6_000
 _LINK = 2_048
+_API_VERSION = 10  # without one Discord takes its default, which changes: /developers/docs/reference#api-versioning
 _UNKNOWN_MESSAGE, _UNKNOWN_WEBHOOK, _BAD_TOKEN = 10008, 10015, 50027
 _MARKUP = re.compile(r"([\\*_~`|>#\[\]<])")
 _URL = re.compile(r"(https?://\S+)")
 
 
 class Discord(Channel, frozen=True, kw_only=True, tag="discord"):
-    """Posts one embed; the resolve edits the message of its alert."""
+    """Posts one embed; what follows about the alert edits it."""
 
     url: str
 
@@ -54,12 +55,12 @@ class Discord(Channel, frozen=True, kw_only=True, tag="discord"):
         return {"embeds": [_embed(delivery.message)], "allowed_mentions": {"parse": []}}
 
     async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
-        """Edit the alert's message if this is its end, else post one.
+        """Edit the alert's message if there is one, else post one.
 
         wait=true: without it Discord reports success for messages it has not saved.
         """
         body = msgspec.json.encode(self.payload(delivery))
-        if delivery.resolved and delivery.previous:
+        if delivery.previous:
             answer = await self._request("PATCH", self._address(f"/messages/{delivery.previous}"), body, allow_private)
             if answer.status == 200:
                 return _receipt(answer)
@@ -75,8 +76,9 @@ class Discord(Channel, frozen=True, kw_only=True, tag="discord"):
 
     def _address(self, path: str = "", **query: str) -> str:
         parts = urlsplit(self.url)
+        path = parts.path.rstrip("/").replace("/api/webhooks/", f"/api/v{_API_VERSION}/webhooks/") + path
         asked = {**dict(parse_qsl(parts.query)), **query}  # a thread_id stays
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=urlencode(asked)))
+        return urlunsplit(parts._replace(path=path, query=urlencode(asked)))
 
 
 def escape(text: str, limit: int) -> str:
@@ -139,7 +141,7 @@ def _pause(headers: Mapping[str, str]) -> float:
     """Return the seconds until the webhook's bucket fills again, if this message was the last it held."""
     if headers.get("X-RateLimit-Remaining") != "0":
         return 0.0
-    return _seconds(headers.get("X-RateLimit-Reset-After")) or 0.0
+    return seconds(headers.get("X-RateLimit-Reset-After")) or 0.0
 
 
 def _may_post_anew(answer: Answer) -> bool:
@@ -152,15 +154,7 @@ def _failure(answer: Answer) -> SendFailed:
     said = answer.json()
     if answer.status in (401, 404) or said.get("code") in (_UNKNOWN_WEBHOOK, _BAD_TOKEN):
         return answer.refused(gone=True)  # a webhook that is gone must never be used again
-    after = _seconds(said.get("retry_after"))
+    after = seconds(said.get("retry_after"))
     if after is None and answer.status == 429 and "Retry-After" not in answer.headers:
-        after = _seconds(answer.headers.get("X-RateLimit-Reset-After"))
+        after = seconds(answer.headers.get("X-RateLimit-Reset-After"))
     return answer.failure(after=after)
-
-
-def _seconds(value: Any) -> float | None:
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None

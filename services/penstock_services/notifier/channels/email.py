@@ -14,6 +14,7 @@ from typing import Any, Literal
 import aiosmtplib
 import msgspec
 
+from penstock.config import Duration
 from penstock.net import AddressGuard, TargetRefused
 from penstock.settings import Port
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt
@@ -30,6 +31,7 @@ class Email(Channel, frozen=True, kw_only=True, tag="email"):
     `auto`: tls on port 465, else starttls, which a server may lack only if there is no password to protect.
     """
 
+    give_up_after: Duration = Duration(12 * 3_600)  # greylisting takes hours at times
     host: str
     port: Port = 587
     username: str | None = None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from penstock.net import seconds
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.message import Message
@@ -23,7 +24,7 @@ _LINK = 1_000
 
 
 class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
-    """Sends a message to a chat; the resolve edits the message of its alert.
+    """Sends a message to a chat; what follows about the alert edits it.
 
     `api` is the base URL of a Bot API server of one's own. `topic` is the id of a forum topic.
     """
@@ -66,9 +67,9 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
         return told if self.topic is None else {**told, "message_thread_id": self.topic}
 
     async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
-        """Edit the alert's message if this is its end, else send one."""
+        """Edit the alert's message if there is one, else send one."""
         told = self.payload(delivery)
-        if delivery.resolved and delivery.previous:
+        if delivery.previous:
             told_anew = {key: value for key, value in told.items() if key != "message_thread_id"}
             edit = {**told_anew, "message_id": int(delivery.previous)}
             answer = await self._call("editMessageText", edit, delivery.message, allow_private)
@@ -162,8 +163,7 @@ def _parameters(answer: Answer) -> dict[str, Any]:
 def _failure(answer: Answer) -> SendFailed:
     if answer.status in (401, 404):
         return answer.refused(gone=True)  # no bot has this token
-    after = _parameters(answer).get("retry_after")
-    return answer.failure(after=float(after) if isinstance(after, int | float) and after >= 0 else None)
+    return answer.failure(after=seconds(_parameters(answer).get("retry_after")))
 
 
 def _bot(token: str) -> str:

@@ -16,6 +16,8 @@ from penstock_services.notifier.config.environment import read_environment
 from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, destinations
 from penstock_services.notifier.message.templates import Templates
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0  # seconds, beyond the schedule
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What the notifier works by: the file and the environment, joined."""
@@ -26,13 +28,31 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     templates: Templates
     allow_private: bool
 
-    def destinations(self, alert: Alert) -> list[Destination]:
-        """Return where an alert goes."""
-        return destinations(alert, self.routes, tuple(self.channels))
+    def destinations(self, alert: Alert, failing: frozenset[str] = frozenset()) -> list[Destination]:
+        """Return where an alert goes, but for channels that are `failing`."""
+        return destinations(alert, self.routes, tuple(self.channels), failing)
 
     def schedule(self, channel: Channel) -> tuple[float, ...]:
-        """Return the seconds to wait after each failed attempt; after the one that follows the last, no more."""
+        """Return the seconds to wait after each of the first attempts; when they are used up it counts as failing."""
         return self.retry if channel.retry is None else channel.retry
+
+    def pause(self, channel: Channel, attempt: int) -> float | None:
+        """Return the seconds to wait after attempt number `attempt` has failed, None if it was the last.
+
+        The schedule comes first; then each pause is twice the one before, up to five minutes. It was the last once
+        all pauses together would be longer than the channel's `give_up_after`.
+        """
+        waits = self.schedule(channel)
+        if attempt <= len(waits):
+            return waits[attempt - 1]
+        total, pause = sum(waits), waits[-1] if waits else _FIRST_PAUSE / 2
+        longest = max(_LONGEST_PAUSE, pause)
+        for _ in range(len(waits), attempt):
+            pause = min(2 * pause, longest)
+            total += pause
+            if total > channel.give_up_after:
+                return None
+        return pause
 
     def may_be_private(self, channel: Channel) -> bool:
         """Whether a channel may connect to addresses that are not public."""

@@ -51,23 +51,28 @@ class Destination(msgspec.Struct, frozen=True):
     failover: tuple[str, ...] = ()
 
 
-def destinations(alert: Alert, routes: tuple[Route, ...], channels: tuple[str, ...]) -> list[Destination]:
+def destinations(
+    alert: Alert, routes: tuple[Route, ...], channels: tuple[str, ...], failing: frozenset[str] = frozenset()
+) -> list[Destination]:
     """Return where an alert goes: each channel once, with the substitutes of the first route that names it.
 
-    The console gets everything. An alert about a channel never goes to that channel, and always to another:
-    where no route says to which, to all.
+    The console gets everything. What is `failing` is passed over. Where that leaves nobody to tell of failing
+    channels, the first of the others is told, and each of the rest stands in for the one before.
     """
-    failing = alert.labels.get("channel") if alert.rule == CHANNEL_RULE else None
     found: dict[str, tuple[str, ...]] = {}
     for route in routes:
         if route.takes(alert):
             for channel in route.channels:
                 found.setdefault(channel, route.substitutes)
-    found.pop(failing or "", None)
-    if failing is not None and not set(found) - {CONSOLE}:
-        found.update(dict.fromkeys((name for name in channels if name != failing), ()))
+    found = {name: rest for name, rest in found.items() if name not in failing}
+    if alert.rule == CHANNEL_RULE and not set(found) - {CONSOLE}:
+        first, *rest = [name for name in channels if name != CONSOLE and name not in failing] or [CONSOLE]
+        found[first] = tuple(rest)
     found.setdefault(CONSOLE, ())
-    return [Destination(name, tuple(one for one in rest if one not in (name, failing))) for name, rest in found.items()]
+    return [
+        Destination(name, tuple(one for one in rest if one != name and one not in failing))
+        for name, rest in found.items()
+    ]
 
 
 def rank(severity: str) -> int:

@@ -2,27 +2,30 @@
 --
 -- A notification log is one alert on one channel. Of its changes only the newest is sent: it stands for those
 -- that are still waiting. One is sent at a time. Whoever has to wait for the channel's rate is told until when, and
--- that slot is then the log's, whichever of its changes comes to use it.
+-- that slot is then the log's, whichever of its changes comes to use it. Nobody is told of a beginning after its end.
 --
 -- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms (Retry-After)
--- KEYS[3]  ... gates: lists of the slots given last, oldest first, in ms
+-- KEYS[3]  record of the alert: hash, as fanout.lua writes it
+-- KEYS[4]  ... gates: lists of the slots given last, oldest first, in ms
 -- ARGV[1]  event id of the delivery
 -- ARGV[2]  order of the change
 -- ARGV[3]  its status: firing or resolved
 -- ARGV[4]  episode of the alert
 -- ARGV[5]  what to call the change when a later one stands for it
 -- ARGV[6]  how long one attempt may take, in ms: nobody else sends meanwhile
--- ARGV[7]  lifetime of the log, in ms
--- ARGV[8]  ... for each gate: most messages, within how many ms
+-- ARGV[7]  lifetime of log and record, in ms
+-- ARGV[8]  the channel, if it is told of the ends of alerts, else ''
+-- ARGV[9]  ... for each gate: most messages, within how many ms
 -- returns  {'sent', receipt}        this very delivery has been confirmed, but has not been settled
 --          {'superseded'}           a newer change is on its way or has arrived, or this one has by another way
 --          {'wait', ms}
---          {'go', reference of the episode's last message that arrived, or '', name of a waiting change ...}
+--          {'go', reference of the episode's last message that arrived, or '', 1 if one has arrived,
+--           name of a waiting change ...}
 
-local log, blocked = KEYS[1], KEYS[2]
-local event, order, status, episode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local GATES = 8 -- where their arguments begin
+local log, blocked, record = KEYS[1], KEYS[2], KEYS[3]
+local event, order, status, episode, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[8]
+local FIRST_GATE, GATE_ARGUMENTS = 4, 9 -- where they begin
 local MOST_WAITING = 20
 local STALE_MS = 60000 -- a slot that nobody came to use is no longer one
 
@@ -35,6 +38,14 @@ for i = 1, #fields, 2 do known[fields[i]] = fields[i + 1] end
 if known['receipt:' .. event] then return {'sent', known['receipt:' .. event]} end
 if known.delivered and known.delivered >= order then return {'superseded'} end
 if status == 'resolved' and known.status == 'resolved' and known.episode == episode then return {'superseded'} end
+if status == 'firing' and channel ~= '' then
+  local newest = redis.call('HMGET', record, 'status', 'episode')
+  if newest[1] == 'resolved' and newest[2] == episode then return {'superseded'} end
+  if not newest[2] or newest[2] == episode then
+    redis.call('HSET', record, 'to:' .. channel, episode)
+    redis.call('PEXPIRE', record, ARGV[7])
+  end
+end
 
 local waiting = {}
 for field in pairs(known) do
@@ -55,14 +66,14 @@ local earliest = tonumber(redis.call('GET', blocked) or 0)
 local slot = tonumber(known.slot or 0)
 if slot < earliest or slot < now - STALE_MS then
   slot = math.max(now, earliest)
-  for i = 3, #KEYS do
-    local at = GATES + 2 * (i - 3)
+  for i = FIRST_GATE, #KEYS do
+    local at = GATE_ARGUMENTS + 2 * (i - FIRST_GATE)
     local first = redis.call('LINDEX', KEYS[i], -ARGV[at])
     local last = redis.call('LINDEX', KEYS[i], -1)
     slot = math.max(slot, first and first + ARGV[at + 1] or 0, tonumber(last or 0))
   end
-  for i = 3, #KEYS do
-    local at = GATES + 2 * (i - 3)
+  for i = FIRST_GATE, #KEYS do
+    local at = GATE_ARGUMENTS + 2 * (i - FIRST_GATE)
     redis.call('RPUSH', KEYS[i], slot)
     redis.call('LTRIM', KEYS[i], -ARGV[at], -1)
     redis.call('PEXPIRE', KEYS[i], slot - now + ARGV[at + 1])
@@ -75,6 +86,7 @@ end
 
 redis.call('HDEL', log, 'slot')
 redis.call('HSET', log, 'holder', event, 'held_until', now + ARGV[6])
-local reply = {'go', known.episode == episode and known.reference or ''}
+local same = known.episode == episode
+local reply = {'go', same and known.reference or '', same and 1 or 0}
 for _, change in ipairs(waiting) do reply[#reply + 1] = known['waiting:' .. change] end
 return reply

@@ -13,6 +13,7 @@ import time
 import msgspec
 
 from penstock import Context, Reject, Snooze, TryAgain
+from penstock.mesh.deliveries import LATE
 from penstock.redis.connection import unavailable
 from penstock.resilience.breaker import CircuitOpen
 from penstock.schemas import Notification
@@ -32,7 +33,10 @@ from penstock_services.notifier.message.message import Remarks, when
 from penstock_services.notifier.message.templates import render
 from penstock_services.notifier.message.text import cut, excerpt, redact
 
+LONGEST_RETRY_AFTER = 300.0
+"""A Retry-After beyond so many seconds is a failure of the channel: substitutes are called, and it is tried sooner."""
 _REDIS_AWAY = 1.0  # seconds
+_MOST_ERRORS = 10  # of our own
 _MOST_REASON = 500
 _MOVED = "moved"  # hash: where targets have moved to
 
@@ -40,16 +44,17 @@ _MOVED = "moved"  # hash: where targets have moved to
 class DeliveryRun(msgspec.Struct):
     """What the outcome hook has to know of a run; it lies in the context's notes under `delivery`.
 
-    Only a run with a receipt or a failure was an attempt. `alert_since`: this run raises the alert about its
-    channel. `diverted` says why the message goes to the substitute without an attempt.
+    Only a run with a receipt or a failure was an attempt. `late` says why the substitute is called now although this
+    channel goes on trying, `given_up` why it does not. `was_late`: an earlier run has called the substitute.
     """
 
     notification: Notification
     channel: AnyChannel | None = None
     receipt: Receipt | None = None
     failure: SendFailed | None = None
-    alert_since: str | None = None
-    diverted: str | None = None
+    late: str | None = None
+    given_up: str | None = None
+    was_late: bool = False
 
 
 async def deliver(config: Config, notification: Notification, ctx: Context) -> None:
@@ -58,14 +63,18 @@ async def deliver(config: Config, notification: Notification, ctx: Context) -> N
     Raises:
         Snooze: it is not yet, or Redis is away; no attempt is used up.
         TryAgain: the attempt failed, and there are more.
-        Reject: there are none, or they cannot help.
+        Reject: something is wrong on our own side.
     """
     try:
         await _deliver(config, notification, ctx)
     except Exception as error:
-        if isinstance(error, Snooze | TryAgain | Reject) or unavailable(error) is None:
+        if isinstance(error, Snooze | TryAgain):
             raise
-        raise Snooze(_REDIS_AWAY) from error
+        if unavailable(error) is not None:
+            raise Snooze(_REDIS_AWAY) from error
+        if ctx.attempt >= _MOST_ERRORS:
+            raise Reject(f"{type(error).__name__}: {error}") from error
+        raise
 
 
 async def _deliver(config: Config, notification: Notification, ctx: Context) -> None:
@@ -73,7 +82,9 @@ async def _deliver(config: Config, notification: Notification, ctx: Context) -> 
     run = ctx.notes["delivery"] = DeliveryRun(notification, channel)
     if channel is None:
         run.failure = SendRefused(f"notify.yaml has no channel {notification.channel} any more")
-        raise Reject(run.failure.reason)
+        run.given_up = run.failure.reason
+        return
+    run.was_late = bool(await ctx.redis.hexists(ctx.state.key(LATE), ctx.event.id))
     log = NotificationLog(ctx.redis, ctx.state.key, notification, channel)
     admission = await log.admit(ctx.event.id, _name(notification, ctx))
     if isinstance(admission, Superseded):
@@ -88,7 +99,7 @@ async def _deliver(config: Config, notification: Notification, ctx: Context) -> 
         ctx.state.hdel(log.name, receipt_field(ctx.event.id))
         if run.receipt.moved_to is not None:
             ctx.state.hset(_MOVED, {channel.scope: run.receipt.moved_to})
-        await health.recovered(ctx, address(notification))
+        await health.recovered(ctx, notification.channel, notification.recipient)
 
 
 async def _try(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, ctx: Context) -> None:
@@ -96,10 +107,9 @@ async def _try(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, c
         run.receipt = await _send(config, run, log, go, ctx)
     except CircuitOpen as waiting:
         await log.release(ctx.event.id, None)
-        if not run.notification.failover:
-            raise
-        run.diverted = f"its circuit breaker {waiting.name} is open"
-        run.alert_since = await health.began_to_fail(ctx, address(run.notification))
+        if run.notification.failover and not run.was_late:
+            run.late = f"its circuit breaker {waiting.name} is open"
+        raise
     except SendFailed as failure:
         await _failed(config, run, log, failure, ctx)
 
@@ -125,15 +135,21 @@ def compose_delivery(
     config: Config, channel: AnyChannel, notification: Notification, go: Go, *, moved_to: str | None
 ) -> Delivery:
     """Make the message of a notification, addressed."""
-    remarks = Remarks(superseded=go.superseded, instead_of=notification.instead_of, why=notification.why)
-    templates = channel.templates.over(config.templates)
-    who_and_what = f"{address(notification)} {notification.alert.fingerprint}"
+    alert = notification.alert
+    remarks = Remarks(
+        superseded=go.superseded,
+        instead_of=notification.instead_of,
+        why=notification.why,
+        unrecorded=go.first and not go.superseded and alert.status == "resolved",
+    )
+    who_and_what = f"{address(notification)} {alert.fingerprint}"
     digest = hashlib.blake2b(f"{who_and_what} {notification.order}".encode(), digest_size=16).hexdigest()
+    templates = channel.templates.over(config.templates)
     return Delivery(
         key=f"msg_{digest}",
-        alert=notification.alert,
-        message=render(notification.alert, remarks, templates, now=time.time(), channel=notification.channel),
-        episode=f"{who_and_what} {notification.alert.since}",
+        alert=alert,
+        message=render(alert, remarks, templates, now=time.time(), channel=notification.channel),
+        episode=f"{who_and_what} {alert.since}",
         previous=go.previous,
         recipient=notification.recipient,
         moved_to=moved_to,
@@ -141,19 +157,31 @@ def compose_delivery(
 
 
 async def _failed(config: Config, run: DeliveryRun, log: NotificationLog, failure: SendFailed, ctx: Context) -> None:
-    """Decide on what comes after a failed attempt."""
+    """Decide on what comes after a failed attempt.
+
+    The first few follow the schedule. Then the substitute is called, and this channel goes on with growing pauses,
+    for as long as it may: an alert that is still true shall arrive when the channel is back.
+    """
     channel, notification = run.channel, run.notification
     assert channel is not None
     run.failure = failure
-    due = await log.release(ctx.event.id, failure.after)
+    wait = None if isinstance(failure, SendRefused) else config.pause(channel, ctx.attempt)
+    asked = None
+    if wait is not None and failure.after is not None:
+        wait = asked = max(wait, min(failure.after, LONGEST_RETRY_AFTER))
+    due = await log.release(ctx.event.id, asked)
     reason = failure.reason = presentable(failure.reason, notification.channel, channel)
     failure.answer = excerpt(failure.answer, channel.secrets)
-    waits = config.schedule(channel)
-    if not isinstance(failure, SendRefused) and ctx.attempt <= len(waits):
-        wait = waits[ctx.attempt - 1] if failure.after is None else due
-        raise TryAgain(reason, after=wait) from None  # the cause may hold secrets, and goes on record
-    run.alert_since = await health.began_to_fail(ctx, address(notification))
-    raise Reject(reason) from None
+    if wait is None:
+        run.given_up = reason
+        return
+    if not run.was_late and (ctx.attempt > len(config.schedule(channel)) or _asks_too_much(failure)):
+        run.late = reason
+    raise TryAgain(reason, after=wait if asked is None else due) from None  # the cause may hold secrets
+
+
+def _asks_too_much(failure: SendFailed) -> bool:
+    return failure.after is not None and failure.after > LONGEST_RETRY_AFTER
 
 
 def presentable(reason: str, name: str, channel: Channel) -> str:

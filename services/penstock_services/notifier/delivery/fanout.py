@@ -3,60 +3,83 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
 
 from penstock import Context
 from penstock.event import Event
 from penstock.keys import NOTIFICATIONS
 from penstock.mesh.deliveries import DUE
+from penstock.redis.scripts import Script
 from penstock.schemas import Alert, Notification
 from penstock_services.notifier.config.config import Config
+from penstock_services.notifier.config.routing import CHANNEL_RULE, CONSOLE, Destination
+from penstock_services.notifier.delivery import channel_health
+from penstock_services.notifier.delivery.notification_log import LIFETIME_MS, record_name
 from penstock_services.notifier.message.message import moment
 
+_fanout = Script("penstock_services.notifier.delivery", "fanout")
 
-def fan_out(config: Config, alert: Alert, ctx: Context) -> None:
-    """Publish a notification for everyone an alert goes to, with the commit of the alert."""
+
+async def fan_out(config: Config, alert: Alert, ctx: Context) -> None:
+    """Publish a notification for everyone a change of an alert goes to, with the commit of the change.
+
+    A beginning goes where the routes say; its acknowledgement and its end to whoever was told of it, and where
+    there is no record of that, where the routes say.
+    """
+    failing = await channel_health.failing(ctx) if alert.rule == CHANNEL_RULE else frozenset()
+    routed = config.destinations(alert, failing)
+    begins = alert.status == "firing" and alert.acknowledged_by is None
     order = order_of(alert, ctx.event)
-    for destination in config.destinations(alert):
-        if alert.status == "resolved" and not config.channels[destination.channel].send_resolved:
-            continue
-        for recipient in config.channels[destination.channel].recipients:
-            _publish(
-                ctx,
-                Notification(
-                    channel=destination.channel,
-                    recipient=recipient,
-                    alert=alert,
-                    order=order,
-                    failover=list(destination.failover),
-                ),
-            )
+    told = await _note(ctx, alert, order, [one.channel for one in routed] if begins else [])
+    for destination in routed if begins or not told else _where(config, told, routed):
+        send_to(config, ctx, Notification(channel=destination.channel, alert=alert, order=order), destination.failover)
+
+
+def send_to(config: Config, ctx: Context, notification: Notification, failover: Sequence[str]) -> None:
+    """Publish a notification for each recipient of its channel, unless that is spared the ends of alerts."""
+    channel = config.channels[notification.channel]
+    if notification.alert.status == "resolved" and not channel.send_resolved:
+        return
+    for recipient in channel.recipients:
+        one = msgspec.structs.replace(notification, recipient=recipient, failover=list(failover))
+        ctx.emit(NOTIFICATIONS, DUE, one, subject=notification.alert.fingerprint)
 
 
 def hand_over(config: Config, failed: Notification, why: str, ctx: Context) -> None:
     """Publish a failed notification for the next channel that stands in, if there is one."""
-    for notification in _substitutes(config, failed, why):
-        _publish(ctx, notification)
-
-
-def _substitutes(config: Config, failed: Notification, why: str) -> Iterator[Notification]:
     left = [name for name in failed.failover if name in config.channels]
-    if not left:
-        return
-    for recipient in config.channels[left[0]].recipients:
-        yield Notification(
-            channel=left[0],
-            recipient=recipient,
-            alert=failed.alert,
-            order=failed.order,
-            failover=left[1:],
-            instead_of=failed.channel,
-            why=why,
-        )
+    if left:
+        instead = msgspec.structs.replace(failed, channel=left[0], instead_of=failed.channel, why=why)
+        send_to(config, ctx, instead, left[1:])
 
 
-def _publish(ctx: Context, notification: Notification) -> None:
-    ctx.emit(NOTIFICATIONS, DUE, notification, subject=notification.alert.fingerprint)
+async def _note(ctx: Context, alert: Alert, order: str, channels: list[str]) -> list[str]:
+    """Note the change as the newest of its alert, and `channels` as told; return all who were told of the episode."""
+    found: list[bytes] = await _fanout(
+        ctx.redis,
+        [ctx.state.key(record_name(alert.fingerprint))],
+        [
+            order,
+            alert.status,
+            alert.since,
+            alert.acknowledged_by or "",
+            msgspec.json.encode(alert),
+            LIFETIME_MS,
+            *channels,
+        ],
+    )
+    fields = (field.decode().partition(":") for field in found)
+    return [name for kind, _, name in fields if kind == "to"]
+
+
+def _where(config: Config, told: Iterable[str], routed: Sequence[Destination]) -> Iterator[Destination]:
+    """Return the channels that were told, with the substitutes that the routes give them now; and the console."""
+    substitutes = {one.channel: one.failover for one in routed}
+    for name in dict.fromkeys((*told, CONSOLE)):
+        if name in config.channels:
+            yield Destination(name, substitutes.get(name, ()))
 
 
 def order_of(alert: Alert, event: Event) -> str:

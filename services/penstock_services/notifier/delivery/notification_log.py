@@ -14,7 +14,7 @@ from penstock.redis.scripts import Argument, Script
 from penstock.schemas import Notification
 from penstock_services.notifier.channels import Channel, Receipt
 
-_LIFETIME_MS = 30 * 86_400_000  # an alert that fires longer is resolved with a message of its own
+LIFETIME_MS = 30 * 86_400_000  # an alert that fires longer is resolved with a message of its own
 _LONGEST_PAUSE = 1.0
 T = TypeVar("T")
 _admit = Script("penstock_services.notifier.delivery", "admit")
@@ -42,11 +42,12 @@ class Go(msgspec.Struct, frozen=True):
     """Send it now; nobody else sends about this alert on this channel meanwhile.
 
     `previous` is the reference of the last message of the same episode; `superseded` names the changes that this
-    message stands for as well, oldest first.
+    message stands for as well, oldest first. `first`: no message of the episode is known to have arrived.
     """
 
     previous: str | None
     superseded: tuple[str, ...]
+    first: bool = True
 
 
 Admission = Sent | Superseded | Wait | Go
@@ -55,6 +56,21 @@ Admission = Sent | Superseded | Wait | Go
 def receipt_field(event_id: str) -> str:
     """Return where a notification log keeps the receipt of a delivery until that is settled."""
     return f"receipt:{event_id}"
+
+
+def record_name(fingerprint: str) -> str:
+    """Return where the record of an alert lies among this service's state: its newest change, and who was told."""
+    return f"alert:{fingerprint}"
+
+
+def blocked_name(channel: Channel) -> str:
+    """Return where it says until when a channel's target is not to be used."""
+    return f"blocked:{channel.scope}"
+
+
+def gate_names(channel: Channel) -> list[str]:
+    """Return where the slots given for a channel's limits lie."""
+    return [f"gate:{limit.scope}" for limit in channel.limits]
 
 
 class NotificationLog:
@@ -67,19 +83,22 @@ class NotificationLog:
         self._client = client
         self._hold_ms = round((channel.timeout + 10) * 1000)
         self._limits = channel.limits
-        self._change = (notification.order, notification.alert.status, notification.alert.since)
-        self.name = f"log:{address(notification)}:{notification.alert.fingerprint}"
+        alert = notification.alert
+        self._change = (notification.order, alert.status, alert.since)
+        self._told_of_ends = notification.channel if channel.send_resolved else ""
+        self.name = f"log:{address(notification)}:{alert.fingerprint}"
         """Its name among this service's state."""
-        self._keys = [key(self.name), key(f"blocked:{channel.scope}")]
-        self._gates = [key(f"gate:{limit.scope}") for limit in self._limits]
+        self._keys = [key(self.name), key(blocked_name(channel))]
+        self._record = key(record_name(alert.fingerprint))
+        self._gates = [key(name) for name in gate_names(channel)]
 
     async def admit(self, event_id: str, name: str) -> Admission:
         """Ask whether the change may be sent now; `name` is what to call it when a later one stands for it."""
         limits = [part for limit in self._limits for part in (limit.count, round(limit.seconds * 1000))]
         word, *rest = await _admit(
             self._client,
-            [*self._keys, *self._gates],
-            [event_id, *self._change, name, self._hold_ms, _LIFETIME_MS, *limits],
+            [*self._keys, self._record, *self._gates],
+            [event_id, *self._change, name, self._hold_ms, LIFETIME_MS, self._told_of_ends, *limits],
         )
         if word == b"sent":
             return Sent(msgspec.json.decode(rest[0], type=Receipt))
@@ -87,8 +106,8 @@ class NotificationLog:
             return Superseded()
         if word == b"wait":
             return Wait(rest[0] / 1000)
-        previous, *superseded = (part.decode() for part in rest)
-        return Go(previous or None, tuple(superseded))
+        previous, known, *superseded = rest
+        return Go(previous.decode() or None, tuple(part.decode() for part in superseded), first=not known)
 
     async def confirm(self, event_id: str, receipt: Receipt) -> None:
         """Record that the message has arrived; keeps trying while Redis is away, for only now is it known."""
@@ -98,7 +117,7 @@ class NotificationLog:
             msgspec.json.encode(receipt),
             receipt.reference or "",
             math.ceil(receipt.pause * 1000),
-            _LIFETIME_MS,
+            LIFETIME_MS,
         ]
         await insist(lambda: _confirm(self._client, self._keys, arguments))
 

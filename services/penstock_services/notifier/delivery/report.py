@@ -1,12 +1,15 @@
-"""Telling what became of an attempt: an event on `deliveries`, and what follows from a failure that is final."""
+"""Telling what became of an attempt: an event on `deliveries`, and what follows from a failure."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, Literal
 
+import msgspec
+
 from penstock import Context
 from penstock.keys import DELIVERIES
+from penstock.mesh.deliveries import LATE, MOST_FAILED, UNDELIVERED, FailedDelivery
 from penstock.schemas import Alert, DeliveryAttempt
 from penstock.service.outcome import Dead, Done, Outcome, Retried
 from penstock.times import rfc3339
@@ -15,29 +18,67 @@ from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import channel_health as health
 from penstock_services.notifier.delivery.deliver import DeliveryRun
 from penstock_services.notifier.delivery.fanout import hand_over
-from penstock_services.notifier.delivery.notification_log import address
 
 
 def report(config: Config, ctx: Context, outcome: Outcome) -> None:
-    """Put an attempt on record with the commit; after the last one bring in the substitute and raise the alert."""
+    """Put an attempt on record with the commit; call the substitute when it is late, and give up in the end."""
     run = ctx.notes.get("delivery")
     if not isinstance(run, DeliveryRun):
         return
-    if isinstance(outcome, Retried) and not outcome.snoozed:
-        due = rfc3339(time.time() + outcome.delay)
-        _record(ctx, run, "failed", error=outcome.error, next_attempt_at=due)
+    if isinstance(outcome, Retried):
+        if not outcome.snoozed:
+            _record(ctx, run, "failed", error=outcome.error, next_attempt_at=rfc3339(time.time() + outcome.delay))
+        if run.late is not None:
+            _call_substitute(config, ctx, run, run.late)
+            ctx.state.hset(LATE, {ctx.event.id: _failed(ctx, run, run.late)})
+        return
+    if run.was_late:
+        ctx.state.hdel(LATE, ctx.event.id)
+    if isinstance(outcome, Dead):
+        _record(ctx, run, "dead", error=outcome.error)
     elif isinstance(outcome, Done) and run.receipt is not None:
         _record(ctx, run, "sent")
-    elif isinstance(outcome, Done) and run.diverted is not None:
-        _replace(config, ctx, run, run.diverted)
-    elif isinstance(outcome, Dead):
-        _record(ctx, run, "dead", error=outcome.error)
-        _replace(config, ctx, run, outcome.error)
+    elif run.given_up is not None:
+        _give_up(config, ctx, run, run.given_up)
 
 
-def transition(alert: Alert) -> Literal["triggered", "resolved"]:
+def transition(alert: Alert) -> Literal["triggered", "acknowledged", "resolved"]:
     """Return which change of an alert this is."""
-    return "resolved" if alert.status == "resolved" else "triggered"
+    if alert.status == "resolved":
+        return "resolved"
+    return "acknowledged" if alert.acknowledged_by else "triggered"
+
+
+def _give_up(config: Config, ctx: Context, run: DeliveryRun, why: str) -> None:
+    """Keep what could not be delivered for people to send again.
+
+    It is no dead letter: nothing is wrong with the event. And a rule about dead letters would raise alerts about it,
+    which could not be delivered either.
+    """
+    _record(ctx, run, "dead", error=why)
+    if not run.was_late:
+        _call_substitute(config, ctx, run, why)
+    ctx.state.push(UNDELIVERED, _failed(ctx, run, why), most=MOST_FAILED)
+    if isinstance(run.failure, SendRefused) and run.failure.gone and run.channel is not None:
+        health.disable(ctx, run.channel, why)
+
+
+def _call_substitute(config: Config, ctx: Context, run: DeliveryRun, why: str) -> None:
+    """Hand the message to the next substitute as well; see to it that somebody learns of the channel."""
+    hand_over(config, run.notification, why, ctx)
+    if run.channel is not None:
+        health.began_to_fail(ctx, run.notification.channel, run.notification.recipient, why)
+
+
+def _failed(ctx: Context, run: DeliveryRun, why: str) -> str:
+    failed = FailedDelivery(
+        delivery_id=ctx.event.id,
+        time=rfc3339(time.time()),
+        attempts=ctx.attempt,
+        error=why,
+        notification=run.notification,
+    )
+    return msgspec.json.encode(failed).decode()
 
 
 def _record(ctx: Context, run: DeliveryRun, status: Literal["sent", "failed", "dead"], **more: Any) -> None:
@@ -57,14 +98,3 @@ def _record(ctx: Context, run: DeliveryRun, status: Literal["sent", "failed", "d
         **more,
     )
     ctx.report(DELIVERIES, f"delivery.{status}", data)
-
-
-def _replace(config: Config, ctx: Context, run: DeliveryRun, why: str) -> None:
-    """Hand the message to the next substitute; see to it that somebody learns of the channel."""
-    notification, failure = run.notification, run.failure
-    hand_over(config, notification, why, ctx)
-    gone = isinstance(failure, SendRefused) and failure.gone
-    if gone and run.channel is not None:
-        health.disable(ctx, run.channel, why)
-    if run.alert_since is not None:
-        health.raise_alert(ctx, address(notification), run.alert_since, why, gone=gone)

@@ -50,7 +50,7 @@ async def send_test(config: Config, request: ChannelTest, ctx: Context) -> None:
                 error=to + reason,
             )
             return
-        await health.recovered(ctx, request.channel + (f"/{recipient}" if recipient else ""))
+        await health.recovered(ctx, request.channel, recipient)
     health.enable(ctx, channel)
     last = receipts[-1]
     answer = excerpt(last.answer, channel.secrets) or None

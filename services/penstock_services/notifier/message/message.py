@@ -54,12 +54,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Remarks(msgspec.Struct, frozen=True, kw_only=True):
-    """What a message tells beside its alert: earlier changes it stands for, and the channel it replaces."""
+    """What a message says beside its alert: earlier changes it stands for, and the channel it replaces.
+
+    `unrecorded`: it is the end of something of whose beginning there is no record here.
+    """
 
     superseded: tuple[str, ...] = ()
     instead_of: str | None = None
     why: str | None = None
     test: bool = False
+    unrecorded: bool = False
 
 
 def compose(
@@ -84,8 +88,10 @@ def compose(
 
 
 def label(alert: Alert) -> str:
-    """Return the word that leads the title: RESOLVED, or the severity."""
-    return "RESOLVED" if alert.status == "resolved" else alert.severity.upper()
+    """Return the word that leads the title: RESOLVED, ACKNOWLEDGED, or the severity."""
+    if alert.status == "resolved":
+        return "RESOLVED"
+    return "ACKNOWLEDGED" if alert.acknowledged_by else alert.severity.upper()
 
 
 def emoji(alert: Alert) -> str:
@@ -129,7 +135,10 @@ def _facts(alert: Alert, now: float) -> list[Fact]:
         limit = "" if alert.threshold is None else f" (threshold {number(alert.threshold)})"
         facts.append(Fact("Value", number(alert.value) + limit))
     facts += _times(alert, now)
-    if alert.status == "resolved":
+    if alert.acknowledged_by:
+        at = f", {when(alert.acknowledged_at)}" if alert.acknowledged_at else ""
+        facts.append(Fact("Acknowledged by", cut(one_line(alert.acknowledged_by), _MOST_VALUE) + at))
+    if alert.status == "resolved" or alert.acknowledged_by:
         facts.append(Fact("Severity", alert.severity))
     facts.append(Fact("Rule", cut(one_line(alert.rule), _MOST_VALUE)))
     if alert.runbook and web_address(alert.runbook) is None:
@@ -172,6 +181,8 @@ def _notices(alert: Alert, remarks: Remarks) -> list[str]:
     if remarks.instead_of:
         why = f": {remarks.why}" if remarks.why else ""
         notices.append(cut(one_line(f"Sent here because channel {remarks.instead_of} failed{why}"), 500))
+    if remarks.unrecorded:
+        notices.append("There is no record here of an earlier message about it; if there is one, it stays as it is.")
     if alert.flapping:
         notices.append("It comes and goes so often that it counts as one alert until it has been calm (flapping).")
     if remarks.superseded:

@@ -1,0 +1,144 @@
+"""The notifications that follow from an alert, and who is told of its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from penstock.redis.connection import client
+from penstock.schemas import Alert, Notification
+from penstock.testing import Harness
+from penstock_services.notifier.service import build
+from tests.alerts import ALERT, RESOLVED, make_alert
+from tests.servers import Server
+from tests.unit.test_notifier_routing import config
+
+
+@pytest.fixture
+async def redis(server: Server) -> AsyncIterator[Any]:
+    connected = client(server.url)
+    yield connected
+    await connected.aclose()
+
+
+def notifications(events: list[Any]) -> list[Notification]:
+    return [msgspec.json.decode(one.event.data, type=Notification) for one in events]
+
+
+async def test_an_alert_becomes_a_notification_for_each_channel_and_recipient(redis: Any) -> None:
+    run = await Harness(build(config("{channels: [a, mail], failover: b}")), redis=redis).send(
+        "alerts", "alert.triggered", ALERT
+    )
+
+    made = notifications(run.events)
+    assert [(one.channel, one.recipient) for one in made] == [
+        ("a", None),
+        ("mail", "one@example.com"),
+        ("mail", "two@example.com"),
+        ("console", None),
+    ]
+    assert {one.event.type for one in run.events} == {"notification.due"}
+    assert {one.event.subject for one in run.events} == {"f1"}
+    assert made[0].failover == ["b"]
+    assert len({one.order for one in made}) == 1
+
+
+async def test_a_channel_may_do_without_resolves(redis: Any) -> None:
+    harness = Harness(build(config("{channels: [c]}")), redis=redis)
+    run = await harness.send("alerts", "alert.resolved", RESOLVED)
+
+    assert [one.channel for one in notifications(run.events)] == ["console"]
+
+
+async def test_a_repeated_alert_is_told_again(redis: Any) -> None:
+    run = await Harness(build(config("{channels: [a]}")), redis=redis).send("alerts", "alert.repeated", ALERT)
+
+    assert [one.channel for one in notifications(run.events)] == ["a", "console"]
+
+
+async def test_the_order_is_that_of_publishing_and_the_resolve_comes_last_in_it(redis: Any) -> None:
+    harness = Harness(build(config("{channels: [a]}")), redis=redis)
+    orders = []
+    for alert, time in (
+        (ALERT, "2026-11-22T10:00:00.000Z"),
+        (RESOLVED, "2026-11-22T10:00:00.000Z"),
+        (make_alert(since="2026-11-22T09:00:00.000Z"), "2026-11-22T10:00:00.000Z"),
+        (ALERT, "2026-11-22T10:00:00.001Z"),
+    ):
+        kind = "alert.resolved" if alert is RESOLVED else "alert.triggered"
+        run = await harness.send("alerts", kind, alert, time=time)
+        orders.append(notifications(run.events)[0].order)
+
+    assert orders == sorted(orders)
+    assert len(set(orders)) == 4
+
+
+async def test_what_is_no_alert_is_dead_lettered_with_the_field_named(redis: Any) -> None:
+    run = await Harness(build(config()), redis=redis).send("alerts", "alert.triggered", {"fingerprint": "f"})
+
+    assert run.outcome.reason == "invalid"  # type: ignore[union-attr]
+    assert "rule" in run.outcome.error  # type: ignore[union-attr]
+
+
+async def test_a_notification_for_a_channel_that_is_gone_goes_to_its_substitute(redis: Any) -> None:
+    gone = Notification(channel="old", alert=ALERT, order="1", failover=["older", "a", "b"])
+    run = await Harness(build(config()), redis=redis).send("notifications", "notification.due", gone)
+
+    attempt, substitute = run.events
+    assert (attempt.stream, attempt.event.type) == ("deliveries", "delivery.dead")
+    assert "notify.yaml has no channel old any more" in attempt.event.json()["error"]
+    made = msgspec.json.decode(substitute.event.data, type=Notification)
+    assert (made.channel, made.failover, made.instead_of) == ("a", ["b"], "old")
+
+
+async def told(harness: Harness, kind: str, alert: Alert) -> list[str]:
+    return [one.channel for one in notifications((await harness.send("alerts", kind, alert)).events)]
+
+
+async def test_who_was_told_of_a_beginning_is_told_of_its_end_whatever_severity_and_routes_say_by_then(
+    redis: Any,
+) -> None:
+    before = Harness(build(config("{channels: [a], min_severity: critical}", "{channels: [b]}")), redis=redis)
+    assert await told(before, "alert.triggered", ALERT) == ["a", "b", "console"]
+    lowered = make_alert(severity="warning")
+    assert await told(before, "alert.repeated", lowered) == ["b", "console"]
+
+    narrowed = Harness(build(config("{channels: [c], match: [service=other]}")), redis=redis)
+    over = make_alert(RESOLVED, severity="warning")
+    assert sorted(await told(narrowed, "alert.resolved", over)) == ["a", "b", "console"]
+
+
+async def test_who_was_not_told_of_a_beginning_is_not_told_of_its_end(redis: Any) -> None:
+    assert await told(Harness(build(config("{channels: [a]}")), redis=redis), "alert.triggered", ALERT)
+    widened = Harness(build(config("{channels: [a, b]}")), redis=redis)
+
+    assert sorted(await told(widened, "alert.resolved", RESOLVED)) == ["a", "console"]
+
+
+async def test_where_there_is_no_record_of_who_was_told_the_routes_decide(redis: Any) -> None:
+    assert await told(Harness(build(config("{channels: [a]}")), redis=redis), "alert.resolved", RESOLVED) == [
+        "a",
+        "console",
+    ]
+
+
+async def test_the_next_episode_begins_anew(redis: Any) -> None:
+    first = Harness(build(config("{channels: [a]}")), redis=redis)
+    await told(first, "alert.triggered", ALERT)
+    second = Harness(build(config("{channels: [b]}")), redis=redis)
+    again = make_alert(since="2027-01-01T00:00:00.000Z")
+    await told(second, "alert.triggered", again)
+    over = make_alert(RESOLVED, since="2027-01-01T00:00:00.000Z")
+
+    assert sorted(await told(second, "alert.resolved", over)) == ["b", "console"]
+
+
+async def test_an_acknowledgement_goes_to_whoever_was_told(redis: Any) -> None:
+    harness = Harness(build(config("{channels: [a]}")), redis=redis)
+    await told(harness, "alert.triggered", ALERT)
+
+    acknowledged = make_alert(acknowledged_by="ann", acknowledged_at="2026-11-22T10:05:00.000Z")
+    assert sorted(await told(harness, "alert.acknowledged", acknowledged)) == ["a", "console"]
