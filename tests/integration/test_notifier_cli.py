@@ -185,6 +185,32 @@ def test_deliveries_are_told_over_http(mesh: Mesh, slack: Slack) -> None:
             assert query.partition("?")[2].partition("=")[0] in problem["detail"]
 
 
+def test_a_blocked_channel_can_be_unblocked_and_what_waited_goes_out(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(429, "", {"Retry-After": "280"}))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.waiting)
+        done = cli("notify", "unblock", "main")
+        eventually(lambda: mesh.statuses("main") == ["failed", "sent"])
+        unknown = cli("notify", "unblock", "mian")
+
+    assert "main: unblocked; 1 deliveries that waited are tried now" in done.stdout
+    assert unknown.returncode == 1
+    assert "there is no channel mian; there are console, main" in unknown.stderr
+
+
+def test_what_is_not_delivered_is_seen_beside_the_alerts(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+    slack.script.append(Reply(429, "busy", {"Retry-After": "3600"}))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.waiting and mesh.alerts_about("main") and mesh.settled is False)
+        eventually(lambda: "channel main does not deliver" in cli("alerts").stdout)
+        shown = cli("alerts").stdout
+
+    assert "429: busy" in shown
+    assert "not delivered on main, still tried: critical error-rate (firing)" in shown
+
+
 def test_a_bad_file_is_told_in_a_sentence(cli: Cli, mesh: Mesh) -> None:
     mesh.configure("channels: {main: {type: slak}}")
     done = cli("notify", "preview")

@@ -13,6 +13,7 @@ from penstock.cli.terminal import console, print_json, print_table, printable
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError
 from penstock.mesh.alerts import SERVICE, AlertRecord, AlertStore, HistoryEntry, present
+from penstock.mesh.deliveries import ChannelTrouble, FailedDelivery, late, troubles
 from penstock.settings import Settings
 from penstock.times import rfc3339
 from penstock.topology import load
@@ -47,6 +48,8 @@ def alerts(
             _print(record)
     else:
         console().print("nothing is wrong")
+    if not as_json:
+        _print_undelivered(*run(_undelivered()))
 
 
 @app.command()
@@ -99,6 +102,11 @@ async def _alerts() -> list[AlertRecord]:
         return await _store(here).alerts()
 
 
+async def _undelivered() -> tuple[list[ChannelTrouble], list[FailedDelivery]]:
+    async with session() as here:
+        return await troubles(here.redis, here.keys), await late(here.redis, here.keys)
+
+
 async def _history(limit: int) -> list[HistoryEntry]:
     async with session() as here:
         return await _store(here).history(limit=limit)
@@ -106,6 +114,19 @@ async def _history(limit: int) -> list[HistoryEntry]:
 
 def _store(here: Session) -> AlertStore:
     return AlertStore(here.redis, here.keys)
+
+
+def _print_undelivered(failing: list[ChannelTrouble], waiting: list[FailedDelivery]) -> None:
+    """Show which channels do not deliver, and what people have not been told for that reason."""
+    for trouble in failing:
+        who = trouble.channel + (f" ({trouble.recipient})" if trouble.recipient else "")
+        headline = f"channel {printable(who)} does not deliver, since {trouble.since[:19]}"
+        console().print(headline, style="bold red")
+        console().print(f"    {printable(trouble.reason.partition(chr(10))[0])}")
+    for one in waiting:
+        alert = one.notification.alert
+        what = f"{alert.severity} {alert.rule} ({alert.status}): {alert.summary}"
+        console().print(f"not delivered on {printable(one.notification.channel)}, still tried: {printable(what)}")
 
 
 def _print(record: AlertRecord) -> None:

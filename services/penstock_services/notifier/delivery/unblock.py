@@ -1,4 +1,4 @@
-"""Lifting what keeps a channel from being used: a wait it asked for, a target that was gone, pauses between attempts."""
+"""Lifting what keeps a channel from being used: a wait that it asked for, a target that was gone, growing pauses."""
 
 from __future__ import annotations
 
