@@ -68,7 +68,7 @@ class Mesh:
 
     def attempts(self, channel: str | None = None) -> list[DeliveryAttempt]:
         """Return the attempts on record, the oldest first; those of the console only if asked for."""
-        rows = [fields for _, fields in self.raw.xrange("deliveries")]
+        rows = [fields for _, fields in self.raw.xrange("deliveries") if fields[b"type"].startswith(b"delivery.")]
         found = [msgspec.json.decode(fields[b"data"], type=DeliveryAttempt) for fields in rows]
         return [one for one in found if one.channel == channel or (channel is None and one.channel != "console")]
 
