@@ -88,6 +88,31 @@ def floor_objection(importer: str, target: str) -> str | None:
     return "imports run downwards only" if theirs > mine or neighbours else None
 
 
+# The seam through which everything reaches a server is Lanes; the core comes to it with its own rewriting.
+MAKERS = "penstock.redis.connection."
+CLIENTS = {"redis.asyncio", "redis.Redis", f"{MAKERS}client", f"{MAKERS}blocking_client"}
+NOT_YET = {"penstock.service.lifecycle", "penstock.streams.read", "penstock.streams.heartbeat"}
+
+
+def clients(modules: Sources) -> set[str]:
+    """Return the modules beyond `penstock.redis` that make a client of their own."""
+    found = set()
+    for name, source in modules.items():
+        if name.startswith("penstock.redis."):
+            continue
+        tree = ast.parse(source)
+        named = {
+            f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        named |= {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        if any(f"{one}.".startswith(f"{maker}.") for one in named for maker in CLIENTS):
+            found.add(name)
+    return found
+
+
 def cycle(modules: Sources) -> list[str]:
     """Return modules that need each other to be imported, or nothing."""
     graph = {
@@ -113,6 +138,26 @@ def test_imports_run_downwards_only() -> None:
 
 def test_no_modules_need_each_other() -> None:
     assert cycle(sources()) == []
+
+
+def test_one_seam_reaches_the_servers() -> None:
+    assert clients(sources()) == NOT_YET
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import redis.asyncio",
+        "from redis import asyncio",
+        "from redis.asyncio import Redis",
+        "from redis import Redis",
+        "import redis\nredis.Redis.from_url('redis://')",
+        "from penstock.redis.connection import client",
+    ],
+)
+def test_a_client_beside_the_seam_is_found(statement: str) -> None:
+    assert clients({"penstock.cli.emit": statement}) == {"penstock.cli.emit"}
+    assert clients({"penstock.redis.lanes": statement}) == set()
 
 
 def test_every_floor_is_inhabited() -> None:

@@ -44,15 +44,6 @@ def test_what_a_server_answers_while_it_takes_no_writes_is_put_into_words(answer
     assert str(found) == f"Redis is unavailable: {reason}"
 
 
-def test_the_same_holds_within_a_pipeline() -> None:
-    error = parsed("NOREPLICAS Not enough good replicas to write.")
-    error.args = (f"Command # 1 (HSETNX a b c) of pipeline caused error: {error.args[0]}",)
-    found = unavailable(error)
-
-    assert found is not None
-    assert found.reason == "too few replicas"
-
-
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from penstock.errors import Unavailable
 from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis, client, hide_password, unavailable
+from penstock.redis.connection import AsyncRedis, hide_password, unavailable
+from penstock.redis.lanes import Lanes
 from penstock.settings import Settings, redis_url
 from penstock.telemetry import logs
 from penstock.topology import Topology, load
@@ -39,12 +40,12 @@ async def session() -> AsyncIterator[Session]:
     logs.configure(level=settings.log_level, form=settings.log_format)
     topology = load(settings.topology)
     url = redis_url(settings)
-    redis = client(url, name="penstock-cli")
+    lanes = Lanes(url, name="penstock-cli")
     try:
-        await _greet(redis, url)
-        yield Session(settings, topology, redis)
+        await _greet(lanes.client(), url)
+        yield Session(settings, topology, lanes.client())
     finally:
-        await redis.aclose()
+        await lanes.aclose()
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:

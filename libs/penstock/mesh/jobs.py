@@ -13,7 +13,7 @@ from penstock.redis.scripts import Script
 
 JobState = Literal["queued", "running", "retrying", "completed", "dead"]
 STREAM, GROUP = INGEST, "worker"
-_entry = Script("penstock.mesh", "find_entry")
+_entry = Script("penstock.mesh", "find_entry", read_only=True)
 _SEARCHED = 1_000  # newest entries looked through for an id that its producer chose
 
 

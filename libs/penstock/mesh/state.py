@@ -11,8 +11,8 @@ from penstock.redis.connection import AsyncRedis, ResponseError
 from penstock.redis.scripts import Script
 from penstock.topology import Topology
 
-_dead = Script("penstock.dlq", "count")
-_unread = Script("penstock.mesh", "unread")
+_dead = Script("penstock.dlq", "count", read_only=True)
+_unread = Script("penstock.mesh", "unread", read_only=True)
 _PAGE = 1_000  # entries looked at in one call of a script
 
 

@@ -6,6 +6,7 @@ strand entries. Callers resend where sending twice is safe.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -39,11 +40,40 @@ _REFUSALS = {
     "NOPERM": "this user may not do that",
 }
 
+_MOST_CONNECTIONS = 64  # of one client: a server works off one command at a time anyhow
+
 # redis-py makes a RedisConnectionError of every OSError of its sockets; the others come from beside it.
 _NETWORK = (RedisConnectionError, ConnectionError, TimeoutError, socket.gaierror)
 
 # redis-py annotates every reply as a union over all its modes. Ours is one mode: bytes, RESP2.
 AsyncRedis: TypeAlias = Any
+
+
+class _Pool(redis.asyncio.ConnectionPool):
+    """Callers for whom there is no connection wait for their turn; redis-py's own pool fails them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._turns = asyncio.Semaphore(self.max_connections)
+
+    async def get_connection(self, *_: Any, **__: Any) -> Any:
+        await self._turns.acquire()
+        connection = self.get_available_connection()  # type: ignore[no-untyped-call]
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        self._in_use_connections.remove(connection)
+        try:
+            if connection.should_reconnect():
+                await connection.disconnect()
+        finally:
+            self._available_connections.append(connection)
+            self._turns.release()
 
 
 def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) -> AsyncRedis:
@@ -53,14 +83,16 @@ def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) ->
         ConfigurationError: the URL's scheme is not one of `SCHEMES`.
     """
     check_url(url)
-    return redis.asyncio.Redis.from_url(
+    pool = _Pool.from_url(
         url,
+        max_connections=_MOST_CONNECTIONS,
         socket_timeout=timeout,
         socket_connect_timeout=5.0,
         retry=AsyncRetry(NoBackoff(), 0),
         client_name=name,
         protocol=2,
     )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def blocking_client(url: str, *, timeout: float, name: str | None = None) -> Any:
@@ -115,8 +147,15 @@ def unavailable(error: BaseException) -> Unavailable | None:
 
 
 def _code(error: RedisError) -> str:
-    """Return the first word of the server's answer; redis-py takes it away from those it has a class for."""
-    return error.status_code or str(error).rpartition(" caused error: ")[2].partition(" ")[0]
+    """Return the first word of the server's answer; redis-py takes it away from those it has a class for.
+
+    In a pipeline it puts the command before the answer, and its asyncio client the answer in a tuple; a
+    transaction that the server gave up says why after its own word.
+    """
+    if error.status_code not in (None, "EXECABORT"):
+        return error.status_code
+    answer = str(error).rpartition(" caused error: ")[2].lstrip("('\"")
+    return answer.rpartition(" because of: ")[2].partition(" ")[0]
 
 
 __all__ = [

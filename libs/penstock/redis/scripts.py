@@ -17,21 +17,23 @@ Argument = str | bytes | int | float
 class Script:
     """One Lua file. Calling it sends its digest, and its text only where the server does not know it yet."""
 
-    def __init__(self, package: str, name: str) -> None:
+    def __init__(self, package: str, name: str, *, read_only: bool = False) -> None:
+        """`read_only` has the server refuse every write in it."""
         self.name = name
+        self._by_digest, self._by_text = ("EVALSHA_RO", "EVAL_RO") if read_only else ("EVALSHA", "EVAL")
         self._text = resources.files(package).joinpath(f"{name}.lua").read_text()
         self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: AsyncRedis, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script; its reply is whatever the file's head says it returns."""
         try:
-            return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
+            return await client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
         except NoScriptError:
-            return await client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)
+            return await client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)
 
     def run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script from a thread."""
         try:
-            return client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
+            return client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
         except NoScriptError:
-            return client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)
+            return client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)

@@ -9,7 +9,7 @@ from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.times import entry_ms
 
-_position = Script("penstock.streams", "position")
+_position = Script("penstock.streams", "position", read_only=True)
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from penstock.traces.records import (
     read_parked,
 )
 
-_scan = Script("penstock.traces", "scan")
+_scan = Script("penstock.traces", "scan", read_only=True)
 _PAGE = 200  # bounds how long one call holds Redis, however large the entries are
 
 

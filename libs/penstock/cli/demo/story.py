@@ -19,7 +19,7 @@ from penstock.event import Event, decode, encode_data, identity
 from penstock.keys import EVENTS, Keys
 from penstock.mesh.jobs import GROUP, STREAM
 from penstock.mesh.state import mesh_state
-from penstock.redis.connection import AsyncRedis, client
+from penstock.redis.lanes import Lanes
 from penstock.schemas import JobEvent
 from penstock.settings import Settings, redis_url
 from penstock.times import duration, seconds_of
@@ -90,7 +90,8 @@ class Storyteller:
         self._out = out
         self._alone = alone
         self._keys = Keys(settings.prefix)
-        self._redis: AsyncRedis = client(redis_url(settings))
+        self._lanes = Lanes(redis_url(settings), name="penstock-demo")
+        self._redis = self._lanes.client()
         services = load(settings.topology).services
         self._alerting = all(name in services and services[name].run for name in ("metrics", "alerts"))
 
@@ -107,7 +108,7 @@ class Storyteller:
                 broken.append(await Outage(self._redis, self._keys, self._out).tell(len(CHAPTERS) + 1))
             return sum(broken) + await self._epilogue()
         finally:
-            await self._redis.aclose()
+            await self._lanes.aclose()
 
     async def _chapter(self, number: int, chapter: Chapter) -> bool:
         """Tell of one job; return whether a promise was broken."""

@@ -17,7 +17,7 @@ from penstock.cli.up.supervisor import Supervisor, task_group
 from penstock.cli.up.welcome import welcome
 from penstock.errors import ConfigurationError
 from penstock.redis.checks import check_server, wait_until_ready
-from penstock.redis.connection import client
+from penstock.redis.lanes import Lanes
 from penstock.redis.server import OwnServer, is_listening
 from penstock.settings import Settings, redis_url, unknown_variables
 from penstock.telemetry import logs
@@ -124,12 +124,12 @@ class _Mesh:
 
     async def _check_redis(self) -> None:
         url = redis_url(self._settings)
-        redis = client(url)
+        lanes = Lanes(url, name="penstock-up")
         try:
-            await wait_until_ready(redis, url, deadline=_REDIS_DEADLINE)
-            await check_server(redis)
+            await wait_until_ready(lanes.client(), url, deadline=_REDIS_DEADLINE)
+            await check_server(lanes.client())
         finally:
-            await redis.aclose()
+            await lanes.aclose()
 
     async def _welcome(self) -> None:
         """Once the gateway is ready, say where everything is and what to try."""

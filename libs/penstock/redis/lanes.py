@@ -1,0 +1,50 @@
+"""Lanes: the one way in which anything here reaches a server.
+
+A lane is a small whole mesh whose keys share a hash slot, so that one script may touch them all. With one lane, as
+now, its server is the one of REDIS_URL and its keys are plain names. Commands, scripts and pipelines of a lane go
+through `client`, reads that block through a `reader`, and a thread has a `blocking_client`; nothing else makes a
+client. What each returns is bound to its lane and not to a server: where a lane may move, its connections move along.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.redis.connection import AsyncRedis, blocking_client, client
+
+
+class Lanes:
+    """The lanes of a mesh, as one program reaches them."""
+
+    count = 1
+
+    def __init__(self, url: str, *, name: str) -> None:
+        """`name` is what the server calls the connections of this program.
+
+        Raises:
+            ConfigurationError: the URL is not of a form that is understood.
+        """
+        self._url = url
+        self._clients = [client(url, name=name)]
+
+    def client(self, lane: int = 0) -> AsyncRedis:
+        """Return the client for commands, scripts and pipelines of a lane; all callers share it."""
+        return self._clients[lane]
+
+    def reader(self, *, name: str, lane: int = 0) -> AsyncRedis:
+        """Return a client of the caller's own for reads that block. It bounds no reply; the caller closes it."""
+        return client(self._server(lane), timeout=None, name=name)
+
+    def blocking_client(self, *, timeout: float, name: str, lane: int = 0) -> Any:
+        """Return a client of the caller's own for a thread; `timeout` bounds each reply, in seconds."""
+        return blocking_client(self._server(lane), timeout=timeout, name=name)
+
+    async def aclose(self) -> None:
+        """Close what `client` gave out."""
+        for one in self._clients:
+            await one.aclose()
+
+    def _server(self, lane: int) -> str:
+        if not 0 <= lane < self.count:
+            raise ValueError(f"there is no lane {lane}")
+        return self._url
