@@ -22,6 +22,7 @@ ABOVE_THE_SERVER = (
     "test_otlp_",
     "test_traces",
     "test_examples",
+    "test_readme",
     "test_wheel",
 )
 
