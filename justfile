@@ -34,8 +34,8 @@ check: lint test
 
 # Write the docs that come from the code
 docs: _dev
-    @.venv/bin/python docs/generate.py
-    @.venv/bin/python docs/openapi.py
+    @.venv/bin/python -m docs.generate
+    @.venv/bin/python -m docs.openapi
 
 # Look at format, style and types
 lint: _dev
