@@ -5,6 +5,7 @@ python -m docs.generate [--check]
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,7 +193,7 @@ def _default(field: dict[str, Any]) -> str:
 def _type(field: dict[str, Any]) -> str:
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        return f"[{name}](#{_anchor(name)})"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "anyOf" in field:
@@ -203,6 +204,14 @@ def _type(field: dict[str, Any]) -> str:
         values = field.get("additionalProperties")
         return f"map to {_type(values)}" if isinstance(values, dict) else "object"
     return str(field.get("format") or field.get("type") or "any JSON")
+
+
+def _anchor(name: str) -> str:
+    """Return the anchor of the section that describes a struct."""
+    for kind in KINDS:
+        if kind.data is not None and kind.data.__name__ == name:
+            return re.sub(r"[^\w\- ]", "", ", ".join(kind.types).lower()).replace(" ", "-")
+    return name.lower()
 
 
 def documents() -> dict[Path, str]:
