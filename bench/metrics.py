@@ -1,6 +1,6 @@
 """The metrics service: how many events one process counts, and what 1,000 series cost in memory.
 
-    uv run python -m bench.metrics [redis-7|valkey-9]
+    python -m bench.metrics
 
 Events are job events with durations spread over four orders of magnitude. Server on one core, service on
 the other.
@@ -8,16 +8,27 @@ the other.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import random
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from bench.jobs import cpu_seconds, process, resident_mb
+from bench.machine import (
+    SERVERS,
+    cpu_seconds,
+    fresh_server,
+    memory_mb,
+    pinned_process,
+    take_server_core,
+    wait_until,
+)
+from bench.tables import Run, conditions, medians, table
 from tests.metrics import EPOCH_MS, fields, settled
-from tests.servers import BINARIES, Server, running_server
+from tests.servers import Server
 
 EVENTS = 100_000
 RUNS = 3
@@ -42,9 +53,11 @@ def preload(client: Any, count: int, *, seconds: int, job_types: int, tenants: i
         pipeline.execute()
 
 
-def wait_for(check: Any, *arguments: Any) -> None:
-    while not check(*arguments):
-        time.sleep(0.002)
+@contextlib.contextmanager
+def service(server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    env = {"REDIS_URL": server.tcp_url, "PENSTOCK_LOG_LEVEL": "error", "PENSTOCK_METRICS_PORT": "0"}
+    with pinned_process((sys.executable, "-m", "penstock_services.metrics"), env) as process:
+        yield process
 
 
 def some_read(client: Any) -> bool:
@@ -52,27 +65,27 @@ def some_read(client: Any) -> bool:
     return bool(groups) and groups[0]["lag"] < EVENTS
 
 
-def speed(server: Server, job_types: int) -> dict[str, float]:
+def speed(server: Server, job_types: int) -> Run:
     """Count a preloaded backlog of a minute, closing its windows; from the first read to the last commit."""
     with server.client() as client:
         preload(client, EVENTS, seconds=60, job_types=job_types, tenants=2)
-        with process(server, "-m", "penstock_services.metrics") as service:
-            wait_for(some_read, client)
-            first, begun, cpu = client.xinfo_groups("events")[0]["lag"], time.perf_counter(), cpu_seconds(service.pid)
-            wait_for(settled, client)
-            elapsed, spent = time.perf_counter() - begun, cpu_seconds(service.pid) - cpu
-            return {"events_s": first / elapsed, "events_per_cpu_s": first / spent, "rss_mb": resident_mb(service.pid)}
+        with service(server) as process:
+            wait_until(lambda: some_read(client), process)
+            first, begun, cpu = client.xinfo_groups("events")[0]["lag"], time.perf_counter(), cpu_seconds(process.pid)
+            wait_until(lambda: settled(client), process)
+            elapsed, spent = time.perf_counter() - begun, cpu_seconds(process.pid) - cpu
+            return {"events/s": first / elapsed, "events per CPU s": first / spent, "MB": memory_mb(process.pid)}
 
 
-def memory(server: Server) -> dict[str, float]:
+def memory(server: Server) -> Run:
     """Count SERIES series in every window of some minutes; measure what the closed windows take."""
     with server.client() as client:
         count = SERIES * EVENTS_OF_EACH * MINUTES * 6
         preload(client, count, seconds=MINUTES * 60, job_types=SERIES // 10, tenants=10)
-        with process(server, "-m", "penstock_services.metrics") as service:
-            wait_for(settled, client)
-            wait_for(lambda: client.zcard("state:metrics:open") + client.zcard("state:metrics:minutes") == 0)
-            resident = resident_mb(service.pid)
+        with service(server) as process:
+            wait_until(lambda: settled(client), process)
+            wait_until(lambda: client.zcard("state:metrics:open") + client.zcard("state:metrics:minutes") == 0)
+            resident = memory_mb(process.pid)
         sizes = {
             seconds: statistics.mean(
                 client.memory_usage(key) for key in client.keys(f"state:metrics:closed:{seconds}:*")
@@ -80,30 +93,26 @@ def memory(server: Server) -> dict[str, float]:
             for seconds in (10, 60)
         }
         return {
-            "rss_mb": resident,
-            "window_10_kb": sizes[10] / 1e3,
-            "window_60_kb": sizes[60] / 1e3,
-            "all_kept_mb": (sizes[10] * 360 + sizes[60] * 1_440) / 1e6,
-            "totals_kb": client.memory_usage("state:metrics:totals") / 1e3,
-            "stream_kb_per_minute": client.memory_usage("metrics", samples=0) / 1e3 / MINUTES,
+            "MB": resident,
+            "KB per 10 s window": sizes[10] / 1e3,
+            "KB per minute window": sizes[60] / 1e3,
+            "MB, all windows kept": (sizes[10] * 360 + sizes[60] * 1_440) / 1e6,
+            "KB of totals": client.memory_usage("state:metrics:totals") / 1e3,
+            "KB of stream per minute": client.memory_usage("metrics", samples=0) / 1e3 / MINUTES,
         }
 
 
-def show(what: str, runs: list[dict[str, float]]) -> None:
-    row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    print(f"  {what:34}", "  ".join(f"{key} {value:,.1f}" for key, value in row.items()))
-
-
 def main() -> None:
-    os.environ["PENSTOCK_METRICS_PORT"] = "0"
-    for kind in sys.argv[1:] or [kind for kind, binary in BINARIES.items() if binary]:
-        with running_server(kind) as server:
-            assert server.process is not None
-            os.sched_setaffinity(server.process.pid, {min(os.sched_getaffinity(0))})
-            print(f"\n{kind}: {EVENTS} events, medians of {RUNS} runs")
-            for job_types, what in ((5, "20 series"), (100, "200 series")):
-                show(what, [speed(server, job_types) for _ in range(RUNS)])
-            show(f"{SERIES} series in every window", [memory(server)])
+    take_server_core()
+    with fresh_server(SERVERS[0]) as server:
+        print(conditions(server, RUNS))
+        speeds = {
+            what: medians([speed(server, job_types) for _ in range(RUNS)])
+            for job_types, what in ((5, "20 series"), (100, "200 series"))
+        }
+        rows = [(what, *map(round, row.values())) for what, row in speeds.items()]
+        table(f"Counting {EVENTS:,} events", ("series in each window", *speeds["20 series"]), rows)
+        table(f"{SERIES:,} series in every window", ("figure", "value"), memory(server).items())
 
 
 if __name__ == "__main__":

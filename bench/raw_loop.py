@@ -1,32 +1,54 @@
-"""The raw loop that bench.jobs compares with: read, acknowledge, publish, in one unfenced pipeline."""
+"""Raw loops on redis-py: read and acknowledge, and nothing else; the most that a client in Python can do.
+
+    python -m bench.raw_loop each   # a task for each message
+    python -m bench.raw_loop batch  # a batch of 500 at once
+
+No order, ownership check, validation, output, record or retry. bench.fenced_loop has the check and the output.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+import redis.asyncio
 import uvloop
-from redis.exceptions import ResponseError
 
-from penstock.redis.connection import client
+from bench import journal
 
-BATCH = 500
+STREAM, GROUP, CONSUMER, BATCH = "ingest", "raw", "raw-1", 500
+Entries = list[tuple[bytes, dict[bytes, bytes]]]
+
+
+async def handle(fields: dict[bytes, bytes]) -> None:
+    """Do nothing, or say when."""
+    if fields[b"type"] == b"stamp":
+        journal.stamp(json.loads(fields[b"data"])["at"])
+
+
+async def each(client: Any, entries: Entries) -> None:
+    await asyncio.gather(*[asyncio.create_task(handle(fields)) for _, fields in entries])
+    await client.xack(STREAM, GROUP, *[entry_id for entry_id, _ in entries])
+
+
+async def batch(client: Any, entries: Entries) -> None:
+    await client.xack(STREAM, GROUP, *[entry_id for entry_id, _ in entries])
+
+
+async def read(client: Any, finish: Callable[[Any, Entries], Awaitable[None]]) -> None:
+    """Read batches and `finish` each before the next; the group is there already."""
+    while True:
+        reply = await client.xreadgroup(GROUP, CONSUMER, {STREAM: ">"}, count=BATCH, block=1000)
+        for _, entries in reply or []:
+            await finish(client, entries)
 
 
 async def main() -> None:
-    redis = client(os.environ["REDIS_URL"])
-    try:
-        await redis.xgroup_create("ingest", "worker", "0", mkstream=True)
-    except ResponseError as error:
-        if "BUSYGROUP" not in str(error):
-            raise
-    while True:
-        reply = await redis.xreadgroup("worker", "raw", {"ingest": ">"}, count=BATCH, block=1000)
-        for _, entries in reply or []:
-            pipeline = redis.pipeline(transaction=False)
-            pipeline.xack("ingest", "worker", *[entry_id for entry_id, _ in entries])
-            for entry_id, fields in entries:
-                pipeline.xadd("events", {"type": "job.completed", "cause": entry_id, "data": fields[b"data"]})
-            await pipeline.execute()
+    await read(redis.asyncio.from_url(os.environ["REDIS_URL"], protocol=2), {"each": each, "batch": batch}[sys.argv[1]])
 
 
 if __name__ == "__main__":

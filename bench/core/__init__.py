@@ -1,0 +1,1 @@
+"""The core beside raw loops on redis-py: `python -m bench.core`."""

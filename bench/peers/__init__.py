@@ -1,0 +1,1 @@
+"""Penstock beside its neighbours: `python -m bench.peers`."""
