@@ -185,7 +185,7 @@ def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | No
     if given.get(name) or not path:  # compose files write an empty variable for one that is not set
         return given.get(name)
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text().strip("\r\n")  # blanks may be part of it
     except OSError as error:
         raise ConfigurationError(f"environment: {name}_FILE: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -55,7 +55,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_body_timeout: Positive = _env("PENSTOCK_GATEWAY_BODY_TIMEOUT", 10.0)
     gateway_max_connections: Count = _env("PENSTOCK_GATEWAY_MAX_CONNECTIONS", 1_000)
     gateway_max_backlog: Count = _env("PENSTOCK_GATEWAY_MAX_BACKLOG", 1_000_000)
+    gateway_max_peer_connections: Annotated[int, msgspec.Meta(ge=0)] = _env("PENSTOCK_GATEWAY_MAX_PEER_CONNECTIONS", 0)
+    gateway_send_timeout: Positive = _env("PENSTOCK_GATEWAY_SEND_TIMEOUT", 10.0)
     gateway_traces: bool | None = _env("PENSTOCK_GATEWAY_TRACES", None)
+    gateway_open: bool = _env("PENSTOCK_GATEWAY_OPEN", False)
+    demo_webhook: bool = _env("PENSTOCK_DEMO_WEBHOOK", False)
+
+    hosts: str = _env("PENSTOCK_HOSTS", "")
+    scrape_secret: str | None = _env("PENSTOCK_SCRAPE_SECRET", None)
+    client_secret: str | None = _env("PENSTOCK_CLIENT_SECRET", None)
 
     metrics_host: str = _env("PENSTOCK_METRICS_HOST", "127.0.0.1")
     metrics_port: Port = _env("PENSTOCK_METRICS_PORT", 8081)
@@ -85,18 +93,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not re.fullmatch(r"[\w.:\-]*", self.prefix):
             raise ValueError("PENSTOCK_PREFIX may hold letters, digits and . : - _ only")
 
-    @property
-    def shows_traces(self) -> bool:
-        """Whether the gateway shows traces: as set, else if only this machine can reach it.
+    def shows_traces(self, *, clients: bool) -> bool:
+        """Return whether the gateway shows traces: as set, else if only this machine or a declared client sees them.
 
-        They name events, subjects and errors, which are nobody's business on an address that takes webhooks.
+        They name events, subjects and errors, which are nobody's business on an open address.
         """
         if self.gateway_traces is not None:
             return self.gateway_traces
-        try:
-            return ipaddress.ip_address(self.gateway_host).is_loopback
-        except ValueError:
-            return self.gateway_host == "localhost"
+        return is_loopback(self.gateway_host) or clients
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Further names under which services may be asked, in lower case."""
+        return frozenset(self.hosts.lower().replace(",", " ").split())
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -124,6 +133,14 @@ def read_variables(kind: type[T], environ: Mapping[str, str] | None = None) -> T
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"environment: {_sentence(str(error))}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -61,12 +61,44 @@ class ServiceSpec(Section, frozen=True, kw_only=True):
     lease: Duration = Duration(30)
 
 
+class HmacOptions(Section, frozen=True, kw_only=True):
+    """How a sender of scheme `hmac` signs: `header` holds `prefix` and the signature.
+
+    `signed` is what is signed, with `{body}`, `{timestamp}` and `{id}`: the values of the headers named here.
+    A timestamp that is further from now than `tolerance` is refused. `id` names the header of the delivery id.
+    """
+
+    header: str
+    prefix: str = ""
+    algorithm: Literal["sha1", "sha256", "sha384", "sha512"] = "sha256"
+    encoding: Literal["hex", "base64"] = "hex"
+    signed: str = "{body}"
+    timestamp: str | None = None
+    tolerance: Duration = Duration(300)
+    id: str | None = None
+
+
+class TokenOptions(Section, frozen=True, kw_only=True):
+    """Where a sender of scheme `token` puts its secret: after `prefix` in `header`, or as the password of `user`.
+
+    `id` names the header of the delivery id.
+    """
+
+    header: str = "Authorization"
+    prefix: str = ""
+    user: str | None = None
+    id: str | None = None
+
+
 class Webhook(Section, frozen=True, kw_only=True):
     """A source of webhooks: how its requests are verified and what event each becomes.
 
-    `secret` names the environment variable that holds the secret (several, comma-separated in its value,
-    while one is rotated); `default_secret` is for demonstrations only. `type` is the event type; in it,
-    `{header:Name}` and `{body:key}` stand for a request header or a top-level key of the body.
+    `secret` names the environment variable that holds the secret (several, one to a line of its value, while one
+    is rotated); `default_secret` holds for demonstrations only (PENSTOCK_DEMO_WEBHOOK). `type` is the event type; in
+    it, `{header:Name}` and `{body:key}` stand for a request header or a key of the body (`event.type` for one inside
+    another). `max_body` is in bytes; `answer_within` bounds how long the sender waits for an answer. `url` is the
+    address under which the sender knows this source, for schemes that sign it. `hmac` and `token` say what the
+    schemes of these names look for.
     """
 
     scheme: str
@@ -75,6 +107,30 @@ class Webhook(Section, frozen=True, kw_only=True):
     type: str
     tenant: str | None = None
     stream: str = INGEST
+    max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    answer_within: Duration = Duration(8)
+    url: str | None = None
+    hmac: HmacOptions | None = None
+    token: TokenOptions | None = None
+
+
+class ClientSpec(Section, frozen=True, kw_only=True):
+    """A caller of the services' HTTP, known by a secret.
+
+    `secret` names the variable that holds it: several, separated by white space, while one is replaced, each in
+    plain or as `sha256:` and its hash. `sha256` are such hashes themselves, which are no secret. `tenant` binds it
+    to one: what it publishes is that tenant's, and other tenants' jobs do not exist for it. It publishes events
+    whose type matches one of `types` to `streams`. `rate` is in events per second and process, `max_body` in bytes.
+    """
+
+    secret: str | None = None
+    sha256: tuple[Annotated[str, msgspec.Meta(pattern=r"^(sha256:)?[0-9a-f]{64}$")], ...] = ()
+    scopes: tuple[Literal["publish", "read", "operate", "admin"], ...]
+    tenant: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    streams: tuple[str, ...] = (INGEST,)
+    types: tuple[str, ...] = ("*",)
+    rate: Positive | None = None
+    max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Breaker(Section, frozen=True, kw_only=True):
@@ -92,6 +148,7 @@ class Topology(Section, frozen=True, kw_only=True):
     streams: dict[str, Stream] = {}
     services: dict[str, ServiceSpec] = {}
     webhooks: dict[str, Webhook] = {}
+    clients: dict[str, ClientSpec] = {}
     breakers: dict[str, Breaker] = {}
 
     def service(self, name: str) -> ServiceSpec:
@@ -141,7 +198,7 @@ def parse(text: str, *, name: str = FILE) -> Topology:
 
 def _problems(topology: Topology) -> list[str]:
     problems: list[str] = []
-    for kind in ("streams", "services", "webhooks"):
+    for kind in ("streams", "services", "webhooks", "clients"):
         problems += [f"{kind}.{name}: {NAME_RULE}" for name in getattr(topology, kind) if not is_name(name)]
     known = {*topology.streams, DEAD_LETTERS}
     for name, service in topology.services.items():
@@ -152,6 +209,8 @@ def _problems(topology: Topology) -> list[str]:
     for name, hook in topology.webhooks.items():
         if hook.stream not in known:
             problems.append(f"webhooks.{name}.stream: {_unresolved(hook.stream, known)}")
+    for name, client in topology.clients.items():
+        problems += [f"clients.{name}.streams: {_unresolved(one, known)}" for one in client.streams if one not in known]
     return problems
 
 

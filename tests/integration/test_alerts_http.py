@@ -58,7 +58,7 @@ class Api:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             sent = body if body is None or isinstance(body, bytes) else json.dumps(body)
-            connection.request(method, path, sent)
+            connection.request(method, path, sent, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
         finally:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +15,8 @@ import pytest
 from penstock.keys import Keys
 from penstock.mesh.jobs import Job
 from tests.gateways import JSON, Gateway, running_gateway
-from tests.servers import Server
+from tests.processes import service_process
+from tests.servers import Server, free_port
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -41,13 +44,13 @@ def test_an_event_is_in_the_stream_when_202_arrives(gateway: Gateway, raw: Any) 
     assert answer.status == 202
     assert answer.json == {
         "status": "accepted",
-        "job_id": f"ingest-{entry['entry']}",
+        "job_id": entry["id"],
         "trace_id": entry["traceparent"].split("-")[1],
     }
     assert entry["type"] == "ticket.created"
     assert entry["data"] == '{"ticket_id": "T-1"}'
     assert entry["source"] == "gateway"
-    assert "id" not in entry
+    assert re.fullmatch(r"[0-9a-f]{32}", entry["id"])
 
 
 def test_every_attribute_reaches_the_stream_as_it_was_sent(gateway: Gateway, raw: Any) -> None:
@@ -64,8 +67,9 @@ def test_every_attribute_reaches_the_stream_as_it_was_sent(gateway: Gateway, raw
     }
     answer = gateway.post(b'{"data": [1.10, 12345678901234567890123],' + json.dumps(event).encode()[1:])
     (entry,) = entries(raw)
-    assert answer.json["job_id"] == "o-1"
-    assert entry | event == entry
+    assert answer.json["job_id"] == entry["id"]
+    told = {**event, "source": "gateway/shop", "id": entry["id"], "sender_id": "o-1"}
+    assert entry | told == entry
     assert entry["data"] == "[1.10, 12345678901234567890123]"
 
 
@@ -73,7 +77,7 @@ def test_numbers_and_booleans_of_your_own_become_text_and_null_is_absent(gateway
     assert gateway.post({"type": "t", "count": 3, "urgent": True, "none": None, "id": None}).status == 202
     (entry,) = entries(raw)
     assert (entry["count"], entry["urgent"]) == ("3", "true")
-    assert not {"none", "id"} & set(entry)
+    assert not {"none", "sender_id"} & set(entry)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_parameters_and_suffixes_of_the_media_type_are_welcome(gateway: Gateway)
         ("GET", "/v1/events", "POST"),
         ("DELETE", "/v1/events", "POST"),
         ("OPTIONS", "/v1/events", "POST"),
-        ("GET", "/webhooks/demo", "POST"),
+        ("GET", "/webhooks/demo", "POST, OPTIONS"),
         ("POST", "/v1/jobs/ingest-1-0", "GET, HEAD"),
         ("PUT", "/readyz", "GET, HEAD"),
     ],
@@ -193,11 +197,7 @@ def test_an_array_is_answered_in_its_order(gateway: Gateway, raw: Any) -> None:
     stored = entries(raw)
     assert answer.status == 202
     assert [entry["type"] for entry in stored] == ["a", "b", "c"]
-    assert [job["job_id"] for job in answer.json["jobs"]] == [
-        f"ingest-{stored[0]['entry']}",
-        "b-1",
-        f"ingest-{stored[2]['entry']}",
-    ]
+    assert [job["job_id"] for job in answer.json["jobs"]] == [entry["id"] for entry in stored]
 
 
 @pytest.mark.parametrize("bad", [{"type": 1}, {"type": "t", "extra": []}, {"data": 1}])
@@ -215,11 +215,11 @@ def test_an_id_seen_before_from_its_source_enqueues_nothing(gateway: Gateway, ra
     event = {"type": "t", "id": "e-1", "source": "shop"}
     first, again, other = gateway.post(event), gateway.post(event), gateway.post({**event, "source": "till"})
     assert [answer.status for answer in (first, again, other)] == [202, 202, 202]
-    assert first.json["job_id"] == again.json["job_id"] == other.json["job_id"] == "e-1"
+    assert first.json["job_id"] == again.json["job_id"] != other.json["job_id"]
     assert "duplicate" not in first.json
     assert again.json["duplicate"] is True
     assert "trace_id" not in again.json, "the first one's trace is the job's"
-    assert [entry["source"] for entry in entries(raw)] == ["shop", "till"]
+    assert [entry["source"] for entry in entries(raw)] == ["gateway/shop", "gateway/till"]
 
 
 def test_sources_and_ids_are_not_mixed_up(gateway: Gateway, raw: Any) -> None:
@@ -265,16 +265,16 @@ def test_an_array_cut_off_in_the_middle_is_completed_by_sending_it_again(gateway
     gateway.post(batch, key)
     last = raw.xrevrange("ingest", count=1)[0][0]
     raw.xdel("ingest", last)  # as if the connection to Redis had broken before the last one
-    assert raw.delete('dedupe:idempotency:["k",2]') == 1
+    assert raw.delete('dedupe:idempotency:["gateway","k",2]') == 1
     assert gateway.post(batch, key).status == 202
     assert [entry["type"] for entry in entries(raw)] == ["a", "b", "c"]
 
 
 def test_key_and_id_both_count(gateway: Gateway, raw: Any) -> None:
     event = {"type": "t", "id": "e-1"}
-    gateway.post(event)
+    first = gateway.post(event)
     again = gateway.post(event, {"Idempotency-Key": "k"})
-    assert again.json == {"status": "accepted", "job_id": "e-1", "duplicate": True}
+    assert again.json == {"status": "accepted", "job_id": first.json["job_id"], "duplicate": True}
     assert gateway.post({"type": "t", "id": "e-2"}, {"Idempotency-Key": "k"}).status == 422, "the key is taken now"
     assert raw.xlen("ingest") == 1
 
@@ -283,7 +283,7 @@ def test_key_and_id_both_count(gateway: Gateway, raw: Any) -> None:
     "key", ['"', '"a', '"a" ; b', "a b", '""', "", "ключ", '"ключ"', "x" * 256, '"' + "x" * 256 + '"']
 )
 def test_a_malformed_idempotency_key_is_400(gateway: Gateway, raw: Any, key: str) -> None:
-    head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
+    head = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
     answer = gateway.exchange(head + b"Idempotency-Key: " + key.encode() + b'\r\n\r\n{"type":"t"}')
     assert answer.status == 400
     assert "Idempotency-Key" in answer.detail
@@ -292,7 +292,7 @@ def test_a_malformed_idempotency_key_is_400(gateway: Gateway, raw: Any, key: str
 
 def test_escapes_in_a_quoted_key_are_undone(gateway: Gateway, raw: Any) -> None:
     assert gateway.post({"type": "t"}, {"Idempotency-Key": r'"a\"b\\c d"'}).status == 202
-    assert raw.exists("dedupe:idempotency:" + json.dumps([r'a"b\c d', 0], separators=(",", ":")))
+    assert raw.exists("dedupe:idempotency:" + json.dumps(["gateway", r'a"b\c d', 0], separators=(",", ":")))
 
 
 @pytest.mark.parametrize("headers", [{"Idempotency-Key": "same"}, {}], ids=["key", "id"])
@@ -349,9 +349,9 @@ def test_a_cloudevent_in_binary_mode(gateway: Gateway, raw: Any) -> None:
     }
     answer = gateway.post({"total": 3}, headers)
     (entry,) = entries(raw)
-    assert answer.json == {"status": "accepted", "job_id": "e-1", "trace_id": TRACE}
+    assert answer.json == {"status": "accepted", "job_id": entry["id"], "trace_id": TRACE}
     assert entry["data"] == '{"total": 3}'
-    assert (entry["type"], entry["source"], entry["id"]) == ("order.paid", "/shop", "e-1")
+    assert (entry["type"], entry["source"], entry["sender_id"]) == ("order.paid", "gateway//shop", "e-1")
     assert (entry["subject"], entry["region"]) == ('Zürich "a"', 'e"u')
     assert entry["time"] == "2026-11-22T10:00:00Z"
     assert "specversion" not in entry
@@ -367,9 +367,10 @@ def test_cloudevents_in_structured_and_batched_mode(gateway: Gateway, raw: Any) 
     event = {"specversion": "1.0", "id": "e-1", "source": "/shop", "type": "order.paid", "data": 1, "priority": 2}
     structured = gateway.post(event, {"Content-Type": "application/cloudevents+json; charset=utf-8"})
     batch = gateway.post([event, {**event, "id": "e-2"}], {"Content-Type": "application/cloudevents-batch+json"})
-    assert structured.json["job_id"] == "e-1"
-    assert [(job["job_id"], "duplicate" in job) for job in batch.json["jobs"]] == [("e-1", True), ("e-2", False)]
-    assert [(entry["id"], entry["priority"]) for entry in entries(raw)] == [("e-1", "2"), ("e-2", "2")]
+    first, second = batch.json["jobs"]
+    assert structured.json["job_id"] == first["job_id"] != second["job_id"]
+    assert (first["duplicate"], "duplicate" in second) == (True, False)
+    assert [(entry["sender_id"], entry["priority"]) for entry in entries(raw)] == [("e-1", "2"), ("e-2", "2")]
 
 
 def test_an_empty_batch_of_cloudevents_is_valid(gateway: Gateway) -> None:
@@ -418,10 +419,11 @@ def test_a_job_is_queued_until_somebody_has_begun_it_then_running(gateway: Gatew
     own = gateway.post({"type": "u", "id": "my/own id"}).json["job_id"]
     assert gateway.get(f"/v1/jobs/{job_id}").json == {"job_id": job_id, "state": "queued", "type": "t"}
     raw.xgroup_create("ingest", "worker", "0")
-    assert gateway.get("/v1/jobs/my%2Fown%20id").json == {"job_id": own, "state": "queued", "type": "u"}
+    assert gateway.get(f"/v1/jobs/{own}").json == {"job_id": own, "state": "queued", "type": "u"}
+    assert gateway.get("/v1/jobs/my%2Fown%20id").status == 404, "a sender's own word names no job"
     raw.xreadgroup("worker", "w-1", {"ingest": ">"})
     assert gateway.get(f"/v1/jobs/{job_id}").json["state"] == "running"
-    assert gateway.get("/v1/jobs/my/own%20id").json["state"] == "running"
+    assert gateway.get(f"/v1/jobs/{own}").json["state"] == "running"
 
 
 @pytest.mark.parametrize("state", ["retrying", "completed", "dead"])
@@ -458,3 +460,94 @@ def test_livez_and_readyz_answer_200_and_head_works(gateway: Gateway) -> None:
         assert gateway.get(path).status == 200
         head = gateway.request("HEAD", path)
         assert (head.status, head.body) == (200, b"")
+
+
+# Clients
+
+CLIENTS = """
+streams: {ingest: {}}
+services: {gateway: {publishes: [ingest]}}
+clients:
+  shop: {secret: SHOP, scopes: [publish, read], tenant: acme, types: ["order.*"], max_body: 200}
+  till: {secret: TILL, scopes: [publish, read], tenant: bolt}
+  slow: {secret: SLOW, scopes: [publish], rate: 5}
+  ops: {secret: OPS, scopes: [publish, read]}
+"""
+SHOP, TILL, OPS, SLOW = ({"Authorization": f"Bearer {letter * 24}"} for letter in "stow")
+ORDER = {"type": "order.placed", "id": "o-1"}
+
+
+@pytest.fixture(scope="module")
+def guarded(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "streams.yaml").write_text(CLIENTS)
+    env = {
+        "PENSTOCK_TOPOLOGY": str(folder / "streams.yaml"),
+        "SHOP": "s" * 24,
+        "TILL": "t" * 24,
+        "OPS": "o" * 24,
+        "SLOW": "w" * 24,
+    }
+    with running_gateway(_shared_server, folder, **env) as gateway:
+        yield gateway
+
+
+def test_who_sent_an_event_and_whose_it_is_is_not_the_sender_s_to_say(guarded: Gateway, raw: Any) -> None:
+    assert guarded.post({**ORDER, "source": "webhook/github", "sender_id": "x"}, SHOP).status == 422
+    assert guarded.post({**ORDER, "source": "webhook/github"}, SHOP).status == 202
+    assert guarded.post({**ORDER, "tenant": "bolt"}, SHOP).status == 403
+    (entry,) = entries(raw)
+    assert (entry["source"], entry["tenant"], entry["sender_id"]) == ("client/shop/webhook/github", "acme", "o-1")
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k-1"}], ids=["id", "key"])
+def test_nobody_can_claim_what_another_will_send(guarded: Gateway, raw: Any, key: dict[str, str]) -> None:
+    first, other = guarded.post(ORDER, {**TILL, **key}), guarded.post(ORDER, {**SHOP, **key})
+    assert "duplicate" not in other.json
+    assert first.json["job_id"] != other.json["job_id"]
+    assert guarded.post(ORDER, {**SHOP, **key}).json["duplicate"] is True
+
+
+def test_a_job_of_another_tenant_does_not_exist(guarded: Gateway, raw: Any) -> None:
+    job = guarded.post(ORDER, SHOP).json["job_id"]
+    record = msgspec.json.encode(Job(state="completed", type="t", tenant="acme", result="theirs"))
+    for _ in range(2):  # while it waits, and by its record
+        found = {name: guarded.request("GET", f"/v1/jobs/{job}", headers=who).status for name, who in WHO.items()}
+        assert found == {"shop": 200, "till": 404, "ops": 200, "nobody": 401}
+        raw.set(Keys().job(job), record)
+
+
+def test_a_client_publishes_its_types_within_its_size_and_rate(guarded: Gateway, raw: Any) -> None:
+    assert guarded.post({"type": "http.request"}, SHOP).status == 403
+    assert guarded.post([ORDER, {"type": "http.request"}], SHOP).status == 403
+    assert guarded.post({**ORDER, "data": "x" * 200}, SHOP).status == 413
+    assert guarded.post(ORDER).status == 401
+    assert not raw.exists("ingest")
+    answers = [guarded.post([{"type": "t"}] * 5, SLOW) for _ in range(2)]
+    assert [answer.status for answer in answers] == [202, 429]
+    assert "5 events a second" in answers[1].detail
+
+
+WHO: dict[str, dict[str, str]] = {"shop": SHOP, "till": TILL, "ops": OPS, "nobody": {}}
+
+
+@pytest.mark.parametrize("attribute", ["type", "id", "subject", "source", "tenant"])
+def test_a_line_break_forges_no_line(gateway: Gateway, raw: Any, attribute: str) -> None:
+    answer = gateway.post({"type": "t", attribute: "a\nb"})
+    assert (answer.status, f"{attribute}: holds control characters" in answer.detail) == (422, True)
+
+
+@pytest.mark.parametrize("name", ["retry.entry", "dlq.reason", "delivery", "links"])
+def test_what_the_mesh_sets_itself_no_sender_sets(gateway: Gateway, raw: Any, name: str) -> None:
+    assert gateway.post({"type": "t", name: "x"}).status == 422
+
+
+def test_an_address_that_everybody_reaches_is_refused_until_somebody_says_so(server: Server, tmp_path: Path) -> None:
+    env = {"REDIS_URL": server.url, "PENSTOCK_GATEWAY_PORT": str(free_port()), "PENSTOCK_GATEWAY_HOST": "0.0.0.0"}
+    log = tmp_path / "log"
+    with service_process("-m", "penstock_services.gateway", env=env, log=log) as process:
+        assert process.wait(20) == 2
+    assert "PENSTOCK_GATEWAY_OPEN=true" in log.read_text()
+    with running_gateway(server, tmp_path, PENSTOCK_GATEWAY_HOST="0.0.0.0", PENSTOCK_GATEWAY_OPEN="true") as opened:
+        assert opened.post({"type": "t"}).status == 202
+        assert any(line["event"].startswith("OPEN") for line in opened.logged())

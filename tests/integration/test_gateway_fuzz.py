@@ -103,7 +103,7 @@ HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=6)
 
 def request(method: bytes, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
     lines = [b"%b: %b\r\n" % header for header in headers]
-    return b"%b %b HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (method, path, b"".join(lines), body)
+    return b"%b %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n%b" % (method, path, b"".join(lines), body)
 
 
 @fuzz

@@ -22,7 +22,7 @@ LIMITS = {
     "PENSTOCK_GATEWAY_BODY_TIMEOUT": "0.3",
     "PENSTOCK_GATEWAY_MAX_BODY": str(MOST),
 }
-HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 EVENT = b'{"type":"t"}'
 REQUEST = HEAD + b"Content-Length: 12\r\n\r\n" + EVENT
 
@@ -158,11 +158,11 @@ def test_a_client_that_waits_for_100_continue_is_spared_a_body_that_will_be_refu
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS client\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET /readyz HTTP/1.1\r\n\r\n",
-        b"GET /readyz HTTP/9.9\r\nHost: x\r\n\r\n",
-        b"GET /readyz HTTP/1.1\r\nHost: x\r\nNo colon\r\n\r\n",
-        b"GET /readyz HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 9000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /readyz HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"GET /readyz HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nNo colon\r\n\r\n",
+        b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 9000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 200 + b"\r\n",
         HEAD + b"Content-Length: -1\r\n\r\n",
         HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n",
         HEAD + b"Content-Length: 12\r\nContent-Length: 13\r\n\r\n" + EVENT,
@@ -195,7 +195,12 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(gateway: Gateway, raw: 
 
 def test_connections_above_the_cap_get_429_until_one_ends(server: Server, tmp_path: Path) -> None:
     with (
-        running_gateway(server, tmp_path, PENSTOCK_GATEWAY_MAX_CONNECTIONS="3") as gateway,
+        running_gateway(
+            server,
+            tmp_path,
+            PENSTOCK_GATEWAY_MAX_CONNECTIONS="3",
+            PENSTOCK_GATEWAY_MAX_PEER_CONNECTIONS="3",
+        ) as gateway,
         contextlib.ExitStack() as stack,
     ):
 
@@ -213,3 +218,49 @@ def test_connections_above_the_cap_get_429_until_one_ends(server: Server, tmp_pa
                 fourth.sendall(REQUEST)  # no reset: one that is sending meanwhile reads its answer
         stack.close()
         eventually(lambda: gateway.post({"type": "t"}).status == 202, what="there is room again")
+
+
+def test_probes_are_answered_however_many_connections_there_are(server: Server, tmp_path: Path) -> None:
+    limits = {"PENSTOCK_GATEWAY_MAX_CONNECTIONS": "50", "PENSTOCK_GATEWAY_MAX_PEER_CONNECTIONS": "50"}
+    with running_gateway(server, tmp_path, **limits) as gateway, contextlib.ExitStack() as stack:
+        for _ in range(150):  # more than there is room for, spare room included; none of them sends anything
+            stack.enter_context(gateway.connect())
+        for path in ("/livez", "/readyz"):
+            assert gateway.get(path).status == 200
+        assert gateway.post({"type": "t"}).status == 429
+
+
+def test_who_does_not_read_the_answers_makes_room_for_others(server: Server, tmp_path: Path) -> None:
+    limits = {"PENSTOCK_GATEWAY_MAX_CONNECTIONS": "20", "PENSTOCK_GATEWAY_MAX_PEER_CONNECTIONS": "20"}
+    with running_gateway(server, tmp_path, **limits) as gateway, contextlib.ExitStack() as stack:
+        look = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for _ in range(20):
+            client = stack.enter_context(gateway.connect())
+            client.sendall(look * 50)  # each answer has a hundred kilobytes, and nobody reads them
+        eventually(lambda: gateway.post({"type": "t"}).status == 202, what="one of them has made room")
+        for _ in range(5):
+            assert gateway.post({"type": "t"}).status == 202
+
+
+def test_a_client_that_reads_nothing_is_not_waited_for(server: Server, tmp_path: Path) -> None:
+    with running_gateway(server, tmp_path, PENSTOCK_GATEWAY_SEND_TIMEOUT="0.3") as gateway, gateway.connect() as client:
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
+
+        def ended() -> bool:
+            try:
+                client.sendall(b"\r\n")
+            except OSError:
+                return True
+            return False
+
+        eventually(ended, what="the connection is ended")
+
+
+def test_one_address_cannot_have_every_connection(server: Server, tmp_path: Path) -> None:
+    limits = {"PENSTOCK_GATEWAY_MAX_CONNECTIONS": "10", "PENSTOCK_GATEWAY_MAX_PEER_CONNECTIONS": "4"}
+    with running_gateway(server, tmp_path, **limits) as gateway, contextlib.ExitStack() as stack:
+        for _ in range(10):
+            client = stack.enter_context(contextlib.closing(socket.socket()))
+            client.bind(("127.0.0.2", 0))
+            client.connect(("127.0.0.1", gateway.port))
+        assert gateway.post({"type": "t"}).status == 202

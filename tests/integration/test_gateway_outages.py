@@ -16,7 +16,7 @@ from tests.processes import eventually, service_process
 from tests.servers import Server, free_port, required_kinds
 
 EVENT = {"type": "t"}
-HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n"
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n"
 on_every_server = pytest.mark.parametrize("own_server", required_kinds(), indirect=True)
 
 
@@ -143,7 +143,7 @@ def test_sigterm_lets_a_request_under_way_end_and_takes_no_other(server: Server,
         assert read_answer(idle).status == 202
         gateway.process.terminate()
         eventually(lambda: refuses(gateway))
-        idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = read_answer(idle)
         assert (answer.status, answer.headers["Connection"]) == (503, "close")
         assert "stopping" in answer.detail
@@ -180,7 +180,8 @@ def test_a_taken_port_is_a_sentence_that_names_the_variable(server: Server, tmp_
 
 
 def test_an_address_of_another_machine_is_a_sentence_that_names_the_variable(server: Server, tmp_path: Path) -> None:
-    said = failure(server, tmp_path, PENSTOCK_GATEWAY_HOST="192.0.2.1", PENSTOCK_GATEWAY_PORT=str(free_port()))
+    env = {"PENSTOCK_GATEWAY_HOST": "192.0.2.1", "PENSTOCK_GATEWAY_OPEN": "true"}
+    said = failure(server, tmp_path, PENSTOCK_GATEWAY_PORT=str(free_port()), **env)
     assert "PENSTOCK_GATEWAY_HOST: cannot listen on 192.0.2.1" in said
 
 

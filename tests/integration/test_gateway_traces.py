@@ -279,7 +279,11 @@ def test_traces_are_told_as_json(gateway: Gateway, raw: Any) -> None:
 def test_on_an_address_that_others_reach_traces_are_shown_only_if_that_is_wanted(
     server: Server, tmp_path: Path
 ) -> None:
-    everywhere = {"PENSTOCK_TOPOLOGY": str(TOPOLOGY), "PENSTOCK_GATEWAY_HOST": "0.0.0.0"}
+    everywhere = {
+        "PENSTOCK_TOPOLOGY": str(TOPOLOGY),
+        "PENSTOCK_GATEWAY_HOST": "0.0.0.0",
+        "PENSTOCK_GATEWAY_OPEN": "true",
+    }
     with running_gateway(server, tmp_path, **everywhere) as gateway:
         for path in ("/traces", "/traces/x", "/v1/traces", "/v1/traces/x"):
             answer = gateway.get(path)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from standardwebhooks import Webhook as Judge
@@ -22,7 +23,7 @@ from tests.gateways import DEMO_SECRET, Answer, Gateway, running_gateway
 from tests.servers import Server
 
 GITHUB_SECRET = "It's a Secret to Everybody"
-OLD, NEW = "whsec_b2xkLW9sZC1vbGQtb2xkLW9sZC0=", "whsec_bmV3LW5ldy1uZXctbmV3LW5ldy0="
+OLD, NEW = "whsec_" + "b2xkLW9s" * 4, "whsec_" + "bmV3LW5l" * 4
 TOPOLOGY = """
 streams: {ingest: {}, hooks: {}}
 services: {gateway: {publishes: [ingest, hooks]}}
@@ -35,6 +36,12 @@ webhooks:
   github: {scheme: github, secret: GITHUB_SECRET, type: "github.{header:X-GitHub-Event}", tenant: acme}
   rotating: {scheme: standard-webhooks, secret: ROTATING_SECRET, type: fixed, stream: hooks}
   closed: {scheme: github, secret: CLOSED_SECRET, type: closed}
+  other:
+    {scheme: standard-webhooks, secret: DEMO_SECRET, type: other,
+     default_secret: whsec_cGVuc3RvY2stZGVtby1zZWNyZXQtMDAwMQ==}
+  slack: {scheme: slack, secret: GITHUB_SECRET, type: slack}
+  meta: {scheme: github, secret: GITHUB_SECRET, type: meta}
+  grid: {scheme: token, secret: GITHUB_SECRET, type: grid, token: {header: X-Key}}
 """
 
 
@@ -46,7 +53,8 @@ def gateway(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
     env = {
         "PENSTOCK_TOPOLOGY": str(folder / "streams.yaml"),
         "GITHUB_SECRET_FILE": str(folder / "secret"),
-        "ROTATING_SECRET": f"{OLD}, {NEW}",
+        "ROTATING_SECRET": f"{OLD}\n{NEW}",
+        "PENSTOCK_DEMO_WEBHOOK": "true",
     }
     with running_gateway(_shared_server, folder, **env) as gateway:
         yield gateway
@@ -67,6 +75,12 @@ def hub(body: bytes, **headers: str) -> dict[str, str]:
     return {"X-Hub-Signature-256": f"sha256={digest}", "X-GitHub-Event": "push", "X-GitHub-Delivery": "d-1", **headers}
 
 
+def slack(body: bytes) -> dict[str, str]:
+    now = str(int(time.time()))
+    digest = hmac.new(GITHUB_SECRET.encode(), f"v0:{now}:".encode() + body, hashlib.sha256).hexdigest()
+    return {"X-Slack-Request-Timestamp": now, "X-Slack-Signature": f"v0={digest}"}
+
+
 def send(gateway: Gateway, source: str, body: bytes, headers: dict[str, str]) -> Answer:
     return gateway.post(body, headers, path=f"/webhooks/{source}")
 
@@ -82,7 +96,7 @@ BODY = b'{"type":"ticket.created","ticket_id":"T-1"}'
 def test_a_signed_request_becomes_an_event_of_the_type_its_body_names(gateway: Gateway, raw: Any) -> None:
     answer = send(gateway, "demo", BODY, signed(BODY))
     entry = only(raw)
-    assert (answer.status, answer.json["job_id"]) == (202, f"ingest-{entry['entry']}")
+    assert (answer.status, answer.json["job_id"]) == (202, entry["id"])
     assert (entry["type"], entry["source"], entry["delivery"]) == ("ticket.created", "webhook/demo", "msg_1")
     assert entry["data"].encode() == BODY
     assert entry["traceparent"].split("-")[1] == answer.json["trace_id"]
@@ -97,8 +111,8 @@ def test_a_redelivery_gives_the_same_job_and_enqueues_nothing(gateway: Gateway, 
 
 
 def test_a_delivery_id_holds_for_one_source_only(gateway: Gateway, raw: Any) -> None:
-    send(gateway, "demo", BODY, signed(BODY, message_id="d-1"))
-    send(gateway, "github", BODY, hub(BODY))
+    for source in ("demo", "other"):
+        assert send(gateway, source, BODY, signed(BODY)).json.get("duplicate") is None
     assert raw.xlen("ingest") == 2
 
 
@@ -106,14 +120,81 @@ def test_github_s_request_becomes_an_event_named_after_its_header(gateway: Gatew
     body = b'{"ref": "refs/heads/main"}'
     first, again = send(gateway, "github", body, hub(body)), send(gateway, "github", body, hub(body))
     entry = only(raw)
-    assert first.json["job_id"] == again.json["job_id"]
+    assert first.json["job_id"] == again.json["job_id"] == entry["id"]
     assert (entry["type"], entry["tenant"], entry["delivery"]) == ("github.push", "acme", "d-1")
 
 
-def test_without_a_delivery_id_each_request_is_one_of_its_own(gateway: Gateway, raw: Any) -> None:
-    for _ in range(2):
-        assert send(gateway, "github", BODY, hub(BODY, **{"X-GitHub-Delivery": ""})).status == 202
-    assert raw.xlen("ingest") == 2
+@pytest.mark.parametrize(
+    "changed", [{"X-GitHub-Delivery": ""}, {"X-GitHub-Delivery": "d-2"}, {"X-GitHub-Event": "release"}]
+)
+def test_who_has_seen_a_request_of_github_cannot_send_it_as_another(
+    gateway: Gateway, raw: Any, changed: dict[str, str]
+) -> None:
+    first = send(gateway, "github", BODY, hub(BODY))
+    again = send(gateway, "github", BODY, hub(BODY, **changed))
+    assert (again.status, again.json) == (
+        202,
+        {"status": "accepted", "job_id": first.json["job_id"], "duplicate": True},
+    )
+    assert raw.xlen("ingest") == 1
+
+
+def test_githubs_ping_is_answered_and_is_no_event(gateway: Gateway, raw: Any) -> None:
+    ping = hub(BODY, **{"X-GitHub-Event": "ping"})
+    assert send(gateway, "github", BODY, ping).json == {"status": "pong"}
+    assert send(gateway, "github", BODY, {**ping, "X-Hub-Signature-256": "sha256=0"}).status == 401
+    assert not raw.exists("ingest")
+
+
+def test_a_push_as_large_as_github_sends_is_taken(gateway: Gateway, raw: Any) -> None:
+    body = b'{"ref":"' + b"x" * 20_000_000 + b'"}'
+    assert send(gateway, "github", body, hub(body)).status == 202
+    assert len(only(raw)["data"]) == len(body)
+    assert send(gateway, "demo", body[:2_000_000], signed(b"{}")).status == 413
+
+
+def test_half_a_character_is_kept_as_it_was_signed(gateway: Gateway, raw: Any) -> None:
+    body = rb'{"type":"t","text":"\ud83d"}'
+    assert send(gateway, "demo", body, signed(body)).status == 202
+    assert only(raw)["data"].encode() == body
+
+
+def test_a_secret_with_commas_and_edge_blanks_is_one_secret(server: Server, raw: Any, tmp_path: Path) -> None:
+    secret = " It's a Secret, to Everybody "
+    with running_gateway(server, tmp_path, GITHUB_WEBHOOK_SECRET=secret) as gateway:
+        digest = hmac.new(secret.encode(), BODY, hashlib.sha256).hexdigest()
+        assert send(gateway, "github", BODY, {**hub(BODY), "X-Hub-Signature-256": f"sha256={digest}"}).status == 202
+        for part in secret.split(","):
+            digest = hmac.new(part.encode(), BODY, hashlib.sha256).hexdigest()
+            assert send(gateway, "github", BODY, {**hub(BODY), "X-Hub-Signature-256": f"sha256={digest}"}).status == 401
+
+
+def test_a_form_of_slack_is_data_by_its_fields_and_its_handshake_is_answered(gateway: Gateway, raw: Any) -> None:
+    form = b"command=%2Fdeploy&text=now"
+    headers = {**slack(form), "Content-Type": "application/x-www-form-urlencoded"}
+    assert send(gateway, "slack", form, headers).status == 202
+    assert json.loads(only(raw)["data"]) == {"command": "/deploy", "text": "now"}
+    hello = b'{"type":"url_verification","challenge":"c-1"}'
+    assert send(gateway, "slack", hello, slack(hello)).json == {"challenge": "c-1"}
+    assert raw.xlen("ingest") == 1
+
+
+def test_a_hub_challenge_is_answered_to_who_knows_the_secret(gateway: Gateway) -> None:
+    path = "/webhooks/meta?hub.mode=subscribe&hub.challenge=c%3Cb%3E&hub.verify_token="
+    answer = gateway.get(path + quote(GITHUB_SECRET))
+    assert (answer.status, answer.body) == (200, b"c<b>")
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert gateway.get(path + "no").status == 403
+    assert gateway.get("/webhooks/meta").status == 405
+
+
+def test_event_grid_and_cloudevents_are_answered_what_they_ask(gateway: Gateway) -> None:
+    hello = b'[{"data":{"validationCode":"v-1"}}]'
+    headers = {"aeg-event-type": "SubscriptionValidation", "X-Key": GITHUB_SECRET}
+    assert send(gateway, "grid", hello, headers).json == {"validationResponse": "v-1"}
+    assert send(gateway, "grid", hello, {**headers, "X-Key": "no"}).status == 401
+    allowed = gateway.request("OPTIONS", "/webhooks/grid", headers={"WebHook-Request-Origin": "events.example"})
+    assert (allowed.status, allowed.headers["WebHook-Allowed-Origin"]) == (200, "events.example")
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
@@ -188,17 +269,16 @@ def test_a_request_without_the_header_of_the_type_is_422(gateway: Gateway) -> No
     assert send(gateway, "github", BODY, hub(BODY, **{"X-GitHub-Event": "x" * 256})).status == 422
 
 
-def test_a_form_is_415_and_says_what_to_choose(gateway: Gateway) -> None:
-    headers = {**hub(b"payload=%7B%7D"), "Content-Type": "application/x-www-form-urlencoded"}
-    answer = send(gateway, "github", b"payload=%7B%7D", headers)
-    assert (answer.status, "choose application/json" in answer.detail) == (415, True)
+def test_what_is_neither_json_nor_a_form_is_415_and_says_what_to_choose(gateway: Gateway) -> None:
+    answer = send(gateway, "github", b"<a/>", {**hub(b"<a/>"), "Content-Type": "text/xml"})
+    assert (answer.status, "choose one of them" in answer.detail) == (415, True)
 
 
 def test_bytes_that_are_no_text_in_unsigned_headers_do_no_harm(gateway: Gateway, raw: Any) -> None:
     lines = {**hub(BODY), "X-GitHub-Delivery": "\udcff\udcfe", "X-GitHub-Event": "p\udcffsh", "tracestate": "\udcff"}
     lines["traceparent"] = f"00-{'1' * 32}-{'2' * 16}-01"
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode(errors="surrogateescape")
-    start = "POST /webhooks/github HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    start = "POST /webhooks/github HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     length = f"Content-Length: {len(BODY)}\r\n"
     answer = gateway.exchange(start.encode() + length.encode() + head + b"\r\n" + BODY)
     assert answer.status == 202
@@ -210,17 +290,24 @@ def test_the_demo_source_of_the_shipped_topology_takes_what_the_readme_shows(
     server: Server, raw: Any, tmp_path: Path
 ) -> None:
     body = json.dumps({"type": "ticket.created", "ticket_id": "T-1"}).encode()
-    with running_gateway(server, tmp_path) as shipped:
+    with running_gateway(server, tmp_path, PENSTOCK_DEMO_WEBHOOK="true") as shipped:
         assert send(shipped, "demo", body, signed(body)).status == 202
         assert send(shipped, "github", body, hub(body)).status == 401
     assert only(raw)["type"] == "ticket.created"
 
 
+def test_the_demo_secret_opens_nothing_where_nobody_asked_for_the_demo(server: Server, tmp_path: Path) -> None:
+    with running_gateway(server, tmp_path) as shipped:
+        assert send(shipped, "demo", BODY, signed(BODY)).status == 401
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"scheme": "gitlab"}, r"webhooks\.shop\.scheme: .*gitlab.*github, standard-webhooks"),
+        ({"scheme": "none"}, r"webhooks\.shop\.scheme: .*none.*github, gitlab, .*standard-webhooks"),
         ({"scheme": "standard-webhooks"}, "SHOP_SECRET: .*whsec_"),
+        ({"scheme": "twilio"}, "SHOP_SECRET: .*`url`"),
+        ({"secret": "SHORT_SECRET"}, "SHORT_SECRET: .*at least 16 characters"),
         ({"type": "{boby:type}"}, r"webhooks\.shop\.type"),
         ({"type": "{body:type"}, r"webhooks\.shop\.type"),
         ({"type": ""}, r"webhooks\.shop\.type"),
@@ -230,7 +317,8 @@ def test_the_demo_source_of_the_shipped_topology_takes_what_the_readme_shows(
 def test_a_source_that_cannot_work_is_a_sentence_at_the_start(
     change: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SHOP_SECRET", "no base64!")
+    monkeypatch.setenv("SHOP_SECRET", "this is no base64!")
+    monkeypatch.setenv("SHORT_SECRET", "short")
     shop = {"scheme": "github", "secret": "SHOP_SECRET", "type": "t", **change}
     topology = parse(
         json.dumps(

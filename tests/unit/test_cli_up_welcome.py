@@ -29,10 +29,12 @@ def commands(text: str) -> list[list[str]]:
 
 
 def test_it_says_where_everything_is() -> None:
-    settings = Settings(gateway_host="0.0.0.0", gateway_port=99, redis_url="redis://u:secret@redis:1/0")
+    settings = Settings(
+        gateway_host="0.0.0.0", gateway_open=True, gateway_port=99, redis_url="redis://u:secret@redis:1/0"
+    )
     text = welcome(settings, MESH, None, coloured=False)
     for part in (
-        "http://127.0.0.1:99  POST /v1/events, /webhooks/demo",
+        "http://127.0.0.1:99  POST /v1/events, /webhooks/demo; OPEN to whoever reaches it",
         "redis://u:***@redis:1/0",
         "ingest > worker + audit, events > audit, dlq",
     ):

@@ -11,7 +11,11 @@ from types import ModuleType
 import pytest
 import yaml
 
+from penstock.web.common import COMMON
 from tests.processes import ROOT
+from tests.routes import OWN, routes
+
+COMMON_PATHS = {operation.path for operation in COMMON}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,17 @@ def test_asyncapi_names_every_stream_group_and_message() -> None:
             assert _resolve(document, message["$ref"])["name"]
     for operation in document["operations"].values():
         assert _resolve(document, operation["channel"]["$ref"])
+
+
+def test_security_names_every_route_and_its_scope() -> None:
+    written = (ROOT / "docs/security.md").read_text()
+    table = [
+        f"| {service} | `{route.method} {route.path}` | {route.scope} |"
+        for service in OWN
+        for route in routes(service)
+        if service == "gateway" or route.path not in COMMON_PATHS
+    ]
+    assert [line for line in written.splitlines() if line.startswith(tuple(f"| {name} | `" for name in OWN))] == table
 
 
 def _resolve(document: object, reference: str) -> dict[str, object]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook as Judge
 
-from penstock_services.gateway.schemes import SCHEMES, BadSignature
-from penstock_services.gateway.schemes.github import GitHub
-from penstock_services.gateway.schemes.standard_webhooks import StandardWebhooks
+from penstock.topology import HmacOptions, TokenOptions, Webhook
+from penstock_services.gateway.schemes import SCHEMES, BadSignature, Scheme, Signed, Verified
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = b'{"test": 2432232314}'
@@ -24,45 +27,167 @@ SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 GITHUB_SECRET = "It's a Secret to Everybody"
 GITHUB_BODY = b"Hello, World!"
 GITHUB_SIGNATURE = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+# https://docs.slack.dev/authentication/verifying-requests-from-slack
+SLACK_SECRET, SLACK_AT = "8f742231b10e8888abcd99yyyzzz85a5", 1531420618
+SLACK_BODY = (
+    b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V"
+    b"&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text="
+    b"&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN"
+    b"&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c"
+)
+SLACK_SIGNATURE = "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"
+# https://www.twilio.com/docs/usage/security
+TWILIO_URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
+TWILIO_BODY = b"CallSid=CA1234567890ABCDE&Caller=%2B12349013030&Digits=1234&From=%2B12349013030&To=%2B18005551212"
+TWILIO_SIGNATURE = "0/KCTR6DLpKmkAf8muzZqo1nDgQ="
+HMAC = HmacOptions(header="X-Sig", signed="{timestamp}:{id}:{body}", timestamp="X-Time", id="X-Id")
+
+
+def scheme(name: str, secret: str, **hook: Any) -> Scheme:
+    options: dict[str, Any] = {"url": TWILIO_URL, "hmac": HMAC, **hook}
+    return SCHEMES[name](secret, Webhook(scheme=name, secret="S", type="t", **options))
+
+
+def verify(found: Scheme, headers: Mapping[str, str], body: bytes, now: float = SIGNED_AT) -> Verified:
+    return found.verify(Signed(headers=CIMultiDict(headers), body=body, now=now))
 
 
 def standard(prefix: str = "webhook", **changed: str) -> Mapping[str, str]:
     """The published request, with some headers changed (an empty one is left out)."""
     values = {"id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "timestamp": str(SIGNED_AT), "signature": SIGNATURE, **changed}
-    return CIMultiDict({f"{prefix}-{name}": value for name, value in values.items() if value})
+    return {f"{prefix}-{name}": value for name, value in values.items() if value}
 
 
-def test_the_published_standard_webhooks_vector_is_accepted() -> None:
-    assert StandardWebhooks(SECRET).verify(standard(), BODY, SIGNED_AT) == "msg_p5jXN8AQM9LWM0D4loKWxJek"
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("standard-webhooks", "webhook"), ("standard-webhooks", "svix"), ("svix", "svix")]
+)
+def test_the_published_standard_webhooks_vector_is_accepted(name: str, prefix: str) -> None:
+    assert verify(scheme(name, SECRET), standard(prefix), BODY).key == "msg_p5jXN8AQM9LWM0D4loKWxJek"
 
 
-def test_svix_header_names_are_the_same_scheme() -> None:
-    assert StandardWebhooks(SECRET).verify(standard("svix"), BODY, SIGNED_AT) == "msg_p5jXN8AQM9LWM0D4loKWxJek"
+def test_the_published_github_vector_is_accepted_and_known_by_what_is_signed() -> None:
+    headers = {"x-hub-signature-256": GITHUB_SIGNATURE, "x-github-delivery": "72d3162e"}
+    found = verify(scheme("github", GITHUB_SECRET), headers, GITHUB_BODY)
+    assert found == Verified(key=GITHUB_SIGNATURE, delivery="72d3162e")
+    del headers["x-github-delivery"]
+    assert verify(scheme("github", GITHUB_SECRET), headers, GITHUB_BODY).key == found.key
 
 
-def test_the_published_github_vector_is_accepted() -> None:
-    headers = CIMultiDict({"x-hub-signature-256": GITHUB_SIGNATURE, "x-github-delivery": "72d3162e"})
-    assert GitHub(GITHUB_SECRET).verify(headers, GITHUB_BODY, 0.0) == "72d3162e"
+def test_the_published_slack_vector_is_accepted() -> None:
+    headers = {"X-Slack-Signature": SLACK_SIGNATURE, "X-Slack-Request-Timestamp": str(SLACK_AT)}
+    assert verify(scheme("slack", SLACK_SECRET), headers, SLACK_BODY, SLACK_AT).key == SLACK_SIGNATURE
+    with pytest.raises(BadSignature, match="clocks"):
+        verify(scheme("slack", SLACK_SECRET), headers, SLACK_BODY, SLACK_AT + 301)
 
 
-def test_a_github_request_without_a_delivery_id_has_none() -> None:
-    assert GitHub(GITHUB_SECRET).verify({"X-Hub-Signature-256": GITHUB_SIGNATURE}, GITHUB_BODY, 0.0) is None
+def test_the_published_twilio_vector_is_accepted() -> None:
+    assert verify(scheme("twilio", "12345"), {"X-Twilio-Signature": TWILIO_SIGNATURE}, TWILIO_BODY).key
+
+
+def test_twilio_signs_the_hash_of_a_json_body_in_the_address() -> None:
+    url = f"https://mycompany.com/hook?bodySHA256={hashlib.sha256(BODY).hexdigest()}"
+    found = scheme("twilio", "12345", url=url)
+    headers = found.sign(BODY, SIGNED_AT)
+    assert verify(found, headers, BODY).key
+    with pytest.raises(BadSignature, match="hash"):
+        verify(found, headers, BODY + b" ")
+
+
+def test_twilio_needs_to_know_its_address() -> None:
+    with pytest.raises(ValueError, match="`url`"):
+        scheme("twilio", "12345", url=None)
+
+
+def test_stripe_signs_time_and_body_under_the_whole_secret() -> None:
+    body = b'{"id": "evt_1"}'
+    digest = hmac.new(b"whsec_test_secret", b"%d.%b" % (SIGNED_AT, body), hashlib.sha256).hexdigest()
+    found = scheme("stripe", "whsec_test_secret")
+    assert verify(found, {"Stripe-Signature": f"t={SIGNED_AT},v1=bad,v1={digest},v0=x"}, body).key == "evt_1"
+    for header in (
+        f"t={SIGNED_AT},v0={digest}",
+        f"v1={digest}",
+        f"t={SIGNED_AT + 1},v1={digest}",
+        f"t=x,v1={digest}",
+        f"t={SIGNED_AT},t=1,v1={digest}",
+    ):
+        with pytest.raises(BadSignature):
+            verify(found, {"Stripe-Signature": header}, body)
+    with pytest.raises(BadSignature, match="clocks"):
+        verify(found, {"Stripe-Signature": f"t={SIGNED_AT},v1={digest}"}, body, SIGNED_AT + 301)
+
+
+def test_shopify_signs_the_body_in_base64() -> None:
+    digest = base64.b64encode(hmac.new(b"shop-secret", b"{}", hashlib.sha256).digest()).decode()
+    headers = {"X-Shopify-Hmac-SHA256": digest, "X-Shopify-Webhook-Id": "w-1"}
+    assert verify(scheme("shopify", "shop-secret"), headers, b"{}") == Verified(key=digest, delivery="w-1")
+
+
+def test_gitlab_sends_the_secret_itself() -> None:
+    headers = {"X-Gitlab-Token": "gitlab-secret", "Idempotency-Key": "k-1"}
+    assert verify(scheme("gitlab", "gitlab-secret"), headers, b"{}").key == "k-1"
+
+
+@pytest.mark.parametrize(
+    ("options", "headers"),
+    [
+        (TokenOptions(header="X-Key", id="X-Id"), {"X-Key": "the-secret", "X-Id": "i"}),
+        (TokenOptions(prefix="Bearer ", id="X-Id"), {"Authorization": "Bearer the-secret", "X-Id": "i"}),
+        (TokenOptions(user="hook", id="X-Id"), {"Authorization": "Basic aG9vazp0aGUtc2VjcmV0", "X-Id": "i"}),
+    ],
+)
+def test_a_token_stands_in_a_header_or_is_a_password(options: TokenOptions, headers: dict[str, str]) -> None:
+    assert verify(scheme("token", "the-secret", token=options), headers, b"{}").key == "i"
+    for name in headers.keys() - {"X-Id"}:
+        with pytest.raises(BadSignature):
+            verify(scheme("token", "the-secret", token=options), {**headers, name: headers[name] + "x"}, b"{}")
+
+
+def test_a_configured_hmac_can_be_githubs() -> None:
+    options = HmacOptions(header="X-Hub-Signature-256", prefix="sha256=")
+    found = scheme("hmac", GITHUB_SECRET, hmac=options)
+    assert verify(found, {"x-hub-signature-256": GITHUB_SIGNATURE}, GITHUB_BODY).key == GITHUB_SIGNATURE
+
+
+def test_a_configured_hmac_signs_what_it_names() -> None:
+    found = scheme("hmac", GITHUB_SECRET)
+    digest = hmac.new(GITHUB_SECRET.encode(), b"%d:id-1:{}" % SIGNED_AT, "sha256").hexdigest()
+    headers = {"X-Sig": digest, "X-Time": str(SIGNED_AT), "X-Id": "id-1"}
+    assert verify(found, headers, b"{}").key == "id-1"
+    for name, value in (("X-Id", "id-2"), ("X-Time", str(SIGNED_AT + 1))):
+        with pytest.raises(BadSignature):
+            verify(found, {**headers, name: value}, b"{}")
+    with pytest.raises(BadSignature, match="clocks"):
+        verify(found, headers, b"{}", SIGNED_AT + 301)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (None, "needs `hmac`"),
+        (HmacOptions(header="S", signed="{timestamp}"), "has {body}"),
+        (HmacOptions(header="S", signed="{body}{boby}"), "made of"),
+        (HmacOptions(header="S", signed="{timestamp}{body}"), r"hmac\.timestamp"),
+    ],
+)
+def test_a_configured_hmac_that_cannot_be_is_a_sentence(options: HmacOptions | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        scheme("hmac", GITHUB_SECRET, hmac=options)
 
 
 @pytest.mark.parametrize("drift", [-300, 0, 300])
 def test_five_minutes_to_either_side_are_tolerated(drift: int) -> None:
-    assert StandardWebhooks(SECRET).verify(standard(), BODY, SIGNED_AT + drift)
+    assert verify(scheme("svix", SECRET), standard("svix"), BODY, SIGNED_AT + drift)
 
 
 @pytest.mark.parametrize("drift", [-3600, -301, 301, 3600])
 def test_more_than_five_minutes_to_either_side_are_refused(drift: int) -> None:
     with pytest.raises(BadSignature, match="clocks"):
-        StandardWebhooks(SECRET).verify(standard(), BODY, SIGNED_AT + drift)
+        verify(scheme("standard-webhooks", SECRET), standard(), BODY, SIGNED_AT + drift)
 
 
 def test_one_right_signature_among_several_is_enough() -> None:
     for signatures in (f"v1,AAAA {SIGNATURE}", f"{SIGNATURE} v1a,xyz", f"v2 , {SIGNATURE} x"):
-        assert StandardWebhooks(SECRET).verify(standard(signature=signatures), BODY, SIGNED_AT)
+        assert verify(scheme("standard-webhooks", SECRET), standard(signature=signatures), BODY)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +213,7 @@ def test_one_right_signature_among_several_is_enough() -> None:
 )
 def test_hostile_headers_are_refused_and_crash_nothing(changed: dict[str, str]) -> None:
     with pytest.raises(BadSignature):
-        StandardWebhooks(SECRET).verify(standard(**changed), BODY, SIGNED_AT)
+        verify(scheme("standard-webhooks", SECRET), standard(**changed), BODY)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +230,30 @@ def test_hostile_headers_are_refused_and_crash_nothing(changed: dict[str, str]) 
 )
 def test_wrong_github_signatures_are_refused(signature: str) -> None:
     with pytest.raises(BadSignature):
-        GitHub(GITHUB_SECRET).verify({"X-Hub-Signature-256": signature}, GITHUB_BODY, 0.0)
+        verify(scheme("github", GITHUB_SECRET), {"X-Hub-Signature-256": signature}, GITHUB_BODY)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_another_body_is_refused(name: str) -> None:
-    secret = SECRET if name == "standard-webhooks" else GITHUB_SECRET
-    headers = {**standard(), "X-Hub-Signature-256": GITHUB_SIGNATURE}
+def test_what_a_scheme_signs_it_accepts_and_nothing_else(name: str) -> None:
+    found, other = scheme(name, SECRET), scheme(name, SECRET[:-2] + "xx")
+    headers = found.sign(BODY, SIGNED_AT)
+    assert verify(found, headers, BODY)
     with pytest.raises(BadSignature):
-        SCHEMES[name](secret).verify(headers, BODY + b" ", SIGNED_AT)
+        verify(other, headers, BODY)
+    if name not in ("gitlab", "token"):  # they sign nothing: the secret itself is sent
+        with pytest.raises(BadSignature):
+            verify(found, headers, BODY + b"&a=b")
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES.keys() - {"gitlab", "token"}))  # whoever has theirs has the secret
+def test_a_captured_request_is_known_again_whatever_it_says_beside_its_signature(name: str) -> None:
+    found = scheme(name, SECRET)
+    headers = dict(found.sign(b'{"id": "e", "event_id": "e"}', SIGNED_AT))
+    first = verify(found, headers, b'{"id": "e", "event_id": "e"}').key
+    for unsigned in ("X-GitHub-Delivery", "X-GitHub-Event", "X-Shopify-Webhook-Id", "I-Twilio-Idempotency-Token"):
+        headers[unsigned] = "another"
+    assert first is not None
+    assert verify(found, headers, b'{"id": "e", "event_id": "e"}').key == first
 
 
 @given(st.binary(min_size=24, max_size=64), st.text("msg_0aZ-", min_size=1), st.text())
@@ -122,27 +262,44 @@ def test_what_the_reference_library_signs_is_accepted(key: bytes, message_id: st
     now = int(time.time())
     signature = Judge(secret).sign(message_id, datetime.fromtimestamp(now, UTC), text)
     headers = standard(id=message_id, timestamp=str(now), signature=signature)
-    assert StandardWebhooks(secret).verify(headers, text.encode(), now) == message_id
+    assert verify(scheme("standard-webhooks", secret), headers, text.encode(), now).key == message_id
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_what_we_sign_slacks_own_verifier_accepts(text: str) -> None:
+    headers = scheme("slack", SLACK_SECRET).sign(text.encode(), time.time())
+    assert SignatureVerifier(SLACK_SECRET).is_valid_request(text.encode(), dict(headers))
 
 
 values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF) | st.sampled_from("\udc80\udcff"))
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-@given(headers=st.dictionaries(st.sampled_from([*standard(), *standard("svix"), "x-hub-signature-256"]), values))
-def test_no_headers_crash_a_scheme_or_get_through_unsigned(name: str, headers: dict[str, str]) -> None:
+@given(data=st.data(), body=st.binary())
+def test_no_headers_crash_a_scheme_or_get_through_unsigned(name: str, data: st.DataObject, body: bytes) -> None:
+    found = scheme(name, SECRET)
+    known = [*found.sign(b"{}", SIGNED_AT), "webhook-id", "webhook-timestamp", "webhook-signature"]
+    headers = data.draw(st.dictionaries(st.sampled_from(known), values))
     with pytest.raises(BadSignature):
-        SCHEMES[name](SECRET).verify(CIMultiDict(headers), b"{}", SIGNED_AT)
+        verify(found, headers, body)
 
 
 def test_a_secret_may_lack_its_padding_as_with_the_reference_library() -> None:
+    secret = "whsec_" + base64.b64encode(b"k" * 25).decode().rstrip("=")
     now = int(time.time())
-    signature = Judge("whsec_cGVuc3RvY2s").sign("msg_1", datetime.fromtimestamp(now, UTC), "{}")
+    signature = Judge(secret).sign("msg_1", datetime.fromtimestamp(now, UTC), "{}")
     headers = standard(id="msg_1", timestamp=str(now), signature=signature)
-    assert StandardWebhooks("whsec_cGVuc3RvY2s").verify(headers, b"{}", now)
+    assert verify(scheme("standard-webhooks", secret), headers, b"{}", now)
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_***", "whsec_ключ", "whsec_abcde"])
-def test_a_secret_that_holds_no_base64_key_is_refused(secret: str) -> None:
+def test_the_form_in_which_some_providers_show_a_secret_is_that_secret() -> None:
+    assert verify(scheme("standard-webhooks", f"v1,{SECRET}"), standard(), BODY)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["", "whsec_", "whsec_***", "whsec_ключ", "whsec_abcde", "v1", "whsec_cGVuc3RvY2s", f"{SECRET},{SECRET}"],
+)
+def test_a_secret_that_holds_no_safe_key_is_refused(secret: str) -> None:
     with pytest.raises(ValueError, match="whsec_"):
-        StandardWebhooks(secret)
+        scheme("standard-webhooks", secret)

@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
 
 import msgspec
 import pytest
 
 from docs.openapi import APIS, FILE, text
-from penstock.redis.connection import client
-from penstock.service.runtime import Runtime
-from penstock.settings import Settings
-from penstock.telemetry.spans import NullTelemetry
 from penstock.topology import load
-from penstock.web import server as http
 from penstock.web.openapi import Api, Operation, answer, document
-from penstock_services.alerts import api as alerts
-from penstock_services.gateway.app import App
-from penstock_services.metrics import api as metrics
-from penstock_services.notifier import api as notifier
+from tests.routes import routes
 
 Routes = set[tuple[str, str]]
-OWN: dict[str, Any] = {
-    "metrics": metrics.routes,
-    "alerts": alerts.routes,
-    "notifier": notifier.routes,
-    "worker": lambda _: [],  # as penstock_services.worker.service serves it
-}
 
 
 def served(service: str) -> Routes:
     """Return the routes in the table that the service answers from; parameters have no names."""
-    runtime = Runtime(
-        service,
-        settings=Settings(),
-        topology=load(),
-        redis=client("redis://127.0.0.1:1/0"),
-        publisher=cast(Any, None),
-        telemetry=NullTelemetry(),
-    )
-    if service == "gateway":
-        table = App(runtime, {}, cast(Any, None)).routes
-    else:
-        router = http.application(runtime, OWN[service](runtime)).router
-        table = {(route.method, route.resource.canonical) for route in router.routes() if route.resource}
+    table = {(route.method, route.path) for route in routes(service)}
+    table |= {("HEAD", path) for method, path in table if method == "GET"}
     return {(method, nameless(path)) for method, path in table}
 
 

@@ -37,7 +37,7 @@ def is_ready(settings: Settings, service: str = GATEWAY) -> bool:
 def request(
     settings: Settings, method: str, path: str, data: Any = None, *, service: str = GATEWAY, timeout: float = 5.0
 ) -> tuple[int, bytes]:
-    """Send a service a request, with `data` as JSON, and return status and body.
+    """Send a service a request, with `data` as JSON and PENSTOCK_CLIENT_SECRET if set, and return status and body.
 
     Raises:
         OSError: nothing answers there, or not in HTTP.
@@ -45,10 +45,12 @@ def request(
     host, port = address(settings, service) or ("", 0)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
+        headers = {"Authorization": f"Bearer {settings.client_secret}"} if settings.client_secret else {}
         if data is None:
-            connection.request(method, path)
+            connection.request(method, path, headers=headers)
         else:
-            connection.request(method, path, msgspec.json.encode(data), {"Content-Type": "application/json"})
+            headers["Content-Type"] = "application/json"
+            connection.request(method, path, msgspec.json.encode(data), headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except http.client.HTTPException as error:

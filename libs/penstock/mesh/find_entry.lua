@@ -1,24 +1,25 @@
--- Find the newest entry of an id, without sending what it holds. An entry without an id of its own has that of
+-- Find an entry by its id, without sending what it holds. An entry without an id of its own has that of
 -- its place: the stream's name and its entry id.
 --
 -- KEYS[1]  stream
 -- ARGV[1]  name of the stream, as ids have it
 -- ARGV[2]  id
--- ARGV[3]  entry id to search from, or '+'
--- ARGV[4]  entry id to search down to, or '-'
+-- ARGV[3]  entry id to search from
+-- ARGV[4]  entry id to search up or down to
 -- ARGV[5]  most entries to look at
--- returns  {entry id, type}, or nil
+-- ARGV[6]  XRANGE: from the oldest on, or XREVRANGE: from the newest on
+-- returns  {entry id, type, tenant}, or nil
 
 local PAGE = 50  -- entries in memory at a time: each may be large
 local from, left = ARGV[3], tonumber(ARGV[5])
 while left > 0 do
-  local rows = redis.call('XREVRANGE', KEYS[1], from, ARGV[4], 'COUNT', math.min(PAGE, left))
+  local rows = redis.call(ARGV[6], KEYS[1], from, ARGV[4], 'COUNT', math.min(PAGE, left))
   for _, row in ipairs(rows) do
     local fields = {}
     for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
     local own = fields['id'] or ''
     if own == '' then own = ARGV[1] .. '-' .. row[1] end
-    if own == ARGV[2] then return {row[1], fields['type'] or ''} end
+    if own == ARGV[2] then return {row[1], fields['type'] or '', fields['tenant'] or ''} end
   end
   if #rows < PAGE then return nil end
   from = '(' .. rows[#rows][1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +16,10 @@ from penstock.redis.scripts import Script
 JobState = Literal["queued", "running", "retrying", "completed", "dead"]
 STREAM, GROUP = INGEST, "worker"
 _entry = Script("penstock.mesh", "find_entry", read_only=True)
-_SEARCHED = 1_000  # newest entries looked through for an id that its producer chose
+_SEARCHED = 3_000  # entries looked through for an id that does not say where its entry lies
+_SKEW_MS = 2_000  # how far the clocks of a gateway and of Redis may be apart
+_TIMED = re.compile(r"[0-9a-f]{32}")
+_HALF_MS = 12  # hexadecimal digits of the time in ms
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,6 +36,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration: float | None = None
     queue_wait: float | None = None
     trace_id: str | None = None
+    tenant: str | None = None
+
+
+def timed_id(now: float, randomness: bytes) -> str:
+    """Return an event id that nobody can guess and that says when it was made (seconds since the epoch)."""
+    return f"{round(now * 1000):012x}{randomness.hex()}"[:32]
 
 
 async def find_job(client: AsyncRedis, keys: Keys, job_id: str) -> Job | None:
@@ -44,16 +55,29 @@ async def find_job(client: AsyncRedis, keys: Keys, job_id: str) -> Job | None:
     found = await _find_entry(client, keys, job_id)
     if found is None:
         return None
-    entry_id, event_type = found
-    return Job(state=await _progress(client, keys, entry_id), type=event_type)
+    entry_id, event_type, tenant = found
+    return Job(state=await _progress(client, keys, entry_id), type=event_type, tenant=tenant or None)
 
 
-async def _find_entry(client: AsyncRedis, keys: Keys, job_id: str) -> tuple[str, str] | None:
-    """Return the entry and type of the event of that id, searched for on the server: entries may be large."""
+async def _find_entry(client: AsyncRedis, keys: Keys, job_id: str) -> tuple[str, str, str] | None:
+    """Return entry, type and tenant of the event of that id, searched for on the server: entries may be large."""
+    for command, begin, end in _searches(job_id):
+        found = await _entry(client, [keys.stream(STREAM)], [STREAM, job_id, begin, end, _SEARCHED, command])
+        if found:
+            entry_id, event_type, tenant = (text.decode(errors="replace") for text in found)
+            return entry_id, event_type, tenant
+    return None
+
+
+def _searches(job_id: str) -> Iterator[tuple[str, str, str]]:
+    """Yield where to look, the likeliest first: where the id says, from when it was made on, among the newest."""
     place = parse_identity(job_id)
-    newest, oldest = (place[1], place[1]) if place is not None and place[0] == STREAM else ("+", "-")
-    found = await _entry(client, [keys.stream(STREAM)], [STREAM, job_id, newest, oldest, _SEARCHED])
-    return (found[0].decode(), found[1].decode(errors="replace")) if found else None
+    if place is not None and place[0] == STREAM:
+        yield "XREVRANGE", place[1], place[1]
+        return
+    if _TIMED.fullmatch(job_id):
+        yield "XRANGE", str(max(0, int(job_id[:_HALF_MS], 16) - _SKEW_MS)), "+"
+    yield "XREVRANGE", "+", "-"
 
 
 async def _progress(client: AsyncRedis, keys: Keys, entry_id: str) -> JobState:

@@ -1,12 +1,12 @@
-"""What every service answers over HTTP (penstock.service.http), described."""
+"""What every service answers over HTTP (penstock.web.health), described."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from penstock.mesh.health import BreakersHealth, DlqHealth
+from penstock.web.health import Lively, Ready
 from penstock.web.openapi import TEXT, Operation, answer
-from penstock.web.server import Lively, Ready
 
 COMMON: Final = (
     Operation(

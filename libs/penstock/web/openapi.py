@@ -22,8 +22,10 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 
 _PROBLEMS: Final[Mapping[int, str]] = {
     400: "The request, or a parameter of it, is malformed; `detail` says which and how.",
-    401: "The signature is not valid.",
+    401: "Nobody knows the caller: a client's secret, or a valid signature, is missing.",
+    403: "The caller may not do this; `detail` says what is missing.",
     404: "There is no such thing.",
+    405: "This address does not take this method.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not JSON, or compressed.",
@@ -65,7 +67,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What one method of one route does. `name` is the operationId; `errors` are the problems it may answer with."""
 
     name: str
-    method: Literal["get", "post", "delete"] = "get"
+    method: Literal["get", "post", "delete", "options"] = "get"
     path: str
     summary: str
     description: str = ""

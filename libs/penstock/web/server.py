@@ -1,145 +1,204 @@
-"""A small HTTP server beside a service: liveness, readiness and what the service has to tell."""
+"""The HTTP server of every service: a request's way from the socket to its endpoint, and a failure's to a problem."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import functools
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from http import HTTPStatus
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Sequence
+from typing import cast
 
-import msgspec
 import structlog
 from aiohttp import web
 
-from penstock.errors import ConfigurationError
-from penstock.keys import Keys
-from penstock.mesh.health import breakers_health, dlq_health
-from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
+from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
-from penstock.web.openapi import PROBLEM, ProblemDetails
-from penstock.web.single_flight import SingleFlight
+from penstock.settings import is_loopback
+from penstock.web.access import Access, Rules
+from penstock.web.clients import Clients
+from penstock.web.connections import SEND_BUFFER, SPARE, Connection
+from penstock.web.health import common_routes
+from penstock.web.limits import Limits
+from penstock.web.problems import Problem, away, overloaded
+from penstock.web.routes import Request, Route, RouteTable
 
-HEALTH: dict[str, Callable[[AsyncRedis, Keys], Awaitable[object]]] = {
-    "/health/circuit-breakers": breakers_health,
-    "/health/dlq": dlq_health,
-}
-"""What every service answers about the mesh, by path."""
-_COME_BACK = "2"  # seconds; about what a restart or failover of Redis takes
-_SHUTDOWN = 1.0  # seconds for answers that are being written
+_QUEUE = 1024  # connections that the kernel holds for us
 _log = structlog.get_logger("penstock.http")
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Lively(msgspec.Struct, frozen=True):
-    """What /livez answers."""
-
-    status: Literal["alive"] = "alive"
-
-
-class Ready(msgspec.Struct, frozen=True):
-    """What /readyz answers if so."""
-
-    status: Literal["ready"] = "ready"
-
-
-async def serve(runtime: Runtime, routes: Sequence[web.RouteDef], *, host: str, port: int, variable: str) -> None:
-    """Serve until the service is asked to stop: what `application` has.
+async def serve(runtime: Runtime, routes: Sequence[Route], *, host: str, port: int, variable: str) -> None:
+    """Serve `routes`, and those that every service has, until the service is asked to stop.
 
     Replicas on one machine share the port: the kernel spreads connections over them. `variable` names the
-    setting of the port, for errors. Answers to what fails because Redis is away are 503.
+    setting of the port, for errors.
 
     Raises:
-        ConfigurationError: the address cannot be had; the message names the variable to change.
+        ConfigurationError: the address cannot be had, or a client's secret cannot be used.
     """
-    app = application(runtime, routes)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN)
-    await runner.setup()
-    try:
-        shared = hasattr(socket, "SO_REUSEPORT")
-        await web.TCPSite(runner, host, port, reuse_port=shared).start()
-        _log.info("listening", addresses=[f"{bound[0]}:{bound[1]}" for bound in runner.addresses])
-        await runtime.stopping.wait()
-    except OSError as error:
-        raise ConfigurationError(_why_not(error, host, port, variable)) from None
-    finally:
-        await runner.cleanup()
+    server = Server(runtime, routes, host=host, limits=Limits())
+    listening = await server.listen(host, port, variable=variable, shared=hasattr(socket, "SO_REUSEPORT"))
+    await runtime.stopping.wait()
+    await server.finish(listening)
 
 
-def application(runtime: Runtime, routes: Sequence[web.RouteDef]) -> web.Application:
-    """Return `routes`, /livez, /readyz, /health/* and, unless it is among them, /metrics of this process."""
-    app = web.Application(middlewares=[_explain_errors])
-    app.add_routes(routes)
-    app.add_routes([web.get("/livez", _live), web.get("/readyz", _readiness(runtime))])
-    app.add_routes([web.get(path, _telling(tell)) for path, tell in health(runtime).items()])
-    if all(getattr(route, "path", "") != "/metrics" for route in routes):
-        app.add_routes([web.get("/metrics", _measurements(runtime))])
-    return app
+class Server(web.Server):
+    """Accepts connections up to a cap, admits requests, and knows how many are under way."""
 
+    def __init__(
+        self, runtime: Runtime, routes: Sequence[Route], *, host: str, limits: Limits, opened: bool = False
+    ) -> None:
+        super().__init__(self._take)
+        settings = runtime.settings
+        self.table = RouteTable([*routes, *common_routes(runtime, routes)])
+        self._clients = Clients.of(runtime.topology, settings)
+        self._rules = Rules(loopback=is_loopback(host), opened=opened, names=settings.host_names)
+        self._access = Access(self._clients, self._rules)
+        self._limits = limits
+        self._drain_timeout = settings.drain_timeout
+        self._peers: Counter[str] = Counter()
+        self._under_way = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._stopping = False
 
-def health(runtime: Runtime) -> dict[str, SingleFlight[object]]:
-    """Return what tells the health of the mesh, by path; probes cannot make it cost more than a look every 2 s."""
-    return {path: SingleFlight(functools.partial(tell, runtime.redis, runtime.keys)) for path, tell in HEALTH.items()}
+    # Connections
 
+    async def listen(self, host: str, port: int, *, variable: str, shared: bool = False) -> asyncio.Server:
+        """Start to accept connections; `variable` names the setting of the port, for errors.
 
-def json(value: Any, status: int = 200) -> web.Response:
-    """Return an answer in JSON."""
-    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+        Raises:
+            ConfigurationError: the address cannot be had; the message names the variable to change.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(self._accept, host, port, backlog=_QUEUE, reuse_port=shared or None)
+        except OSError as error:
+            raise ConfigurationError(_why_not(error, host, port, variable)) from None
+        for listening in server.sockets:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # its connections inherit it
+        _log.info("listening", addresses=[_url(*listening.getsockname()[:2]) for listening in server.sockets])
+        self._say_who_may()
+        return server
 
+    async def finish(self, server: asyncio.Server) -> None:
+        """Stop accepting; let requests under way end, within the grace time."""
+        self._stopping = True
+        server.close()
+        try:
+            async with asyncio.timeout(self._drain_timeout):
+                await self._quiet.wait()
+        except TimeoutError:
+            _log.warning("grace time is over: dropping requests under way", requests=self._under_way)
+        self.pre_shutdown()
+        await self.shutdown(1.0)  # answers that are being written
 
-def problem(status: int, detail: str, **headers: str) -> web.Response:
-    """Return an error answer as problem details (RFC 9457)."""
-    document = ProblemDetails("about:blank", HTTPStatus(status).phrase, status, detail)
-    return web.Response(status=status, body=msgspec.json.encode(document), content_type=PROBLEM, headers=headers)
+    def has_room(self, connection: Connection) -> bool:
+        """Return whether a new connection is within the bounds, and count it if it is.
 
+        Whoever does not read what was answered makes room for others first.
+        """
+        of_peer = self._peers[connection.peer] >= self._limits.peer_connections
+        if of_peer or self._peers.total() >= self._limits.connections:
+            others = [one for one in cast(Sequence[Connection], self.connections) if one is not connection]
+            if not self._make_room([one for one in others if one.peer == connection.peer] if of_peer else others):
+                return False
+        self._peers[connection.peer] += 1
+        return True
 
-async def _live(_: web.Request) -> web.Response:
-    return json(Lively())
+    def _make_room(self, others: Sequence[Connection]) -> bool:
+        stuck = [(one.stuck_since, number) for number, one in enumerate(others) if one.stuck_since is not None]
+        if stuck:
+            others[min(stuck)[1]].drop()
+            return True
+        spare = [one for one in others if one.spare]
+        if len(spare) >= SPARE:
+            spare[0].drop()  # a probe sends its request at once; this one has waited longest
+        return False
 
+    def gone(self, connection: Connection) -> None:
+        """Count a connection out."""
+        if not connection.spare:
+            self._peers[connection.peer] -= 1
+            if not self._peers[connection.peer]:
+                del self._peers[connection.peer]
 
-def _readiness(runtime: Runtime) -> _Handler:
-    async def ready(_: web.Request) -> web.Response:
-        if runtime.stopping.is_set():
-            return problem(503, "stopping")
-        if not runtime.ready:
-            return problem(503, "not reading its streams yet, or Redis is away")
-        await runtime.redis.ping()
-        return json(Ready())
+    def _accept(self) -> asyncio.Protocol:
+        return Connection(self, self._limits)
 
-    return ready
+    def _say_who_may(self) -> None:
+        if self._rules.opened and not self._clients.declared:
+            _log.warning("OPEN: whoever reaches this address may publish, read and act; declare clients to close it")
+        elif not self._rules.loopback and not self._clients.declared:
+            _log.warning("closed but for probes and signed webhooks: streams.yaml declares no clients")
 
+    # Requests
 
-def _telling(tell: SingleFlight[object]) -> _Handler:
-    async def telling(_: web.Request) -> web.Response:
-        return json(await tell())
+    async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = cast(Connection, request.protocol)
+        connection.head_complete()
+        self._under_way += 1
+        self._quiet.clear()
+        try:
+            response = await self.answer(request, spare=connection.spare)
+        finally:
+            connection.answered()
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
+        response.headers["Server"] = "penstock"
+        if connection.spare:
+            connection.linger(response)
+        elif self._stopping or not request.content.is_eof():
+            response.force_close()
+        return response
 
-    return telling
+    async def answer(self, request: web.BaseRequest, *, spare: bool = False) -> web.StreamResponse:
+        """Answer a request; every failure becomes a problem document."""
+        try:
+            route, rest = self._find(request, spare=spare)
+            caller = self._access.admit(request, route.scope, own_tenant=route.own_tenant)
+            return await route.endpoint(Request(request, caller, rest, self._limits))
+        except Problem as problem:
+            return problem.response()
+        except Exception as error:  # noqa: BLE001 - it becomes an answer, and a log line if it is ours
+            return _failure(error).response()
 
-
-def _measurements(runtime: Runtime) -> _Handler:
-    async def measurements(_: web.Request) -> web.Response:
-        return web.Response(text=runtime.telemetry.exposition(), content_type="text/plain", charset="utf-8")
-
-    return measurements
-
-
-@web.middleware
-async def _explain_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return problem(error.status, f"{request.method} {request.path}: {error.reason}")
-    except ConfigurationError as error:
-        return problem(400, str(error))
-    except Exception as error:
-        away = unavailable(error)
-        if away is None:
+    def _find(self, request: web.BaseRequest, *, spare: bool) -> tuple[Route, str]:
+        """Return the route, once it is sure that there is room, and that no page of another site asks."""
+        try:
+            route, rest = self.table.find(request.method, request.rel_url.raw_path)
+        except Problem:
+            self._access.check_origin(request, navigable=False)
             raise
-        return problem(503, str(away), **{"Retry-After": _COME_BACK})
+        self._access.check_origin(request, navigable=route.navigable)
+        if spare and not route.vital:
+            raise overloaded("too many connections", retry_after=1)
+        return route, rest
+
+
+def _failure(error: Exception) -> Problem:
+    reason = error if isinstance(error, Unavailable) else unavailable(error)
+    if reason is None and isinstance(error, InvalidEvent):  # the keys in Redis are not what they should be
+        reason = Unavailable(str(error))
+    if reason is not None:
+        return away(reason)
+    if isinstance(error, ConfigurationError):  # what was asked for, as a parameter says it
+        return Problem(400, str(error))
+    _log.error("a request failed", exc_info=error)
+    return Problem(500, "this is an error of the service; its log has the details")
 
 
 def _why_not(error: OSError, host: str, port: int, variable: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"{variable}: {host}:{port} is taken by another program; stop that one, or set {variable} to a free port"
-    return f"{variable}: cannot listen on {host}:{port} ({error.strerror})"
+    if error.errno == errno.EACCES:
+        return f"{variable}: only root may listen on port {port}; set it to one above 1023"
+    reason = str(error.strerror).rpartition(": ")[2]
+    setting = variable.removesuffix("_PORT") + "_HOST"
+    return f"{setting}: cannot listen on {host}:{port} ({reason}); set it to an address of this machine"
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

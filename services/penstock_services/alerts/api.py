@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import msgspec
 from aiohttp import web
@@ -11,7 +11,10 @@ from penstock.config import Duration, convert
 from penstock.errors import ConfigurationError
 from penstock.mesh.alerts import AlertStore, LifecycleState, present
 from penstock.service.runtime import Runtime
-from penstock.web.server import json, problem, serve
+from penstock.web.body import parse
+from penstock.web.problems import Problem
+from penstock.web.routes import Request, Route, delete, get, json, post
+from penstock.web.server import serve
 
 Text = Annotated[str, msgspec.Meta(max_length=1_000)]
 
@@ -33,52 +36,45 @@ async def serve_api(runtime: Runtime) -> None:
     )
 
 
-def routes(runtime: Runtime) -> list[web.RouteDef]:
+def routes(runtime: Runtime) -> list[Route]:
     """Return what answers on /v1/alerts, /v1/alerts/history and /v1/silences, as `openapi.API` describes it."""
     store = AlertStore(runtime.redis, runtime.keys)
 
-    async def alerts(request: web.Request) -> web.Response:
+    async def alerts(request: Request) -> web.Response:
         state = request.query.get("state")
         if state not in (None, *get_args(LifecycleState)):
             raise ConfigurationError(f"state: there is none called {state!r}; {', '.join(get_args(LifecycleState))}")
         return json({"alerts": [present(one) for one in await store.alerts() if state in (None, one.state)]})
 
-    async def history(request: web.Request) -> web.Response:
+    async def history(request: Request) -> web.Response:
         return json({"history": [present(one) for one in await store.history(limit=_limit(request))]})
 
-    async def silences(_: web.Request) -> web.Response:
+    async def silences(_: Request) -> web.Response:
         return json({"silences": [present(one) for one in await store.silences()]})
 
-    async def add(request: web.Request) -> web.Response:
-        asked = convert(await _body(request), NewSilence, "silence")
+    async def add(request: Request) -> web.Response:
+        asked = convert(parse(await request.read_json()), NewSilence, "silence")
         silence = await store.add_silence(
             asked.matchers, seconds=asked.duration, author=asked.author, comment=asked.comment
         )
         return json(present(silence), status=201)
 
-    async def remove(request: web.Request) -> web.Response:
-        if await store.remove_silence(request.match_info["id"]):
+    async def remove(request: Request) -> web.Response:
+        if await store.remove_silence(request.rest):
             return web.Response(status=204)
-        return problem(404, f"there is no silence {request.match_info['id']}")
+        raise Problem(404, f"there is no silence {request.rest}")
 
     return [
-        web.get("/v1/alerts", alerts),
-        web.get("/v1/alerts/history", history),
-        web.get("/v1/silences", silences),
-        web.post("/v1/silences", add),
-        web.delete("/v1/silences/{id}", remove),
+        get("/v1/alerts", alerts),
+        get("/v1/alerts/history", history),
+        get("/v1/silences", silences),
+        post("/v1/silences", add, scope="operate"),
+        delete("/v1/silences/{id}", remove, scope="operate"),
     ]
 
 
-def _limit(request: web.Request) -> int:
+def _limit(request: Request) -> int:
     text = request.query.get("limit", "100")
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= 1_000:
         raise ConfigurationError(f"limit: expected a number from 1 to 1000, got {text!r}")
     return int(text)
-
-
-async def _body(request: web.Request) -> Any:
-    try:
-        return msgspec.json.decode(await request.read())  # aiohttp reads 1 MiB at most
-    except ValueError as error:
-        raise ConfigurationError(f"the body is not JSON: {error}") from None

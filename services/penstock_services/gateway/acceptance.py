@@ -1,8 +1,9 @@
-"""Accepting: from a valid event to the answer that Redis has it.
+"""Acceptance: from a valid event to the answer that Redis has it.
 
-Whether a delivery id, event id or Idempotency-Key is new is decided in the same step that adds the event.
-So there is no state in between: the 409 that Idempotency-Key knows for "the first one is still being
-processed" cannot occur here; of two requests at the same time, one adds the event and both get its id.
+Who sent it, whose it is and what its id is are set here, whatever the sender said. Whether a sender's id or an
+Idempotency-Key is new is decided in the same step that adds the event. So there is no state in between: the 409 that
+Idempotency-Key knows for "the first one is still being processed" cannot occur here; of two requests at the same
+time, one adds the event and both get its id.
 """
 
 from __future__ import annotations
@@ -14,30 +15,47 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from penstock.event import identity
+from penstock.event import encode
 from penstock.streams.publish import Deduplication, DuplicateConflict, Published, Publisher
 from penstock.telemetry.spans import Attributes, Telemetry, messaging, span
-from penstock.trace_context import TraceContext
+from penstock.trace_context import LINKS, TraceContext
 from penstock.web.problems import Problem
+from penstock_services.gateway.identity import Identities
 
+SENDER_ID, DELIVERY = "sender_id", "delivery"
+RESERVED = frozenset({SENDER_ID, DELIVERY, LINKS, "attempt"})
+"""Fields of an entry that no sender sets: the mesh has its own use for them."""
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a string of RFC 9651, 3.3.3
 _BARE = re.compile(r"[!#-~][!-~]*")
 _LONGEST_KEY = 255
 _SAME = "-"  # the digest where the key alone is the identity
 
 
-class Draft(msgspec.Struct, frozen=True):
-    """A valid event that is not yet published. `fields` are those of its entry, but for its trace."""
+class Draft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A valid event as it was sent. `id` and `source` are the sender's; the id names it among all of that source."""
 
-    fields: list[str]
-    source: str
+    type: str
+    data: str
     id: str | None = None
+    source: str | None = None
+    time: str | None = None
+    subject: str | None = None
+    tenant: str | None = None
+    cause: str | None = None
+    extra: dict[str, str] = {}
     traceparent: str | None = None
     tracestate: str | None = None
 
 
+class Sender(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sent an event: `source` says it to readers, and keeps their ids and keys apart from those of others."""
+
+    source: str
+    tenant: str | None = None
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="status", tag="accepted"):
-    """An event that Redis has, as its sender is told.
+    """An event that Redis has, as its sender is answered.
 
     `trace_id` is absent for a duplicate: the first one has its own.
     """
@@ -54,11 +72,14 @@ class AcceptedBatch(msgspec.Struct, frozen=True, kw_only=True, tag_field="status
 
 
 class Acceptance:
-    """Publishes drafts to one stream, each once."""
+    """Publishes drafts, each once."""
 
-    def __init__(self, publisher: Publisher, stream: str, *, route: str, lifetime: int, telemetry: Telemetry) -> None:
-        """Publish what comes in by `route` to `stream`; claims are remembered for `lifetime` seconds."""
+    def __init__(
+        self, publisher: Publisher, identities: Identities, *, route: str, lifetime: int, telemetry: Telemetry
+    ) -> None:
+        """Publish what comes in by `route`; what was sent is remembered for `lifetime` seconds."""
         self._publisher = publisher
+        self._identities = identities
         self._telemetry = telemetry
         self._about: Attributes = {
             "http.request.method": "POST",
@@ -66,71 +87,94 @@ class Acceptance:
             "http.response.status_code": 202,
         }
         self._span = f"POST {route}"
-        self._stream = stream
         self._lifetime = lifetime
 
-    async def accept(self, draft: Draft, headers: Mapping[str, str], once: Sequence[Deduplication] = ()) -> Accepted:
-        """Publish a draft, in the sender's trace if it named one, unless it or one of `once` was seen before.
+    async def accept(
+        self,
+        stream: str,
+        draft: Draft,
+        sender: Sender,
+        headers: Mapping[str, str],
+        *,
+        key: Sequence[str | int] = (),
+        digest: str = _SAME,
+    ) -> Accepted:
+        """Publish a draft, in the sender's trace if it named one, unless its id or `key` was seen before.
 
         Raises:
-            Unavailable: Redis cannot take it now.
-            DuplicateConflict: a key of `once` was used for something else.
+            Problem: 403 it is for another tenant than the sender's.
+            Unavailable: Redis cannot take it now; or what redis-py says of it.
+            DuplicateConflict: the key was used with another `digest`.
         """
         trace, tracestate = _trace(draft, headers)
         if not trace.span_id:
             trace = self._telemetry.begin(trace)
-        if draft.id is not None:
-            once = [*once, self.once("event", [draft.source, draft.id])]
+        source = f"{sender.source}/{draft.source}" if draft.source else sender.source
+        event_id, once = await self._identify(source, draft.id, [sender.source, *key] if key else [], digest)
+        fields = _fields(draft, event_id, source, _tenant(draft, sender))
         with span(self._telemetry, trace, self._span, kind="server", attributes=self._about) as server:
-            published = await self._publish(draft.fields, server.context, tracestate, once)
-        job_id = draft.id or identity(self._stream, published.entry_id)
+            published = await self._publish(stream, fields, server.context, tracestate, once)
         if published.duplicate:
-            return Accepted(job_id=job_id, duplicate=True)
-        self._telemetry.sent(1, stream=self._stream)
-        return Accepted(job_id=job_id, trace_id=trace.trace_id)
+            return Accepted(job_id=event_id, duplicate=True)
+        self._telemetry.sent(1, stream=stream)
+        return Accepted(job_id=event_id, trace_id=trace.trace_id)
 
-    async def _publish(
-        self, fields: list[str], server: TraceContext, tracestate: str | None, once: Sequence[Deduplication]
-    ) -> Published:
-        about = messaging("send", "send", self._stream)
-        with span(self._telemetry, server, f"send {self._stream}", kind="producer", attributes=about) as sent:
-            fields = [*fields, "traceparent", sent.context.traceparent]
-            if tracestate:
-                fields += ("tracestate", tracestate)
-            return await self._publisher.publish(self._stream, fields, dedupe=once)
-
-    async def accept_all(self, drafts: Sequence[Draft], headers: Mapping[str, str]) -> list[Accepted]:
+    async def accept_all(
+        self, stream: str, drafts: Sequence[Draft], sender: Sender, headers: Mapping[str, str]
+    ) -> list[Accepted]:
         """Publish drafts under the request's Idempotency-Key, if it has one.
 
         The first event's claim decides for all of them, so that the same key with another body adds
         nothing. The others' own claims let a request that was cut off in between be sent again.
 
         Raises:
-            Problem: 400 the key is malformed, 422 it was used with another body.
+            Problem: 400 the key is malformed, 422 it was used with another body, 403 as for `accept`.
             Unavailable: Redis cannot take them now.
         """
+        if not drafts:
+            return []
+        for draft in drafts:
+            _tenant(draft, sender)  # all or none
         key = idempotency_key(headers)
-        if key is None:
-            return await self._accept_each(drafts, headers)
-        digest = hashlib.sha256(msgspec.json.encode([draft.fields for draft in drafts])).hexdigest()
-        claims = [self.once("idempotency", [key, index], digest) for index in range(len(drafts))]
+        digest = _SAME if key is None else hashlib.sha256(msgspec.json.encode([stream, drafts])).hexdigest()
+
+        def accept(index: int) -> asyncio.Task[Accepted]:
+            claim: list[str | int] = [] if key is None else [key, index]
+            accepting = self.accept(stream, drafts[index], sender, headers, key=claim, digest=digest)
+            return asyncio.ensure_future(accepting)
+
         try:
-            first = await self._accept_each(drafts[:1], headers, claims[:1])
+            first = await accept(0)
         except DuplicateConflict:
             raise Problem(422, "this Idempotency-Key was used before, with another body") from None
-        return first + await self._accept_each(drafts[1:], headers, claims[1:])
+        return [first, *await asyncio.gather(*map(accept, range(1, len(drafts))))]
 
-    def once(self, scope: str, key: Sequence[str | int], digest: str = _SAME) -> Deduplication:
-        """Return the claim on a key of several parts."""
+    async def _identify(
+        self, source: str, own_id: str | None, key: Sequence[str | int], digest: str
+    ) -> tuple[str, list[Deduplication]]:
+        """Return the id of an event, and what makes it one that was seen before."""
+        event_id: str | None = None
+        once = []
+        if key:
+            event_id = await self._identities.same("idempotency", key)
+            once.append(self._once("idempotency", key, digest))
+        if own_id is not None:
+            event_id = await self._identities.same("event", [source, own_id])
+            once.append(self._once("event", [source, own_id], _SAME))
+        return event_id or self._identities.fresh(), once
+
+    def _once(self, scope: str, key: Sequence[str | int], digest: str) -> Deduplication:
         return Deduplication(scope, msgspec.json.encode(key).decode(), self._lifetime, digest)
 
-    async def _accept_each(
-        self, drafts: Sequence[Draft], headers: Mapping[str, str], claims: Sequence[Deduplication] = ()
-    ) -> list[Accepted]:
-        each = [[claim] for claim in claims] or [[] for _ in drafts]
-        return await asyncio.gather(
-            *(self.accept(draft, headers, once) for draft, once in zip(drafts, each, strict=True))
-        )
+    async def _publish(
+        self, stream: str, fields: list[str], server: TraceContext, tracestate: str | None, once: list[Deduplication]
+    ) -> Published:
+        about = messaging("send", "send", stream)
+        with span(self._telemetry, server, f"send {stream}", kind="producer", attributes=about) as sent:
+            fields = [*fields, "traceparent", sent.context.traceparent]
+            if tracestate:
+                fields += ("tracestate", tracestate)
+            return await self._publisher.publish(stream, fields, dedupe=once)
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
@@ -149,6 +193,26 @@ def idempotency_key(headers: Mapping[str, str]) -> str | None:
     if not (quoted or _BARE.fullmatch(value)) or not 0 < len(key) <= _LONGEST_KEY:
         raise Problem(400, f'Idempotency-Key: not a string such as "order-42" of at most {_LONGEST_KEY} characters')
     return key
+
+
+def _fields(draft: Draft, event_id: str, source: str, tenant: str | None) -> list[str]:
+    return encode(
+        draft.type,
+        draft.data,
+        event_id=event_id,
+        source=source,
+        time=draft.time,
+        subject=draft.subject,
+        tenant=tenant,
+        cause=draft.cause,
+        extra={SENDER_ID: draft.id, **draft.extra} if draft.id is not None else draft.extra,
+    )
+
+
+def _tenant(draft: Draft, sender: Sender) -> str | None:
+    if sender.tenant is not None and draft.tenant not in (None, sender.tenant):
+        raise Problem(403, f"this sender is bound to tenant {sender.tenant}, and the event is for {draft.tenant}")
+    return draft.tenant if sender.tenant is None else sender.tenant
 
 
 def _trace(draft: Draft, headers: Mapping[str, str]) -> tuple[TraceContext, str | None]:

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 import msgspec
 
+from penstock.web.body import parse
 from penstock.web.problems import Problem
 from penstock_services.gateway.acceptance import Draft
-from penstock_services.gateway.body import parse
 from penstock_services.gateway.submission import MOST_EVENTS, Address, Name, Submission, decode, draft, invalid
 
 BATCH = "application/cloudevents-batch+json"

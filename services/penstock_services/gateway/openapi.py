@@ -10,13 +10,14 @@ from penstock.mesh.jobs import Job
 from penstock.settings import Settings
 from penstock.traces import Trace, TraceList
 from penstock.web.common import COMMON
-from penstock.web.openapi import JSON, Api, Content, Operation, Parameter, answer
+from penstock.web.openapi import JSON, TEXT, Api, Content, Operation, Parameter, answer
 from penstock_services.gateway import cloudevents
 from penstock_services.gateway.acceptance import Accepted, AcceptedBatch
 from penstock_services.gateway.cloudevents import CloudEvent
 from penstock_services.gateway.orchestrator import MeshStatus, MeshWindows, OpenAlerts
 from penstock_services.gateway.submission import MOST_EVENTS, Submission
 
+_REFUSED = (401, 403)
 _NOT_TAKEN = (400, 408, 413, 415, 422, 429, 503)
 _HTML = "text/html"
 
@@ -43,6 +44,7 @@ _TAKING = (
                 place="header",
                 description='A string such as "order-42": the same request sent again adds nothing.',
             ),
+            Parameter(name="stream", description="Where they go, if not to `ingest`."),
             Parameter(name="traceparent", place="header", description="W3C trace context that the events belong to."),
         ),
         body=Content(
@@ -54,18 +56,38 @@ _TAKING = (
             },
         ),
         answers={202: answer((Accepted, AcceptedBatch), "Redis has them.")},
-        errors=_NOT_TAKEN,
+        errors=(*_REFUSED, *_NOT_TAKEN),
     ),
     Operation(
         name="receiveWebhook",
         method="post",
         path="/webhooks/{source}",
         summary="Take a signed webhook of a source that streams.yaml declares",
-        description="The source's scheme, Standard Webhooks or GitHub's, says which headers hold the signature.",
+        description=(
+            "The source's scheme says which headers hold the signature. Handshakes are answered: GitHub's ping, "
+            "Slack's url_verification, Event Grid's SubscriptionValidation."
+        ),
         parameters=(Parameter(name="source", place="path", description="Its name in streams.yaml."),),
         body=Content(description="Whatever the source sends, as JSON.", types={JSON: Any}),
         answers={202: answer(Accepted, "Redis has it.")},
         errors=(401, 404, *_NOT_TAKEN),
+    ),
+    Operation(
+        name="answerChallenge",
+        path="/webhooks/{source}",
+        summary="Answer hub.challenge, if hub.verify_token is the source's secret",
+        parameters=(Parameter(name="source", place="path", description="Its name in streams.yaml."),),
+        answers={200: answer(str, "The challenge.", media_type=TEXT)},
+        errors=(403, 404, 405),
+    ),
+    Operation(
+        name="allowWebhook",
+        method="options",
+        path="/webhooks/{source}",
+        summary="Tell a sender of CloudEvents that it may send (HTTP webhook 1.0, abuse protection)",
+        parameters=(Parameter(name="source", place="path", description="Its name in streams.yaml."),),
+        answers={200: Content(description="It may; what it sends is verified all the same.", types={})},
+        errors=(404, 405),
     ),
 )
 

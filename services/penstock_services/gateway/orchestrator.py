@@ -19,8 +19,9 @@ from penstock.schemas import Severity
 from penstock.service.runtime import Runtime
 from penstock.times import rfc3339
 from penstock.topology import Topology
+from penstock.web.health import answering
+from penstock.web.routes import get
 from penstock.web.single_flight import SingleFlight
-from penstock_services.gateway.monitoring import Handler, telling
 
 _LOOK_BACK = {SHORT: "2m", LONG: "5m"}  # where the newest closed window is, unless the metrics service lags
 _MOST_NAMED = 10  # alerts named one by one among the reasons
@@ -81,10 +82,10 @@ class Orchestrator:
         self._topology = runtime.topology
         self._name = runtime.name
         self._store = AlertStore(runtime.redis, runtime.keys)
-        self.paths: dict[str, Handler] = {
-            f"/api/v1/orchestrator/{what}": telling(SingleFlight(look))
+        self.routes = [
+            get(f"/api/v1/orchestrator/{what}", answering(SingleFlight(look)))
             for what, look in (("status", self._status), ("metrics", self._metrics), ("alerts", self._alerts))
-        }
+        ]
 
     async def _status(self) -> MeshStatus:
         found = await mesh_state(self._redis, self._keys, self._topology)
@@ -108,9 +109,9 @@ class Orchestrator:
     async def _metrics(self) -> MeshWindows:
         newest = []
         for seconds, since in _LOOK_BACK.items():
-            told = await report(self._redis, self._keys, WindowQuery(seconds=seconds, since=since))
-            newest += [window for window in told.windows if not window.open][-1:]
-        return MeshWindows(as_of=told.now, watermark=told.watermark, windows=newest)
+            newest_report = await report(self._redis, self._keys, WindowQuery(seconds=seconds, since=since))
+            newest += [window for window in newest_report.windows if not window.open][-1:]
+        return MeshWindows(as_of=newest_report.now, watermark=newest_report.watermark, windows=newest)
 
     async def _alerts(self) -> OpenAlerts:
         found = await self._store.alerts()

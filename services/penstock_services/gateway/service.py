@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from importlib import resources
+
+from aiohttp import web
 
 from penstock import ConfigurationError, Service
 from penstock.service.runtime import Runtime
-from penstock.settings import Settings
+from penstock.settings import Settings, is_loopback
 from penstock.topology import Topology
-from penstock_services.gateway.app import STREAM, App
-from penstock_services.gateway.server import Listener
+from penstock.web.limits import Limits
+from penstock.web.routes import Request, Route, get
+from penstock.web.server import Server
+from penstock_services.gateway.events import STREAM, Events
+from penstock_services.gateway.identity import Identities
+from penstock_services.gateway.orchestrator import Orchestrator
+from penstock_services.gateway.sources import WebhookSource
+from penstock_services.gateway.sources import sources as webhook_sources
+from penstock_services.gateway.traces import TracePages
 from penstock_services.gateway.upstream import Upstream
-from penstock_services.gateway.webhooks import sources
+from penstock_services.gateway.webhooks import Webhooks
 
 NAME = "gateway"
 
@@ -20,25 +31,58 @@ def build(settings: Settings, topology: Topology) -> Service:
     """Return the gateway for the webhook sources in `topology`.
 
     Raises:
-        ConfigurationError: a source cannot be used, or events would go where the gateway may not publish.
+        ConfigurationError: a source cannot be used, events would go where the gateway may not publish, or everybody
+            could reach it and nobody said that they may.
     """
-    known = sources(topology)
-    streams = frozenset({STREAM, *(source.stream for source in known.values())})
-    for stream in sorted(streams.difference(topology.service(NAME).publishes)):
+    sources = webhook_sources(topology, demo=settings.demo_webhook)
+    publishes = topology.service(NAME).publishes
+    for stream in sorted({STREAM, *(source.hook.stream for source in sources.values())}.difference(publishes)):
         raise ConfigurationError(f"streams.yaml: services.{NAME}.publishes does not list {stream}; add it")
+    _check_address(settings, topology)
     service = Service(NAME)
 
     @service.task
     async def serve(runtime: Runtime) -> None:
-        for source in known.values():
+        for source in sources.values():
             source.warn()
-        upstream = Upstream(runtime, streams)
-        listener = Listener(App(runtime, known, upstream).answer, runtime.settings)
+        upstream = Upstream(runtime, frozenset(publishes))
         await upstream.look()
-        server = await listener.listen()
+        identities = Identities(runtime)
+        host, port = settings.gateway_host, settings.gateway_port
+        table = routes(runtime, identities, upstream, sources)
+        server = Server(runtime, table, host=host, limits=Limits.of(settings), opened=settings.gateway_open)
+        listening = await server.listen(host, port, variable="PENSTOCK_GATEWAY_PORT")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(upstream.watch())
             await runtime.stopping.wait()
-            await listener.finish(server)
+            await server.finish(listening)
 
     return service
+
+
+def routes(
+    runtime: Runtime, identities: Identities, upstream: Upstream, sources: Mapping[str, WebhookSource]
+) -> list[Route]:
+    """Return what the gateway answers beside what every service does; `openapi.API` describes it."""
+    document = resources.files(__package__).joinpath("openapi.json").read_bytes()
+
+    async def describe(_: Request) -> web.Response:
+        return web.Response(body=document, content_type="application/json")
+
+    return [
+        *Events(runtime, identities, upstream).routes,
+        *Webhooks(runtime, identities, upstream, sources).routes,
+        *TracePages(runtime).routes,
+        *Orchestrator(runtime).routes,
+        get("/openapi.json", describe),
+        get("/readyz", upstream.answer_ready, scope="public", vital=True),
+    ]
+
+
+def _check_address(settings: Settings, topology: Topology) -> None:
+    host = settings.gateway_host
+    if not (is_loopback(host) or topology.clients or settings.gateway_open):
+        raise ConfigurationError(
+            f"PENSTOCK_GATEWAY_HOST: everybody who reaches {host} could publish events and read results. Declare "
+            "clients in streams.yaml, or set PENSTOCK_GATEWAY_OPEN=true if that is meant"
+        )

@@ -1,4 +1,4 @@
-"""What `POST /v1/events` takes: one event or an array of them, as JSON."""
+"""Submissions: what `POST /v1/events` takes, one event or an array of them, as JSON."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Annotated, Any
 
 import msgspec
 
-from penstock.event import encode
+from penstock.web.body import parse
 from penstock.web.problems import Problem
-from penstock_services.gateway.acceptance import Draft
-from penstock_services.gateway.body import parse
+from penstock_services.gateway.acceptance import RESERVED, Draft
 
-SOURCE = "gateway"  # of an event whose sender does not say
 MOST_EVENTS = 500
 _MOST_EXTRA = 100
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # a line break in a type would forge lines wherever it is shown
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-Address = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
+Address = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern=_PRINTABLE)]
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """An event as its sender describes it; penstock.event.Event says what the attributes mean.
 
-    Every other attribute is kept as text beside them.
+    Its id and source are the sender's words for it: the gateway gives it an id of its own and a source that says who
+    sent it, and keeps the sender's id as `sender_id`. Every other attribute is kept as text beside them.
     """
 
     type: Name
@@ -75,25 +75,27 @@ def draft(attributes: Mapping[str, Any], found: Submission, path: str = "") -> D
     Raises:
         Problem: 422.
     """
-    source = found.source or SOURCE
-    fields = encode(
-        found.type,
-        bytes(found.data).decode(),
-        event_id=found.id,
-        source=source,
+    return Draft(
+        type=found.type,
+        data=bytes(found.data).decode(),
+        id=found.id,
+        source=found.source,
         time=attributes.get("time"),  # as it was written
         subject=found.subject,
         tenant=found.tenant,
         cause=found.cause,
         extra=_extra(attributes, found.__struct_fields__, path),
+        traceparent=found.traceparent,
+        tracestate=found.tracestate,
     )
-    return Draft(fields, source, found.id, found.traceparent, found.tracestate)
 
 
 def invalid(error: msgspec.ValidationError) -> Problem:
     """Return the answer to an event that is not valid."""
     problem, _, path = str(error).partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
+    if "matching regex" in problem:
+        problem = "holds control characters"
     return Problem(422, f"{path}: {problem}" if path else problem)
 
 
@@ -103,6 +105,9 @@ def _extra(attributes: Mapping[str, Any], known: Sequence[str], path: str) -> di
         for name, value in attributes.items()
         if name not in known and value is not None
     }
+    for name in extra:
+        if name in RESERVED or "." in name:
+            raise Problem(422, f"{path}{name}: the mesh sets this itself; put it into data")
     if len(extra) > _MOST_EXTRA:
         raise Problem(422, f"{path}: more than {_MOST_EXTRA} attributes of your own; put them into data")
     return extra

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
 from importlib import resources
 
 import msgspec
@@ -19,8 +18,7 @@ from aiohttp import web
 from penstock.service.runtime import Runtime
 from penstock.traces import TraceList, Traces
 from penstock.web.problems import Problem
-
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
+from penstock.web.routes import Request, get
 
 _NEWEST_LISTED, _NEWEST = 1_000, 5_000  # entries searched in every stream: for the list, for one trace
 _LISTED = 50
@@ -38,19 +36,22 @@ class TracePages:
 
     def __init__(self, runtime: Runtime) -> None:
         self._traces = Traces(runtime.redis, runtime.keys, runtime.topology)
-        self._open = runtime.settings.shows_traces
+        self._open = runtime.settings.shows_traces(clients=bool(runtime.topology.clients))
         self._page, self._policy = _load()
         self._looking = asyncio.Lock()
         self._list: tuple[float, TraceList] | None = None
-        self.paths: dict[str, Handler] = {"/traces": self._show, "/traces/": self._show, "/v1/traces": self._tell_list}
-        self.prefixes: dict[str, Handler] = {"/traces/": self._show, "/v1/traces/": self._tell}
+        self.routes = [
+            *(get(path, self._page_of, navigable=True) for path in ("/traces", "/traces/", "/traces/{id}")),
+            get("/v1/traces", self._recent),
+            get("/v1/traces/{id}", self._find),
+        ]
 
-    async def _show(self, _: web.BaseRequest, __: str) -> web.Response:
+    async def _page_of(self, _: Request) -> web.Response:
         self._check()
         headers = {**_HEADERS, "Content-Security-Policy": self._policy, "Cross-Origin-Opener-Policy": "same-origin"}
         return web.Response(body=self._page, headers=headers, content_type="text/html", charset="utf-8")
 
-    async def _tell_list(self, _: web.BaseRequest, __: str) -> web.Response:
+    async def _recent(self, _: Request) -> web.Response:
         self._check()
         async with self._looking:
             if self._list is None or time.monotonic() - self._list[0] > _FRESH:
@@ -58,11 +59,11 @@ class TracePages:
                 self._list = time.monotonic(), found
             return _json(self._list[1])
 
-    async def _tell(self, _: web.BaseRequest, wanted: str) -> web.Response:
-        """Tell one trace, named by its id or by that of one of its events."""
+    async def _find(self, request: Request) -> web.Response:
+        """Answer with one trace, named by its id or by that of one of its events."""
         self._check()
         async with self._looking:
-            found = await self._traces.find(wanted, newest=_NEWEST)
+            found = await self._traces.find(request.rest, newest=_NEWEST)
         if found is None:
             raise Problem(404, f"no trace or event of this id is among the newest {_NEWEST} entries of any stream")
         return _json(found)

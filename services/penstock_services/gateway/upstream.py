@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 
 import structlog
+from aiohttp import web
 
 from penstock.redis.connection import AsyncRedis, ResponseError, unavailable
 from penstock.service.runtime import Runtime
-from penstock.web.problems import overloaded
+from penstock.web.health import Ready
+from penstock.web.problems import Problem, overloaded
+from penstock.web.routes import Request, json
 
 _EVERY = 1.0  # seconds between two looks, and the most one may take
 _COME_BACK = 10  # seconds; a backlog does not vanish at once
@@ -43,6 +46,12 @@ class Upstream:
         most = self._runtime.settings.gateway_max_backlog
         if self._backlogs[stream] > most:
             raise overloaded(f"more than {most} events wait on {stream}: try again later", retry_after=_COME_BACK)
+
+    async def answer_ready(self, _: Request) -> web.Response:
+        """Answer whether it is ready."""
+        if not self.ready:
+            raise Problem(503, f"not ready: {self.trouble}", headers={"Retry-After": "1"})
+        return json(Ready())
 
     async def watch(self) -> None:
         """Look until the process is asked to stop."""

@@ -1,145 +1,94 @@
-"""Webhook sources of streams.yaml: who may send, and what event each request becomes."""
+"""Webhooks: `POST /webhooks/{source}`, from a signed request of a source of streams.yaml to an event."""
 
 from __future__ import annotations
 
-import re
-import time
+import asyncio
 from collections.abc import Mapping
-from typing import Any
 
-import msgspec
-import structlog
+from aiohttp import web
 
-from penstock.config import read_secret
-from penstock.errors import ConfigurationError
-from penstock.event import encode
-from penstock.topology import Topology, Webhook
-from penstock.web.problems import Problem
-from penstock_services.gateway.acceptance import Draft
-from penstock_services.gateway.body import parse
-from penstock_services.gateway.schemes import SCHEMES, BadSignature, Scheme
+from penstock.service.runtime import Runtime
+from penstock.web import body
+from penstock.web.problems import Problem, overloaded
+from penstock.web.routes import Request, Route, get, post
+from penstock_services.gateway import handshakes
+from penstock_services.gateway.acceptance import DELIVERY, Acceptance, Draft, Sender
+from penstock_services.gateway.events import answer
+from penstock_services.gateway.identity import Identities
+from penstock_services.gateway.sources import IncomingWebhook, WebhookSource
+from penstock_services.gateway.upstream import Upstream
 
-_PLACEHOLDER = re.compile(r"\{(header|body):([^{}]+)\}")
-_LONGEST_TYPE = 255
-_QUIET = 10.0  # seconds between two log lines about refused requests of one source
-_log = structlog.get_logger("penstock.gateway")
+_LARGE_AT_ONCE = 4  # bodies above the gateway's limit that are in memory at once: unsigned ones are, too
 
 
-class Delivery(msgspec.Struct, frozen=True):
-    """A verified request: its event, and the id that a redelivery of it bears again."""
+class Webhooks:
+    """Takes webhooks. What may be refused without reading the body is; nothing is believed before it is verified."""
 
-    draft: Draft
-    id: str | None
-
-
-class Source:
-    """One source. Without a secret it refuses everything: unsigned requests are never accepted."""
-
-    def __init__(self, name: str, hook: Webhook, verifiers: list[Scheme]) -> None:
-        self._name = name
-        self._hook = hook
-        self._verifiers = verifiers
-        self._said = float("-inf")
-
-    @property
-    def stream(self) -> str:
-        """The stream its events go to."""
-        return self._hook.stream
-
-    def warn(self) -> None:
-        """Say so if it has no secret."""
-        if not self._verifiers:
-            variable = self._hook.secret
-            _log.warning(f"its webhooks are refused until {variable} or {variable}_FILE is set", source=self._name)
-
-    def receive(self, headers: Mapping[str, str], body: bytes) -> Delivery:
-        """Verify a request and return what it delivers.
-
-        Raises:
-            Problem: 401 it is not proven to come from the source, 400 it is not JSON, 422 it has no type.
-        """
-        delivery_id = self._verify(headers, body)
-        content = parse(body)
-        fields = encode(
-            event_type(self._hook.type, headers, content),
-            body.decode(),
-            source=f"webhook/{self._name}",
-            tenant=self._hook.tenant,
-            extra={"delivery": delivery_id} if delivery_id else None,
+    def __init__(
+        self, runtime: Runtime, identities: Identities, upstream: Upstream, sources: Mapping[str, WebhookSource]
+    ) -> None:
+        self._sources = sources
+        self._upstream = upstream
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._acceptance = Acceptance(
+            runtime.publisher,
+            identities,
+            route="/webhooks/{source}",
+            lifetime=runtime.settings.dedupe_ttl,
+            telemetry=runtime.telemetry,
         )
-        return Delivery(Draft(fields, f"webhook/{self._name}"), delivery_id)
+        path = "/webhooks/{source}"
+        self.routes = [
+            post(path, self._take, scope="public"),
+            get(path, self._greet, scope="public"),
+            Route(method="OPTIONS", path=path, endpoint=self._allow, scope="public"),
+        ]
 
-    def _verify(self, headers: Mapping[str, str], body: bytes) -> str | None:
-        reasons = [] if self._verifiers else [f"{self._hook.secret} is unset"]
-        for verifier in self._verifiers:  # several while a secret is rotated
-            try:
-                delivery_id = verifier.verify(headers, body, time.time())
-            except BadSignature as error:
-                reasons.append(str(error))
-            else:
-                return _printable(delivery_id) if delivery_id else None
-        self._say(" / ".join(dict.fromkeys(reasons)))
-        raise Problem(401, "the signature of this request is not valid", headers={"WWW-Authenticate": "Signature"})
+    async def _take(self, request: Request) -> web.Response:
+        source = self._source(request.rest)
+        self._upstream.check_backlog(source.hook.stream)
+        body.refuse_compressed(request.http)
+        incoming = source.receive(request.headers, await self._read(request, source))
+        if (reply := handshakes.answer(incoming, request.headers)) is not None:
+            return reply
+        try:
+            async with asyncio.timeout(source.hook.answer_within):
+                return await self._accept(source, incoming, request.headers)
+        except TimeoutError:
+            raise Problem(503, "Redis did not take it in time; send it again", headers={"Retry-After": "2"}) from None
 
-    def _say(self, reason: str) -> None:
-        """Tell the operator, whom the sender's view does not help; not more often than helps."""
-        now = time.monotonic()
-        if now - self._said > _QUIET:
-            self._said = now
-            _log.warning("webhook refused", source=self._name, reason=reason)
+    async def _read(self, request: Request, source: WebhookSource) -> bytes:
+        if (request.http.content_length or 0) <= request.limits.body:
+            return await request.read(most=min(source.max_body, request.limits.body))
+        if self._large.locked():
+            raise overloaded("too many large bodies at once", retry_after=1)
+        async with self._large:
+            return await request.read(most=source.max_body)
 
-
-def event_type(template: str, headers: Mapping[str, str], content: Any) -> str:
-    """Fill in `{header:Name}` and `{body:key}`.
-
-    Raises:
-        Problem: 422 the request lacks one of them, or the type is too long.
-    """
-
-    def value(found: re.Match[str]) -> str:
-        kind, name = found.groups()
-        place = headers if kind == "header" else content
-        text = place.get(name) if isinstance(place, Mapping) else None
-        if not isinstance(text, str) or not text:
-            raise Problem(422, f"the event's type cannot be told: there is no text at {kind} {name}")
-        return _printable(text)
-
-    filled = _PLACEHOLDER.sub(value, template)
-    if len(filled) > _LONGEST_TYPE:
-        raise Problem(422, f"the event's type is longer than {_LONGEST_TYPE} characters")
-    return filled
-
-
-def sources(topology: Topology) -> dict[str, Source]:
-    """Return the declared sources by name.
-
-    Raises:
-        ConfigurationError: a scheme, type or secret cannot be used.
-    """
-    return {name: _source(name, hook) for name, hook in topology.webhooks.items()}
-
-
-def _source(name: str, hook: Webhook) -> Source:
-    scheme = SCHEMES.get(hook.scheme)
-    if scheme is None:
-        known = ", ".join(sorted(SCHEMES))
-        raise ConfigurationError(
-            f"streams.yaml: webhooks.{name}.scheme: there is no scheme {hook.scheme}; use one of {known}"
+    async def _accept(
+        self, source: WebhookSource, incoming: IncomingWebhook, headers: Mapping[str, str]
+    ) -> web.Response:
+        verified = incoming.verified
+        draft = Draft(
+            type=source.event_type(headers, incoming.content),
+            data=incoming.data,
+            id=verified.key,
+            tenant=source.hook.tenant,
+            extra={DELIVERY: verified.delivery} if verified.delivery else {},
         )
-    rest = _PLACEHOLDER.sub("", hook.type)
-    if not hook.type or "{" in rest or "}" in rest:
-        raise ConfigurationError(
-            f"streams.yaml: webhooks.{name}.type: {hook.type!r} is not an event type; in braces it may have "
-            "{header:Name} and {body:key}"
-        )
-    value = read_secret(hook.secret) or hook.default_secret or ""
-    secrets = [secret.strip() for secret in value.split(",") if secret.strip()]
-    try:
-        return Source(name, hook, [scheme(secret) for secret in secrets])
-    except ValueError as error:
-        raise ConfigurationError(f"{hook.secret}: not a secret of {hook.scheme}: {error}") from None
+        sender = Sender(source=f"webhook/{source.name}", tenant=source.hook.tenant)
+        accepted = await self._acceptance.accept(source.hook.stream, draft, sender, headers)
+        return answer([accepted], accepted)
 
+    async def _greet(self, request: Request) -> web.Response:
+        return handshakes.challenge(self._source(request.rest), request.query)
 
-def _printable(value: str) -> str:
-    """Return a header's text, with bytes that are not UTF-8 written out."""
-    return value.encode(errors="backslashreplace").decode()
+    async def _allow(self, request: Request) -> web.Response:
+        self._source(request.rest)
+        return handshakes.allow(request.headers)
+
+    def _source(self, name: str) -> WebhookSource:
+        source = self._sources.get(name)
+        if source is None:
+            raise Problem(404, "there is no such webhook source; streams.yaml declares them under webhooks")
+        return source

@@ -7,7 +7,8 @@ from aiohttp import web
 from penstock.metrics.report import WindowQuery, report
 from penstock.metrics.windows import WindowReader
 from penstock.service.runtime import Runtime
-from penstock.web.server import json, serve
+from penstock.web.routes import Request, Route, get, json
+from penstock.web.server import serve
 from penstock_services.metrics.mesh import gauges
 from penstock_services.metrics.prometheus import CONTENT_TYPE, exposition
 
@@ -24,15 +25,15 @@ async def serve_api(runtime: Runtime) -> None:
     )
 
 
-def routes(runtime: Runtime) -> list[web.RouteDef]:
+def routes(runtime: Runtime) -> list[Route]:
     """Return what answers on /v1/metrics and /metrics; services.metrics.openapi describes it."""
 
-    async def windows(request: web.Request) -> web.Response:
+    async def windows(request: Request) -> web.Response:
         return json(await report(runtime.redis, runtime.keys, WindowQuery.parse(request.query)))
 
-    async def prometheus(_: web.Request) -> web.Response:
+    async def prometheus(_: Request) -> web.Response:
         totals = await WindowReader(runtime.redis, runtime.keys).totals()
         page = exposition(totals, await gauges(runtime.redis, runtime.keys, runtime.topology))
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
-    return [web.get("/v1/metrics", windows), web.get("/metrics", prometheus)]
+    return [get("/v1/metrics", windows), get("/metrics", prometheus, scope="scrape")]

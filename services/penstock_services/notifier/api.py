@@ -6,7 +6,8 @@ from aiohttp import web
 
 from penstock.mesh.deliveries import DeliveryQuery, attempts, failed
 from penstock.service.runtime import Runtime
-from penstock.web.server import json, serve
+from penstock.web.routes import Request, Route, get, json
+from penstock.web.server import serve
 
 
 async def serve_api(runtime: Runtime) -> None:
@@ -21,15 +22,15 @@ async def serve_api(runtime: Runtime) -> None:
     )
 
 
-def routes(runtime: Runtime) -> list[web.RouteDef]:
+def routes(runtime: Runtime) -> list[Route]:
     """Return what answers on /v1/deliveries and /v1/deliveries/failed; services.notifier.openapi describes it."""
 
-    async def deliveries(request: web.Request) -> web.Response:
+    async def deliveries(request: Request) -> web.Response:
         found = await attempts(runtime.redis, runtime.keys, DeliveryQuery.parse(request.query))
         return json({"deliveries": found})
 
-    async def given_up(request: web.Request) -> web.Response:
+    async def given_up(request: Request) -> web.Response:
         limit = DeliveryQuery.parse(request.query, known=("limit",)).limit
         return json({"deliveries": await failed(runtime.redis, runtime.keys, limit=limit)})
 
-    return [web.get("/v1/deliveries", deliveries), web.get("/v1/deliveries/failed", given_up)]
+    return [get("/v1/deliveries", deliveries), get("/v1/deliveries/failed", given_up)]

@@ -54,6 +54,7 @@ def _record(context: Context, outcome: Outcome, said: dict[str, Any], more: dict
         queue_wait=said["queue_wait"],
         finished_at=None if isinstance(outcome, Retried) else rfc3339(time.time()),
         trace_id=context.trace.trace_id,
+        tenant=context.event.tenant,
         **more,
     )
 

@@ -118,6 +118,7 @@ class _Mesh:
 
     def _warn_of_unknown_variables(self) -> None:
         secrets = {hook.secret for hook in self._topology.webhooks.values()}
+        secrets |= {spec.secret for spec in self._topology.clients.values() if spec.secret}
         given = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in secrets}
         for sentence in unknown_variables(given):
             _log.warning(sentence)

@@ -45,7 +45,10 @@ def welcome(settings: Settings, topology: Topology, server: OwnServer | None, *,
 
 def _services(settings: Settings, topology: Topology) -> list[tuple[str, str]]:
     """Return each service that is run here and answers HTTP, with its address."""
-    offers = {GATEWAY: "  POST /v1/events" + "".join(f", /webhooks/{name}" for name in topology.webhooks)}
+    hooks = "".join(f", /webhooks/{name}" for name in topology.webhooks)
+    access = "; for declared clients" if topology.clients else "; open to this machine"
+    access = "; OPEN to whoever reaches it" if settings.gateway_open and not topology.clients else access
+    offers = {GATEWAY: f"  POST /v1/events{hooks}{access}"}
     return [
         (name, url(settings, name) + offers.get(name, ""))
         for name, spec in topology.services.items()
@@ -55,8 +58,9 @@ def _services(settings: Settings, topology: Topology) -> list[tuple[str, str]]:
 
 def _pages(settings: Settings, topology: Topology) -> list[tuple[str, str]]:
     """Return what is to be looked at in a browser."""
+    shown = settings.shows_traces(clients=bool(topology.clients))
     has_gateway = GATEWAY in topology.services and topology.services[GATEWAY].run
-    return [("traces", f"{url(settings, GATEWAY)}/traces")] if has_gateway and settings.shows_traces else []
+    return [("traces", f"{url(settings, GATEWAY)}/traces")] if has_gateway and shown else []
 
 
 def _redis(settings: Settings, server: OwnServer | None) -> str:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
+from typing import ClassVar
 
-from penstock_services.gateway.schemes.base import BadSignature, header
+from penstock_services.gateway.schemes.base import Plain, Signed, Verified, compare, header
 
 
-class GitHub:
-    """`X-Hub-Signature-256: sha256=<hex HMAC-SHA256 of the body>`; nothing says when it was signed."""
+class GitHub(Plain):
+    """`X-Hub-Signature-256: sha256=<hex HMAC-SHA256 of the body>`; nothing says when it was signed.
 
-    def __init__(self, secret: str) -> None:
-        self._key = secret.encode()
+    Event name and delivery id are not signed, so the signature itself is what a redelivery is known by: whoever has
+    seen one request cannot send it again as another.
+    """
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:
-        """Return X-GitHub-Delivery."""
-        signature = header(headers, "X-Hub-Signature-256")
-        expected = b"sha256=" + hmac.new(self._key, body, hashlib.sha256).hexdigest().encode()
-        if not hmac.compare_digest(expected, signature):
-            raise BadSignature("the signature does not match: is the secret the same on both sides?")
-        return headers.get("X-GitHub-Delivery")
+    largest: ClassVar[int] = 25 * 1024 * 1024  # GitHub sends no more, and does not try again
+
+    def verify(self, request: Signed) -> Verified:
+        """Verify the body."""
+        expected = self._signature(request.body)
+        compare(expected, header(request.headers, "X-Hub-Signature-256"))
+        return Verified(key=expected.decode(), delivery=request.headers.get("X-GitHub-Delivery"))
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
+        """Return the headers of a push."""
+        return {
+            "X-Hub-Signature-256": self._signature(body).decode(),
+            "X-GitHub-Event": "push",
+            "X-GitHub-Delivery": f"trial-{round(now)}",
+        }
+
+    def _signature(self, body: bytes) -> bytes:
+        return b"sha256=" + hmac.new(self._key, body, hashlib.sha256).hexdigest().encode()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import HttpVersion11, web
 
-from penstock.settings import Settings
 from penstock.web.problems import Problem
 
 _DEEPEST = 100  # far from what any JSON reader down the line can take
-_FORM = "application/x-www-form-urlencoded"
+FORM = "application/x-www-form-urlencoded"
 
 
 def media_type(request: web.BaseRequest) -> str:
     """Return the Content-Type without parameters, in lower case; empty if there is none."""
-    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return media_type_of(request.headers)
+
+
+def media_type_of(headers: Mapping[str, str]) -> str:
+    """Return the media type that headers name, as `media_type` does."""
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def require_json(request: web.BaseRequest) -> None:
@@ -31,12 +35,21 @@ def require_json(request: web.BaseRequest) -> None:
     """
     kind = media_type(request)
     if kind != "application/json" and not kind.endswith("+json"):
-        hint = "; choose application/json where the webhook is set up" if kind == _FORM else ""
+        hint = "; choose application/json where the webhook is set up" if kind == FORM else ""
         raise Problem(
             415,
             f"the body must be JSON: send Content-Type: application/json{hint}",
             headers={"Accept": "application/json"},
         )
+    refuse_compressed(request)
+
+
+def refuse_compressed(request: web.BaseRequest) -> None:
+    """Refuse a body that would have to be unpacked.
+
+    Raises:
+        Problem: 415.
+    """
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise Problem(
             415,
@@ -45,19 +58,18 @@ def require_json(request: web.BaseRequest) -> None:
         )
 
 
-async def read(request: web.BaseRequest, settings: Settings) -> bytes:
-    """Return the body's bytes.
+async def read(request: web.BaseRequest, *, most: int, timeout: float) -> bytes:
+    """Return the body's bytes: at most so many, within so many seconds.
 
     Raises:
         Problem: 413 it is too large, 408 it is too slow, 400 it breaks off.
     """
-    most = settings.gateway_max_body
     if (request.content_length or 0) > most:
         raise _too_large(most)
     await _say_continue(request)
     body = bytearray()
     try:
-        async with asyncio.timeout(settings.gateway_body_timeout):
+        async with asyncio.timeout(timeout):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > most:

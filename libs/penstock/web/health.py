@@ -1,0 +1,84 @@
+"""What every service answers: liveness, readiness, its measurements, and the health of the mesh."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+
+from penstock.keys import Keys
+from penstock.mesh.health import breakers_health, dlq_health
+from penstock.redis.connection import AsyncRedis
+from penstock.service.runtime import Runtime
+from penstock.web.problems import Problem
+from penstock.web.routes import Endpoint, Request, Route, get, json
+from penstock.web.single_flight import SingleFlight
+
+HEALTH: dict[str, Callable[[AsyncRedis, Keys], Awaitable[object]]] = {
+    "/health/circuit-breakers": breakers_health,
+    "/health/dlq": dlq_health,
+}
+"""What every service answers about the mesh, by path."""
+
+
+class Lively(msgspec.Struct, frozen=True):
+    """What /livez answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What /readyz answers if so."""
+
+    status: Literal["ready"] = "ready"
+
+
+def common_routes(runtime: Runtime, own: Sequence[Route] = ()) -> list[Route]:
+    """Return the routes that every service has, but for those that it has of its own."""
+    routes = [
+        get("/livez", _live, scope="public", vital=True),
+        get("/readyz", _readiness(runtime), scope="public", vital=True),
+        get("/metrics", _measurements(runtime), scope="scrape"),
+        # Probes cannot make it cost more than a look every 2 s.
+        *(
+            get(path, answering(SingleFlight(functools.partial(look, runtime.redis, runtime.keys))))
+            for path, look in HEALTH.items()
+        ),
+    ]
+    taken = {route.path for route in own}
+    return [route for route in routes if route.path not in taken]
+
+
+def answering(look: Callable[[], Awaitable[object]]) -> Endpoint:
+    """Return an endpoint that answers with what `look` returns, in JSON."""
+
+    async def answer(_: Request) -> web.Response:
+        return json(await look())
+
+    return answer
+
+
+async def _live(_: Request) -> web.Response:
+    return json(Lively())
+
+
+def _readiness(runtime: Runtime) -> Endpoint:
+    async def ready(_: Request) -> web.Response:
+        if runtime.stopping.is_set():
+            raise Problem(503, "stopping")
+        if not runtime.ready:
+            raise Problem(503, "not reading its streams yet, or Redis is away")
+        await runtime.redis.ping()
+        return json(Ready())
+
+    return ready
+
+
+def _measurements(runtime: Runtime) -> Endpoint:
+    async def measurements(_: Request) -> web.Response:
+        return web.Response(text=runtime.telemetry.exposition(), content_type="text/plain", charset="utf-8")
+
+    return measurements

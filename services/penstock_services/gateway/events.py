@@ -1,0 +1,84 @@
+"""`POST /v1/events`: events in, as JSON or CloudEvents; `GET /v1/jobs/{job_id}`: what became of one."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from penstock.keys import INGEST
+from penstock.mesh.jobs import find_job
+from penstock.service.runtime import Runtime
+from penstock.web import body
+from penstock.web.problems import Problem
+from penstock.web.routes import Request, get, json, post
+from penstock_services.gateway import cloudevents, submission
+from penstock_services.gateway.acceptance import Acceptance, Accepted, AcceptedBatch, Draft, Sender
+from penstock_services.gateway.identity import Identities
+from penstock_services.gateway.upstream import Upstream
+
+STREAM = INGEST  # where events go unless `?stream=` says otherwise
+
+
+class Events:
+    """Takes events for the streams that the gateway publishes to."""
+
+    def __init__(self, runtime: Runtime, identities: Identities, upstream: Upstream) -> None:
+        self._runtime = runtime
+        self._upstream = upstream
+        self._acceptance = Acceptance(
+            runtime.publisher,
+            identities,
+            route="/v1/events",
+            lifetime=runtime.settings.dedupe_ttl,
+            telemetry=runtime.telemetry,
+        )
+        self.routes = [
+            post("/v1/events", self._take, scope="publish", own_tenant=True),
+            get("/v1/jobs/{job_id}", self._job, own_tenant=True),
+        ]
+
+    async def _take(self, request: Request) -> web.Response:
+        caller = request.caller
+        stream = self._stream(request)
+        self._upstream.check_backlog(stream)
+        found = await _read(request)
+        drafts = found if isinstance(found, list) else [found]
+        for draft in drafts:
+            caller.check_publishing(stream, draft.type)
+        caller.spend(len(drafts) - 1)  # one was counted with the request
+        sender = Sender(source=caller.source, tenant=caller.tenant)
+        accepted = await self._acceptance.accept_all(stream, drafts, sender, request.headers)
+        return answer(accepted, AcceptedBatch(jobs=accepted) if isinstance(found, list) else accepted[0])
+
+    def _stream(self, request: Request) -> str:
+        stream = request.query.get("stream", STREAM)
+        if stream not in self._runtime.spec.publishes:
+            raise Problem(422, f"stream: the gateway publishes to {', '.join(self._runtime.spec.publishes)} only")
+        return stream
+
+    async def _job(self, request: Request) -> web.Response:
+        job_id, tenant = request.rest, request.caller.tenant
+        job = await find_job(self._runtime.redis, self._runtime.keys, job_id)
+        if job is None or (tenant is not None and job.tenant != tenant):
+            raise Problem(404, "nothing is known of this job: it never was, or its record has expired")
+        return json({"job_id": job_id, **msgspec.to_builtins(job)})
+
+
+def answer(accepted: list[Accepted], content: Accepted | AcceptedBatch) -> web.Response:
+    """Return the answer to a request whose events are all accepted."""
+    response = json(content, status=202)
+    if accepted and all(one.duplicate for one in accepted):
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+async def _read(request: Request) -> list[Draft] | Draft:
+    headers, kind = request.headers, body.media_type(request.http)
+    binary = cloudevents.is_binary(kind, headers)
+    # The data of a CloudEvent in binary mode may be absent, and then nothing says what it is.
+    content = await request.read() if binary and not request.http.body_exists else await request.read_json()
+    if binary:
+        return cloudevents.read_binary(headers, content)
+    if kind in cloudevents.MEDIA_TYPES:
+        return cloudevents.read(kind, content)
+    return submission.read(content)

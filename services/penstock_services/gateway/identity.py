@@ -1,0 +1,49 @@
+"""Ids that the gateway gives to events: nobody can guess them, and what is sent twice gets the same one twice."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from penstock.mesh.jobs import timed_id
+from penstock.service.runtime import Runtime
+
+_SECRET_BYTES = 32
+_ID_BYTES = 16
+
+
+class Identities:
+    """Makes ids, with a secret that all gateways of a mesh share; the first one that needs it draws it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._redis = runtime.redis
+        self._key = runtime.keys.state(runtime.name, "identity")
+        self._secret: bytes | None = None
+
+    async def same(self, scope: str, key: Sequence[str | int]) -> str:
+        """Return the id that belongs to a key, such as a sender's own id under its source.
+
+        Raises:
+            redis.exceptions.RedisError: the secret is not known yet, and Redis is away.
+        """
+        if self._secret is None:
+            self._secret = await self._shared()
+        text = msgspec.json.encode([scope, *key])
+        return hmac.new(self._secret, text, hashlib.sha256).digest()[:_ID_BYTES].hex()
+
+    @staticmethod
+    def fresh() -> str:
+        """Return a new id; it begins with the time, which finds its entry in a long stream."""
+        return timed_id(time.time(), os.urandom(_ID_BYTES))
+
+    async def _shared(self) -> bytes:
+        known: bytes | None = await self._redis.get(self._key)
+        while not known:
+            await self._redis.set(self._key, os.urandom(_SECRET_BYTES), nx=True)
+            known = await self._redis.get(self._key)
+        return known

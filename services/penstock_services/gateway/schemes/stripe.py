@@ -1,0 +1,42 @@
+"""Stripe: https://docs.stripe.com/webhooks/signature (verify manually)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from penstock_services.gateway.schemes.base import (
+    BadSignature,
+    Plain,
+    Signed,
+    Verified,
+    check_time,
+    compare,
+    header,
+    in_body,
+)
+
+
+class Stripe(Plain):
+    """`Stripe-Signature: t=<seconds>,v1=<hex HMAC-SHA256 of t.body>,...`; the key is the whole whsec_ text."""
+
+    def verify(self, request: Signed) -> Verified:
+        """Verify time and body; the event's id is in the body."""
+        pairs = [part.strip().partition(b"=") for part in header(request.headers, "Stripe-Signature").split(b",")]
+        times = [value for name, _, value in pairs if name == b"t"]
+        if len(times) != 1:
+            raise BadSignature("Stripe-Signature has not one t")
+        signatures = [value for name, _, value in pairs if name == b"v1"]
+        compare(self._signature(times[0], request.body), *signatures)
+        check_time(times[0], request.now)
+        event_id = in_body(request.body, "id")
+        return Verified(key=event_id, delivery=event_id)
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
+        """Return the header of an event."""
+        timestamp = str(int(now)).encode()
+        return {"Stripe-Signature": f"t={timestamp.decode()},v1={self._signature(timestamp, body).decode()}"}
+
+    def _signature(self, timestamp: bytes, body: bytes) -> bytes:
+        return hmac.new(self._key, b"%b.%b" % (timestamp, body), hashlib.sha256).hexdigest().encode()

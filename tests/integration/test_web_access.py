@@ -1,0 +1,159 @@
+"""Every route of every service asks who calls: all of them are walked, over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import aiohttp
+import pytest
+
+from penstock.redis.connection import client
+from penstock.service.runtime import Runtime
+from penstock.settings import Settings
+from penstock.streams.publish import Publisher
+from penstock.telemetry.spans import NullTelemetry
+from penstock.topology import parse
+from penstock.web.limits import Limits
+from penstock.web.routes import Route
+from penstock.web.server import Server as HttpServer
+from tests.processes import ROOT
+from tests.routes import OWN
+from tests.servers import Server
+
+SECRETS = {name: f"{name}-secret-0123456789abcdef" for name in ("publish", "read", "operate", "admin", "bound")}
+CLIENTS = """
+clients:
+  publish: {secret: SECRET_PUBLISH, scopes: [publish]}
+  read: {secret: SECRET_READ, scopes: [read]}
+  operate: {secret: SECRET_OPERATE, scopes: [operate]}
+  admin: {secret: SECRET_ADMIN, scopes: [admin]}
+  bound: {secret: SECRET_BOUND, scopes: [read, operate], tenant: acme}
+"""
+SHIPPED = (ROOT / "streams.yaml").read_text()
+ENOUGH = {
+    "scrape": {"read", "operate", "admin", "bound"},
+    "publish": {"publish", "admin"},
+    "read": {"read", "operate", "admin", "bound"},
+    "operate": {"operate", "admin", "bound"},
+    "admin": {"admin"},
+}
+
+
+class Port:
+    """A service's HTTP in this event loop."""
+
+    def __init__(self, session: aiohttp.ClientSession, port: int, routes: tuple[Route, ...]) -> None:
+        self._session = session
+        self._port = port
+        self.requests = [
+            (route, method, route.path.partition("{")[0] + ("x" if "{" in route.path else ""))
+            for route in routes
+            for method in ((route.method, "HEAD") if route.method == "GET" else (route.method,))
+        ]
+
+    async def __call__(self, method: str, path: str, **headers: str) -> int:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self._session.request(method, f"http://127.0.0.1:{self._port}{path}", headers=names) as answer:
+            return answer.status
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    service: str, server: Server, *, host: str = "127.0.0.1", clients: str = "", opened: bool = False, **how: Any
+) -> AsyncIterator[Port]:
+    redis = client(server.url)
+    runtime = Runtime(
+        service,
+        settings=Settings(redis_url=server.url, **how),
+        topology=parse(SHIPPED + clients),
+        redis=redis,
+        publisher=cast(Publisher, None),
+        telemetry=NullTelemetry(),
+    )
+    http = HttpServer(runtime, OWN[service](runtime), host=host, limits=Limits(), opened=opened)
+    listening = await http.listen(host, 0, variable="PENSTOCK_PORT")
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Port(session, listening.sockets[0].getsockname()[1], http.table.routes)
+    finally:
+        await http.finish(listening)
+        await redis.aclose()
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(f"SECRET_{name.upper()}", secret)
+
+
+@pytest.mark.parametrize("service", OWN)
+async def test_on_loopback_no_page_of_another_site_and_no_foreign_name_gets_in(service: str, server: Server) -> None:
+    async with serving(service, server) as port:
+        for _, method, path in port.requests:
+            assert await port(method, path) not in (401, 403, 421), path
+            assert await port(method, path, Host="evil.example") == 421, path
+            assert await port(method, path, Sec_Fetch_Site="cross-site") == 403, path
+            assert await port(method, path, Sec_Fetch_Site="same-site") == 403, path
+            assert await port(method, path, Origin="http://evil.example") == 403, path
+            assert await port(method, path, Origin="null") == 403, path
+
+
+@pytest.mark.parametrize("service", OWN)
+async def test_what_a_proxy_passes_on_is_not_taken_for_this_machine(service: str, server: Server) -> None:
+    async with serving(service, server, hosts="shop.example") as port:
+        for route, method, path in port.requests:
+            expected = {401} if route.scope != "public" else set(range(200, 600)) - {401}
+            assert await port(method, path, X_Forwarded_For="192.0.2.1") in expected, path
+            assert await port(method, path, Host="shop.example:8443") in expected, path
+
+
+@pytest.mark.parametrize("service", OWN)
+async def test_beyond_loopback_all_but_probes_and_webhooks_is_closed_until_there_are_clients(
+    service: str, server: Server
+) -> None:
+    async with serving(service, server, host="0.0.0.0") as port:
+        public = {path for route, _, path in port.requests if route.scope == "public"}
+        assert public - {"/webhooks/x"} == {"/livez", "/readyz"}
+        for route, method, path in port.requests:
+            assert (await port(method, path) == 401) == (route.scope != "public"), path
+
+
+@pytest.mark.parametrize("service", OWN)
+async def test_who_says_so_has_everything_open(service: str, server: Server) -> None:
+    async with serving(service, server, host="0.0.0.0", opened=True) as port:
+        for _, method, path in port.requests:
+            assert await port(method, path) not in (401, 403, 421), path
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("service", OWN)
+async def test_clients_do_what_their_scopes_say_and_nothing_else(service: str, host: str, server: Server) -> None:
+    async with serving(service, server, host=host, clients=CLIENTS) as port:
+        for route, method, path in port.requests:
+            if route.scope == "public":
+                continue
+            assert await port(method, path) == 401, path
+            assert await port(method, path, Authorization="Bearer " + "x" * 30) == 401, path
+            for name, secret in SECRETS.items():
+                status = await port(method, path, Authorization=f"Bearer {secret}")
+                enough = name in ENOUGH[route.scope] and (name != "bound" or route.own_tenant)
+                assert (status not in (401, 403)) == enough, (name, path, status)
+
+
+async def test_prometheus_may_scrape_and_nothing_else(server: Server) -> None:
+    scraper = "scrape-" + os.urandom(16).hex()
+    async with serving("metrics", server, host="0.0.0.0", scrape_secret=scraper) as port:
+        assert await port("GET", "/metrics", Authorization=f"Bearer {scraper}") == 200
+        assert await port("GET", "/v1/metrics", Authorization=f"Bearer {scraper}") == 403
+        assert await port("GET", "/metrics") == 401
+
+
+async def test_a_link_from_elsewhere_may_open_the_trace_page_and_no_more(server: Server) -> None:
+    followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    async with serving("gateway", server) as port:
+        assert await port("GET", "/traces/abc", **followed) == 200
+        assert await port("GET", "/v1/traces", **followed) == 403
+        assert await port("GET", "/traces/abc", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403

@@ -1,0 +1,46 @@
+"""The route table of every shipped service, without a process or a Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from penstock.redis.connection import client
+from penstock.service.runtime import Runtime
+from penstock.settings import Settings
+from penstock.telemetry.spans import NullTelemetry
+from penstock.topology import load
+from penstock.web.health import common_routes
+from penstock.web.routes import Route
+from penstock_services.alerts import api as alerts
+from penstock_services.gateway import service as gateway
+from penstock_services.gateway.identity import Identities
+from penstock_services.gateway.upstream import Upstream
+from penstock_services.metrics import api as metrics
+from penstock_services.notifier import api as notifier
+
+
+def _gateway(runtime: Runtime) -> list[Route]:
+    return gateway.routes(runtime, Identities(runtime), Upstream(runtime, frozenset()), {})
+
+
+OWN: dict[str, Callable[[Runtime], list[Route]]] = {
+    "gateway": _gateway,
+    "metrics": metrics.routes,
+    "alerts": alerts.routes,
+    "notifier": notifier.routes,
+    "worker": lambda _: [],  # as penstock_services.worker.service serves it
+}
+
+
+def routes(service: str) -> list[Route]:
+    runtime = Runtime(
+        service,
+        settings=Settings(),
+        topology=load(),
+        redis=client("redis://127.0.0.1:1/0"),
+        publisher=cast(Any, None),
+        telemetry=NullTelemetry(),
+    )
+    own = OWN[service](runtime)
+    return [*own, *common_routes(runtime, own)]
