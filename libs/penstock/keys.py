@@ -59,7 +59,7 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}state:{service}:{name}"
 
     def breaker(self, name: str) -> str:
-        """State of a circuit breaker; `:failures` and `:probes` lie beside it."""
+        """State of a circuit breaker; `:calls` and `:probes` lie beside it."""
         return f"{self.prefix}breaker:{name}"
 
     @property

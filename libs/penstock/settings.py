@@ -83,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_ttl: Count = _env("TASK_CHECKPOINT_TTL", 604_800)
     breaker_failure_threshold: Count = _env("CIRCUIT_BREAKER_FAILURE_THRESHOLD", 5)
     breaker_failure_window: Positive = _env("CIRCUIT_BREAKER_FAILURE_WINDOW", 60)
+    breaker_failure_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = _env("PENSTOCK_BREAKER_FAILURE_RATE", 0.5)
+    breaker_minimum_calls: Count = _env("PENSTOCK_BREAKER_MINIMUM_CALLS", 20)
     breaker_recovery_timeout: Positive = _env("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", 60)
     breaker_half_open_max_calls: Count = _env("CIRCUIT_BREAKER_HALF_OPEN_MAX_CALLS", 3)
     dlq_enabled: bool = _env("DLQ_ENABLED", True)

@@ -134,10 +134,16 @@ class ClientSpec(Section, frozen=True, kw_only=True):
 
 
 class Breaker(Section, frozen=True, kw_only=True):
-    """What is special to one circuit breaker; what is absent comes from CIRCUIT_BREAKER_* variables."""
+    """What is special to one circuit breaker; what is absent comes from the environment.
+
+    It opens after `failure_threshold` failures in a row, or when `failure_rate` (a share, 0 to 1) of at least
+    `minimum_calls` within `failure_window` failed. After `recovery_timeout` at most `half_open_max_calls` try it.
+    """
 
     failure_threshold: Annotated[int, msgspec.Meta(ge=1)] | None = None
     failure_window: Duration | None = None
+    failure_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    minimum_calls: Annotated[int, msgspec.Meta(ge=1)] | None = None
     recovery_timeout: Duration | None = None
     half_open_max_calls: Annotated[int, msgspec.Meta(ge=1)] | None = None
 

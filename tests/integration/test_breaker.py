@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import Reject
+from penstock.errors import Reject, Unavailable
 from penstock.keys import Keys
 from penstock.redis.connection import client
 from penstock.resilience.breaker import BreakerPolicy, Breakers, BreakerStatus, CircuitOpen, statuses
@@ -90,7 +90,7 @@ async def test_failures_of_two_processes_open_it_for_both(server: Server, raw: A
     assert transitions(raw) == ["breaker.opened"]
     data = json.loads(raw.xrange("events")[0][1][b"data"])
     assert (data["name"], data["from"], data["to"]) == ("crm", "closed", "open")
-    assert "3 failures in 60 s" in data["reason"]
+    assert "3 failures in a row" in data["reason"]
     assert "refused" in data["reason"]
 
 
@@ -101,6 +101,69 @@ async def test_failures_outside_the_window_do_not_count(server: Server, raw: Any
         await fail(one, 2)
         await succeed(one)
     assert transitions(raw) == []
+
+
+async def test_a_dependency_that_fails_now_and_then_stays_in_use(server: Server, raw: Any) -> None:
+    async with fleet(server, 4) as (clock, processes):
+        for _ in range(60):  # a minute of 200 calls a second, of which 2 % fail
+            for process in processes:
+                await succeed(process, 49)
+                await fail(process)
+                await process.look()
+            clock.now += 1
+    assert transitions(raw) == []
+
+
+async def test_too_large_a_share_of_failures_opens_it_once_there_were_enough_calls(server: Server, raw: Any) -> None:
+    async with fleet(server) as (clock, (one, other)):
+        for _ in range(9):
+            await fail(one)
+            await succeed(other)
+            await other.look()
+        assert transitions(raw) == [], "18 calls are too few to say"
+        clock.now += 30
+        await fail(one)
+        await succeed(other)
+        await other.look()
+        await fail(one)
+    assert transitions(raw) == ["breaker.opened"]
+    reason = json.loads(raw.xrange("events")[0][1][b"data"])["reason"]
+    assert reason == "11 of 21 calls failed within 60 s, the last: ConnectionError: refused"
+
+
+async def test_calls_that_are_over_for_a_window_do_not_count(server: Server, raw: Any) -> None:
+    async with fleet(server) as (clock, (one, _)):
+        for _ in range(9):
+            await fail(one)
+            await succeed(one)
+        clock.now += 61
+        await fail(one)
+        await succeed(one)
+        await fail(one)
+    assert transitions(raw) == []
+
+
+async def test_a_failure_whose_text_is_not_utf8_counts_too(server: Server, raw: Any) -> None:
+    async with fleet(server) as (_, (one, _)):
+        await fail(one, 3, ConnectionError("bad \udcff byte"))
+        await one.force("other", is_open=True, reason="\udcff")
+    assert transitions(raw) == ["breaker.opened"] * 2
+    assert json.loads(raw.xrange("events")[0][1][b"data"])["reason"].endswith("ConnectionError: bad ? byte")
+
+
+async def test_a_redis_that_cannot_be_told_hides_neither_failure_nor_result(own_server: Server) -> None:
+    async with fleet(own_server) as (_, (one, other)):
+        await one.look()
+        one.watch(["crm"])
+        await one.look()
+        own_server.kill()
+        await fail(one)
+        await succeed(one)
+        with pytest.raises(Unavailable):
+            await succeed(other)  # it does not know yet whether the breaker is closed
+        own_server.start()
+        await one.look()
+        assert (await status_of(own_server)).success_count == 1
 
 
 async def test_only_what_the_caller_names_counts_as_a_failure(server: Server, raw: Any) -> None:

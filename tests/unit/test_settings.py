@@ -39,6 +39,8 @@ def sample(variable: str) -> tuple[str, Any]:
         return other, other
     if bool in {field.type, *get_args(field.type)}:
         return str(not field.default).lower(), not field.default
+    if isinstance(field.default, float) and 0 < field.default < 1:  # a share
+        return "0.25", 0.25
     if isinstance(field.default, int | float):
         return "17", 17
     return "text", "text"

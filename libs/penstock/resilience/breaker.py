@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 import msgspec
+import structlog
 
 from penstock.errors import Outcome, Snooze
 from penstock.keys import Keys
@@ -26,6 +27,7 @@ Failure = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Base
 _breaker = Script("penstock.resilience", "breaker")
 _LOOK = 1.0  # seconds between looks at the shared state
 _MOST_TEXT = 300
+_log = structlog.get_logger("penstock.breaker")
 
 
 class CircuitOpen(Snooze):
@@ -37,10 +39,17 @@ class CircuitOpen(Snooze):
 
 
 class BreakerPolicy(msgspec.Struct, frozen=True):
-    """When a breaker opens and how it closes again. Durations are in seconds."""
+    """When a breaker opens and how it closes again. Durations are in seconds.
+
+    It opens after `failure_threshold` failures in a row over the whole fleet, none of them longer than
+    `failure_window` after the one before; or when at least `failure_rate` (0 to 1) of the calls within
+    `failure_window` failed, provided that there were `minimum_calls`.
+    """
 
     failure_threshold: int = 5
     failure_window: float = 60.0
+    failure_rate: float = 0.5
+    minimum_calls: int = 20
     recovery_timeout: float = 60.0
     half_open_max_calls: int = 3
 
@@ -103,13 +112,8 @@ class Breakers:
 
     async def look(self) -> None:
         """Refresh what this process knows of the breakers it uses."""
-        for name, local in list(self._local.items()):
-            successes, local.successes = local.successes, 0
-            try:
-                await self._ask("look", name, str(successes))
-            except BaseException:
-                local.successes += successes
-                raise
+        for name in list(self._local):
+            await self._ask("look", name)
 
     def watch(self, names: Iterable[str]) -> None:
         """Keep an eye on these breakers from now on."""
@@ -133,43 +137,70 @@ class Breakers:
 
         Raises:
             CircuitOpen: the breaker does not let the call pass.
+            Unavailable: Redis cannot tell now whether it does.
         """
         local = self._local.setdefault(name, _Local())
         call_id = os.urandom(8).hex()
         asking = local.state != "closed"
-        if asking and not await self._ask("admit", name, call_id):
+        if asking and not await self._may_pass(name, call_id):
             raise CircuitOpen(name, max(0.05, local.retry_at - self._now()))
         try:
             yield
         except BaseException as error:
             if _counts(error, failures):
-                await self._ask("failure", name, call_id, f"{type(error).__name__}: {error}"[:_MOST_TEXT])
+                await self._report("failure", name, call_id, _describe(error))
             raise
         if asking:
-            await self._ask("success", name, call_id)
+            await self._report("success", name, call_id)
         else:
             local.successes += 1
 
+    async def _may_pass(self, name: str, call_id: str) -> bool:
+        try:
+            return await self._ask("admit", name, call_id)
+        except Exception as error:
+            away = unavailable(error)
+            if away is None:
+                raise
+            raise away from error
+
+    async def _report(self, how: str, name: str, call_id: str, why: str = "") -> None:
+        """Report how a call went; what came of it stands, also if Redis cannot be told."""
+        try:
+            await self._ask(how, name, call_id, why)
+        except Exception as error:
+            away = unavailable(error)
+            if away is None:
+                raise
+            _log.warning("the breaker was not told of a call", breaker=name, call=how, reason=away.reason)
+
     async def force(self, name: str, *, is_open: bool, reason: str) -> None:
         """Open a breaker until it is closed by hand, or close it."""
-        await self._ask("open" if is_open else "close", name, "0", reason)
+        await self._ask("open" if is_open else "close", name, why=_writable(reason))
 
-    async def _ask(self, command: str, name: str, call_id: str, why: str = "") -> bool:
+    async def _ask(self, command: str, name: str, call_id: str = "", why: str = "") -> bool:
         local = self._local.setdefault(name, _Local())
         policy = self._policies(name)
         base = self._keys.breaker(name)
-        state, wait_ms, allowed = await _breaker(
-            self._client,
-            [base, f"{base}:failures", f"{base}:probes", self._keys.breakers, self._events or base],
-            [
-                *(command, name, "" if self._clock is None else round(self._clock() * 1000)),
-                policy.failure_threshold,
-                round(policy.failure_window * 1000),
-                round(policy.recovery_timeout * 1000),
-                policy.half_open_max_calls,
-                *(call_id, self._service, why, "1" if self._events else "0"),
-            ],
-        )
+        successes, local.successes = local.successes, 0
+        try:
+            state, wait_ms, allowed = await _breaker(
+                self._client,
+                [base, f"{base}:calls", f"{base}:probes", self._keys.breakers, self._events or base],
+                [
+                    *(command, name, "" if self._clock is None else round(self._clock() * 1000)),
+                    policy.failure_threshold,
+                    round(policy.failure_window * 1000),
+                    round(policy.recovery_timeout * 1000),
+                    policy.half_open_max_calls,
+                    policy.failure_rate,
+                    policy.minimum_calls,
+                    *(call_id, successes, self._service, why, "1" if self._events else "0"),
+                ],
+            )
+        except BaseException:
+            local.successes += successes
+            raise
         local.state = state.decode()
         local.retry_at = self._now() + wait_ms / 1000
         return bool(allowed)
@@ -195,6 +226,15 @@ async def statuses(client: AsyncRedis, keys: Keys) -> list[BreakerStatus]:
             )
         )
     return found
+
+
+def _describe(error: BaseException) -> str:
+    return _writable(f"{type(error).__name__}: {error}"[:_MOST_TEXT])
+
+
+def _writable(text: str) -> str:
+    """Return the text with what UTF-8 cannot hold (lone surrogates) replaced."""
+    return text.encode(errors="replace").decode()
 
 
 def _counts(error: BaseException, failures: Failure) -> bool:

@@ -22,6 +22,8 @@ def breaker_policy(settings: Settings, topology: Topology, name: str) -> Breaker
     return BreakerPolicy(
         failure_threshold=special.failure_threshold or settings.breaker_failure_threshold,
         failure_window=special.failure_window or settings.breaker_failure_window,
+        failure_rate=special.failure_rate or settings.breaker_failure_rate,
+        minimum_calls=special.minimum_calls or settings.breaker_minimum_calls,
         recovery_timeout=special.recovery_timeout or settings.breaker_recovery_timeout,
         half_open_max_calls=special.half_open_max_calls or settings.breaker_half_open_max_calls,
     )
