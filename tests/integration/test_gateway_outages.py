@@ -116,7 +116,7 @@ async def test_the_backlog_is_that_of_the_group_that_is_farthest_behind(server: 
         assert await backlog(redis, "ingest", ["audit"]) == 0
         raw.xgroup_setid("ingest", "worker", raw.xrange("ingest")[2][0])
         raw.xdel("ingest", raw.xrange("ingest")[1][0])
-        assert await backlog(redis, "ingest", ["worker"]) == 4, "Redis cannot tell the lag: it is the length at most"
+        assert await backlog(redis, "ingest", ["worker"]) == 4, "it is counted where Redis cannot tell"
 
 
 def test_a_stream_key_of_another_kind_is_503_and_says_so(server: Server, raw: Any, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from penstock.event import encode
 from penstock.keys import Keys
 from penstock.mesh.jobs import find_job
 from penstock.mesh.state import mesh_state
+from penstock.redis.scripts import Script
 from penstock.resilience.breaker import BreakerPolicy, Breakers
 from penstock.streams.position import position
 from penstock.streams.publish import Deduplication, Publisher
@@ -152,6 +153,15 @@ async def notify(client: Any) -> None:
     await log.confirm("b", Receipt(pause=0.01))
 
 
+async def call(client: Any, raw: Raw) -> None:
+    """Call by hand those whose callers need much around them."""
+    raw.rpush("failed", "one")
+    await Script("penstock.mesh", "resend")(client, ["failed", "notifications"], ["one", "type", "t"])
+    fan_out = Script("penstock_services.notifier.delivery", "fanout")
+    for episode in ("first", "second"):
+        await fan_out(client, ["record"], [episode, "firing", episode, "", "{}", 60_000, "slack"])
+
+
 async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, raw: Raw) -> None:
     with watching(raw) as found:
         await work_the_core(server, raw)
@@ -160,6 +170,7 @@ async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, r
             await trip(client)
             await publish(client)
             await notify(client)
+            await call(client, raw)
 
     assert set(found) == set(SCRIPTS.values()), "a script that nothing here has run: add it"
     undeclared = {name: seen.undeclared for name, seen in found.items() if seen.undeclared}

@@ -11,7 +11,7 @@ import pytest
 
 from penstock import BatchContext, ConfigurationError, Context, Event, Reject, Retry, Service, Snooze
 from penstock.service.outcome import Outcome
-from penstock.testing import Dead, Done, Harness, Message, Retried, Run
+from penstock.testing import Dead, Done, Given, Harness, Retried, Run
 from penstock.topology import parse
 
 tickets = Service("tickets")
@@ -212,7 +212,7 @@ async def test_a_call_through_an_open_breaker_ends_the_run() -> None:
 
 async def test_a_batch_is_handled_as_one(harness: Harness) -> None:
     runs = await harness.send_all(
-        "events", [Message(type="visit", data=number, id=f"V-{number}", tenant="acme") for number in range(5)]
+        "events", [Given(type="visit", data=number, id=f"V-{number}", tenant="acme") for number in range(5)]
     )
 
     assert [run.ids for run in runs] == [("V-0", "V-1", "V-2"), ("V-3", "V-4")]  # at most 3 in one call
@@ -222,9 +222,7 @@ async def test_a_batch_is_handled_as_one(harness: Harness) -> None:
 
 
 async def test_of_a_failing_batch_only_the_culprit_fails(harness: Harness) -> None:
-    runs = await harness.send_all(
-        "events", [Message(type="visit", data=data, id=str(data)) for data in (1, -1, "x", 2)]
-    )
+    runs = await harness.send_all("events", [Given(type="visit", data=data, id=str(data)) for data in (1, -1, "x", 2)])
 
     assert {run.ids[0]: type(run.outcome) for run in runs} == {"1": Done, "-1": Retried, "x": Dead, "2": Done}
 
@@ -243,8 +241,8 @@ async def test_attributes_of_the_event_reach_the_handler() -> None:
     async def see(event: Event, ctx: Context) -> dict[str, Any]:
         return {"id": event.id, "source": event.source, "time": event.time, "mine": event.extra, "try": ctx.attempt}
 
-    message = Message(type="t", id="A", source="shop", time="2026-01-01T00:00:00Z", extra={"x": "1"}, attempt=3)
-    (run,) = await Harness(service, publishes=[]).send_all("ingest", [message])
+    given = Given(type="t", id="A", source="shop", time="2026-01-01T00:00:00Z", extra={"x": "1"}, attempt=3)
+    (run,) = await Harness(service, publishes=[]).send_all("ingest", [given])
 
     assert run.result == {"id": "A", "source": "shop", "time": "2026-01-01T00:00:00Z", "mine": {"x": "1"}, "try": 3}
 

@@ -9,10 +9,10 @@ import msgspec
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis, ResponseError
 from penstock.redis.scripts import Script
+from penstock.streams.lag import count_lag
 from penstock.topology import Topology
 
 _dead = Script("penstock.dlq", "count", read_only=True)
-_unread = Script("penstock.mesh", "unread", read_only=True)
 _PAGE = 1_000  # entries looked at in one call of a script
 
 
@@ -125,7 +125,7 @@ async def _counts(
     delayed, waiting, retried, consumers = (_unless_missing(reply) for reply in replies)
     in_flight = retried["pending"] if retried else 0
     return {
-        "lag": await _lag(client, key, info) if info else stream.length,  # a new group starts at the first entry
+        "lag": await count_lag(client, key, info) if info else stream.length,  # a new group starts at the first entry
         "pending": (info["pending"] if info else 0) + in_flight,
         "delayed": delayed,
         "retry": max(0, waiting - in_flight),
@@ -136,22 +136,6 @@ async def _counts(
 async def _alive(client: AsyncRedis, keys: Keys, consumers: list[dict[str, Any]]) -> int:
     live = [keys.live(consumer["name"].decode()) for consumer in consumers]
     return int(await client.exists(*live)) if live else 0
-
-
-async def _lag(client: AsyncRedis, stream: str, info: dict[str, Any]) -> int:
-    """Return how many entries the group has yet to be given, counted where the server cannot tell.
-
-    That is so once entries have been deleted from the middle of a stream.
-    """
-    if info["lag"] is not None:
-        return int(info["lag"])
-    total = 0
-    last = info["last-delivered-id"]
-    while True:
-        count, last = await _unread(client, [stream], [last, _PAGE])
-        total += int(count)
-        if count < _PAGE:
-            return total
 
 
 async def _count_dead(client: AsyncRedis, keys: Keys) -> dict[tuple[str, str], int]:

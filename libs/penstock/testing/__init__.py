@@ -15,6 +15,6 @@ What happens in Redis alone is not here: deliveries, back-off and replays, and s
 
 from penstock.service.outcome import Dead, Done, Retried
 from penstock.testing.harness import Harness
-from penstock.testing.run import Emitted, Message, Run
+from penstock.testing.run import Emitted, Given, Run
 
-__all__ = ["Dead", "Done", "Emitted", "Harness", "Message", "Retried", "Run"]
+__all__ = ["Dead", "Done", "Emitted", "Given", "Harness", "Retried", "Run"]

@@ -16,7 +16,7 @@ from penstock.service.execute import Concluded, Policy, conclude, execute, execu
 from penstock.service.handlers import Handler
 from penstock.service.outcome import Done, dead, parked, unhandled
 from penstock.testing.doubles import Breakers, Checkpoints, Outlet
-from penstock.testing.run import Emitted, Message, Run, decoded, read
+from penstock.testing.run import Emitted, Given, Run, decoded, read
 from penstock.topology import ServiceSpec, Subscription, Topology, load
 
 
@@ -73,14 +73,14 @@ class Harness:
         self._breakers.open.pop(name, None)
 
     async def send(self, stream: str, type: str, data: Any = None, **attributes: Any) -> Run:  # noqa: A002
-        """Hand one event to the service; `attributes` are those of a Message.
+        """Hand one event to the service; `attributes` are those of a Given.
 
         Raises:
             ConfigurationError: the service does not read `stream`.
         """
-        return (await self.send_all(stream, [Message(type=type, data=data, **attributes)]))[0]
+        return (await self.send_all(stream, [Given(type=type, data=data, **attributes)]))[0]
 
-    async def send_all(self, stream: str, messages: Iterable[Message]) -> list[Run]:
+    async def send_all(self, stream: str, given: Iterable[Given]) -> list[Run]:
         """Hand several events to the service at once; batch handlers get them together.
 
         Raises:
@@ -90,17 +90,17 @@ class Harness:
             raise ConfigurationError(f"{self._scope.service} has no handler on {stream}")
         runs: list[Run] = []
         batches: dict[Handler, list[tuple[Event, int]]] = {}
-        for message in messages:
+        for one in given:
             try:
-                event = read(stream, message)
+                event = read(stream, one)
             except InvalidEvent as error:
-                runs.append(Run(ids=(message.id or "",), outcome=dead("", "invalid", str(error))))
+                runs.append(Run(ids=(one.id or "",), outcome=dead("", "invalid", str(error))))
                 continue
             handler = self._handlers.find(stream, event.type)
             if handler is not None and handler.batch is not None and not self._waiting(handler):
-                batches.setdefault(handler, []).append((event, message.attempt))
+                batches.setdefault(handler, []).append((event, one.attempt))
             else:
-                runs.append(await self._run(stream, event, message.attempt, handler))
+                runs.append(await self._run(stream, event, one.attempt, handler))
         for handler, events in batches.items():
             runs += [run async for run in self._run_batches(stream, handler, events)]
         return runs

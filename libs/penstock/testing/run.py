@@ -15,7 +15,7 @@ from penstock.service.outcome import Done, Outcome
 _ids = itertools.count(1)
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Given(msgspec.Struct, frozen=True, kw_only=True):
     """An event to hand to a service. `data` becomes JSON; bytes are taken as JSON as they are."""
 
     type: str
@@ -82,24 +82,24 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome.result
 
 
-def read(stream: str, message: Message) -> Event:
+def read(stream: str, given: Given) -> Event:
     """Return the event that a reader of `stream` would see.
 
     Raises:
         InvalidEvent: it breaks the event format.
     """
-    raw = message.data if isinstance(message.data, bytes) else encode_data(message.data).encode()
+    raw = given.data if isinstance(given.data, bytes) else encode_data(given.data).encode()
     fields = encode(
-        message.type,
+        given.type,
         "",
-        event_id=message.id,
-        source=message.source,
-        time=message.time,
-        subject=message.subject,
-        tenant=message.tenant,
-        traceparent=message.traceparent,
-        cause=message.cause,
-        extra=message.extra,
+        event_id=given.id,
+        source=given.source,
+        time=given.time,
+        subject=given.subject,
+        tenant=given.tenant,
+        traceparent=given.traceparent,
+        cause=given.cause,
+        extra=given.extra,
     )
     return decode(stream, _entry_id(), [*(field.encode() for field in fields), b"data", raw])
 

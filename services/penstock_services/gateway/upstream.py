@@ -10,6 +10,7 @@ from aiohttp import web
 
 from penstock.redis.connection import AsyncRedis, ResponseError, unavailable
 from penstock.service.runtime import Runtime
+from penstock.streams.lag import count_lag
 from penstock.web.health import Ready
 from penstock.web.problems import Problem, overloaded
 from penstock.web.routes import Request, json
@@ -94,7 +95,7 @@ class Upstream:
 async def backlog(redis: AsyncRedis, key: str, groups: list[str]) -> int:
     """Return how many entries the group that is farthest behind has not done: not read yet, or in flight.
 
-    A group that does not exist yet has all of them before it, and so has one whose lag Redis cannot tell.
+    A group that does not exist yet has all of them before it.
     """
     if not groups:
         return 0
@@ -104,13 +105,6 @@ async def backlog(redis: AsyncRedis, key: str, groups: list[str]) -> int:
         if "no such key" not in str(error):
             raise
         return 0
-    length: int | None = None
-    worst = 0
-    for group in groups:
-        row = known.get(group)
-        if row is None or row["lag"] is None:
-            length = await redis.xlen(key) if length is None else length
-            worst = max(worst, length)
-        else:
-            worst = max(worst, row["lag"] + row["pending"])
-    return worst
+    if any(group not in known for group in groups):
+        return int(await redis.xlen(key))
+    return max([await count_lag(redis, key, known[group]) + int(known[group]["pending"]) for group in groups])
