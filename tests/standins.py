@@ -277,6 +277,7 @@ class Mail(msgspec.Struct):
     sender: str
     recipients: list[str]
     message: EmailMessage
+    content: bytes
 
 
 class MailServer:
@@ -298,7 +299,7 @@ class MailServer:
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
-        self.mails.append(Mail(envelope.mail_from, envelope.rcpt_tos, message))
+        self.mails.append(Mail(envelope.mail_from, envelope.rcpt_tos, message, envelope.content))
         return "250 2.0.0 queued as 4711"
 
 

@@ -26,12 +26,19 @@ class Matcher(str):
         """Read a matcher.
 
         Raises:
-            ValueError: it has not one of the two forms.
+            ValueError: it has not one of the two forms, or its pattern is of another language and would never match.
         """
         found = _FORM.fullmatch(text.strip()) if isinstance(text, str) else None
         if found is None:
             raise ValueError(f"expected a matcher such as stream=ingest or type!=test.*, got {text!r}")
         label, operator, pattern = found.groups()
+        if pattern.startswith("~"):
+            raise ValueError(
+                f"{text!r}: regular expressions are not understood; write {label}{operator}{_as_glob(pattern[1:])}, "
+                "with * ? and [...] as shells know them"
+            )
+        if _open_bracket(pattern):
+            raise ValueError(f"{text!r}: a [ without its ] never matches; a bracket itself is written [[]")
         matcher = cls(f"{label}{operator}{pattern}")
         matcher.label, matcher.pattern, matcher.negated = label, pattern, operator == "!="
         return matcher
@@ -40,6 +47,40 @@ class Matcher(str):
         """Return whether `labels` meet the condition."""
         value = labels.get(self.label)
         return (value is not None and fnmatch.fnmatchcase(value, self.pattern)) != self.negated
+
+
+def impossible(matchers: Iterable[Matcher], values: Mapping[str, Iterable[str]]) -> str | None:
+    """Return why no labels can meet all the conditions, None if some can; `values` are all that a label may have."""
+    wanted: dict[str, str] = {}
+    given = list(matchers)
+    for matcher in given:
+        if matcher.label in values:
+            known = list(values[matcher.label])
+            if not any(
+                all_match((one for one in given if one.label == matcher.label), {matcher.label: v}) for v in known
+            ):
+                return f"{matcher} never matches; {matcher.label} is one of {', '.join(known)}"
+        if matcher.negated or set(matcher.pattern) & set("*?["):
+            continue
+        if (other := wanted.setdefault(matcher.label, matcher.pattern)) != matcher.pattern:
+            return f"{matcher.label} cannot be {other} and {matcher.pattern}; a pattern has room for both"
+    return None
+
+
+def _as_glob(pattern: str) -> str:
+    return pattern.replace(".*", "*").replace(".+", "?*").strip("^$") or "*"
+
+
+def _open_bracket(pattern: str) -> bool:
+    """Whether there is a [ that begins no set: fnmatch would take it for itself."""
+    at = pattern.find("[")
+    while at >= 0:
+        start = at + 1 + (pattern[at + 1 : at + 2] == "!")
+        end = pattern.find("]", start + 1)  # a ] that comes first stands for itself
+        if end < 0:
+            return True
+        at = pattern.find("[", end + 1)
+    return False
 
 
 def all_match(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:

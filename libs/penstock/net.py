@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import math
 import socket
@@ -11,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 from penstock.errors import PenstockError
 
@@ -67,6 +69,24 @@ def special_range(address: str) -> str | None:
     return next((kind for kind, holds in tests if holds), None)
 
 
+class _HeadersFirst(ResponseHandler):
+    """Has the head of an answer parsed by itself: what is wrong with a body must not take the status along.
+
+    aiohttp parses what arrives as one, and where the body is broken (of a 204 with one, say) it raises and forgets
+    the headers that came with it. It has no public place for this.
+    """
+
+    _headed = False
+
+    def data_received(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        if not self._headed and 4 <= end < len(data):
+            self._headed = True
+            super().data_received(data[:end])
+            data = data[end:]
+        super().data_received(data)
+
+
 class AddressGuard:
     """Lets the connections of one request be made to public addresses only, or to all if `allow_private`.
 
@@ -101,7 +121,10 @@ class AddressGuard:
     def connector(self) -> aiohttp.TCPConnector:
         """Return a connector for one aiohttp session, whose connections all pass the check."""
         # One address after the other: a race would mix refusals with what the others say.
-        return aiohttp.TCPConnector(socket_factory=self.open, happy_eyeballs_delay=None, use_dns_cache=False)
+        made = aiohttp.TCPConnector(socket_factory=self.open, happy_eyeballs_delay=None, use_dns_cache=False)
+        factory: Any = functools.partial(_HeadersFirst, loop=asyncio.get_running_loop())
+        made._factory = factory  # noqa: SLF001 - see there
+        return made
 
     async def connect(self, host: str, port: int) -> socket.socket:
         """Return a socket that is connected to the first address of `host` that is allowed and answers.

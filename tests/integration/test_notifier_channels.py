@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,10 +14,11 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 
 from penstock.config import Duration
-from penstock_services.notifier.channels import AnyChannel, Discord, Slack, Telegram, Webhook
+from penstock_services.notifier.channels import AnyChannel, Discord, Email, Slack, Telegram, Webhook
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests import standins
 from tests.alerts import RESOLVED, make_delivery
+from tests.processes import ROOT
 from tests.standins import Reply, StandIn, refusal
 
 KINDS = ["slack", "discord", "telegram", "webhook"]
@@ -110,12 +113,66 @@ async def test_an_answer_that_does_not_come_is_worth_another_try(server: StandIn
     assert "0.2 s" in failure.reason
 
 
-async def test_an_answer_that_is_cut_in_the_middle_is_no_confirmation(server: StandIn) -> None:
+async def test_what_became_of_a_message_the_headers_of_the_answer_say(server: StandIn) -> None:
     server.script.append(Reply(200, "ok", cut=True))
 
-    failure = await fail(channel_for(server))
+    receipt = await channel_for(server).send(make_delivery(), allow_private=True)
+
+    assert receipt.code == 200
+
+
+async def test_headers_of_a_failure_say_it_too(server: StandIn) -> None:
+    server.script.append(Reply(429, "", {"Retry-After": "7"}, cut=True))
+
+    assert (await fail(channel_for(server))).after == 7.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 204 No Content\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nnonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok",
+    ],
+)
+async def test_a_body_that_is_wrong_does_not_make_a_success_a_failure(answer: bytes) -> None:
+    async def give(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"]}}")
+        writer.write(answer)
+        await writer.drain()
+        await reader.read()  # it never ends it
+        writer.close()
+
+    endpoint = await asyncio.start_server(give, standins.LOCALHOST, 0)
+    async with endpoint:
+        port = endpoint.sockets[0].getsockname()[1]
+        channel = Webhook(url=f"http://{standins.LOCALHOST}:{port}/", timeout=Duration(5))
+        receipt = await channel.send(make_delivery(), allow_private=True)
+
+    assert receipt.code in (200, 204)
+
+
+@pytest.mark.parametrize("kind", ["webhook", "email"])
+async def test_a_certificate_that_does_not_fit_is_worth_another_try(kind: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ROOT / "tests" / "self_signed.pem")
+
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    endpoint = await asyncio.start_server(ignore, standins.LOCALHOST, 0, ssl=context)
+    async with endpoint:
+        port = endpoint.sockets[0].getsockname()[1]
+        channel: AnyChannel = Webhook(url=f"https://{standins.LOCALHOST}:{port}/")
+        if kind == "email":
+            channel = Email(
+                host=standins.LOCALHOST, port=port, sender="a@example.com", to=("b@example.com",), tls="tls"
+            )
+        failure = await fail(channel)
 
     assert not isinstance(failure, SendRefused)
+    assert "certificate" in failure.reason.lower()
 
 
 async def test_a_connection_that_is_refused_is_worth_another_try(server: StandIn) -> None:

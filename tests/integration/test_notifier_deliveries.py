@@ -430,6 +430,30 @@ def test_secrets_are_in_no_record(server: Server, raw: Any, tmp_path: Path) -> N
     assert telegram.token not in mesh.log.read_text()
 
 
+def test_what_an_endpoint_repeats_of_a_credential_goes_nowhere(
+    server: Server, raw: Any, tmp_path: Path, substitute: StandIn
+) -> None:
+    with StandIn() as hook:
+        hook.script.append(Reply(403, "token Xk29sLq81ZmPw04T is not valid"))
+        notify = f"""
+channels:
+  main: {{type: webhook, url: "{hook.url}", headers: {{Authorization: Bearer Xk29sLq81ZmPw04T}}}}
+  pager: {{type: webhook, url: "{substitute.url}"}}
+routes: [{{channels: [main], match: [service=worker], failover: pager}}]
+"""
+        mesh = Mesh(server, raw, tmp_path, notify)
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: len(substitute.requests) == 2 and mesh.settled)
+
+    everything = [raw.xrange(key) for key in raw.scan_iter("*", _type="stream")]
+    everything += [raw.hgetall(key) for key in raw.scan_iter("*", _type="hash")]
+    everything += [raw.lrange(key, 0, -1) for key in raw.scan_iter("*", _type="list")]
+    told = f"{everything} {substitute.payloads} {mesh.log.read_text()}"
+    assert "token *** is not valid" in told
+    assert "Xk29sLq81ZmPw04T" not in told
+
+
 def test_a_bare_webhook_url_does_without_any_file(
     server: Server, raw: Any, tmp_path: Path, substitute: StandIn
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.header
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from penstock.config import Duration
 from penstock_services.notifier.channels import Email
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
+from penstock_services.notifier.message.text import one_line
 from tests.alerts import ALERT, RESOLVED, make_alert, make_delivery
 from tests.servers import free_port
 from tests.standins import LOCALHOST, MailServer, Reply, StandIn, mail_server
@@ -98,6 +101,32 @@ async def test_white_space_in_an_alert_cannot_add_a_header(server: MailServer) -
     message = server.mails[0].message
     assert message["Bcc"] is None
     assert message["Subject"] == "🔴 CRITICAL: a Bcc: x@example.com"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=?utf-8?q?x=0D=0AContent-Type:_text/html=0D=0A=0D=0A<h1>hello</h1>?=",
+        "=?utf-8?b?eA0KQmNjOiB4QGV4YW1wbGUuY29tDQoNCjxoMT4=?=",
+        "=?utf-8?q?=FF=FE?=",
+        "=?no-such-charset?q?x?=",
+        "=?us-ascii?q?=00?=",
+        "=?utf-8?q?" + "a" * 300 + "?= =?utf-8?q?b?=",
+        "a\0b\x85c\u2028d\ud800e",
+    ],
+)
+async def test_what_an_alert_says_is_never_read_as_a_header(server: MailServer, text: str) -> None:
+    alert = make_alert(summary=text, reason=text, rule=text, labels={"type": text}, runbook="https://x/\ud800")
+    await channel_for(server).send(make_delivery(alert), allow_private=True)
+
+    mail = email.message_from_bytes(server.mails[0].content)  # reads nothing into a value
+    names = ["Content-Type", "MIME-Version", "From", "To", "Subject", "Date", "Message-ID", "References"]
+    assert mail.keys() == [*names, "Auto-Submitted"]
+    assert [part.get_content_type() for part in mail.walk()] == ["multipart/alternative", "text/plain", "text/html"]
+    assert b"=?utf-8?" in server.mails[0].content
+    shown = str(email.header.make_header(email.header.decode_header(mail["Subject"])))
+    assert shown.startswith("🔴 CRITICAL: ")
+    assert shown.removeprefix("🔴 CRITICAL: ")[:30] == one_line(text)[:30]
 
 
 @pytest.mark.parametrize("answer", ["550 5.1.1 no such user", "552 mailbox full"])

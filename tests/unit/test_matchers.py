@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from penstock.matchers import Matcher, all_match
+from penstock.matchers import Matcher, all_match, impossible
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,43 @@ def test_a_matcher_matches(text: str, labels: dict[str, str], expected: bool) ->
 def test_what_is_no_matcher_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(ValueError, match="expected a matcher such as stream=ingest"):
         Matcher.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("severity=~.*", "write severity=*"),
+        ("name=~^api.+$", "write name=api?*"),
+        ("name!=~x", "regular expressions are not understood"),
+        ("name=[", "a [ without its ] never matches"),
+        ("name=a[!", "a [ without its ] never matches"),
+        ("name=[a]b[c", "a [ without its ] never matches"),
+        ("name=[]", "a [ without its ] never matches"),
+    ],
+)
+def test_what_would_never_match_is_refused_with_what_was_meant(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Matcher.parse(text)
+
+
+@pytest.mark.parametrize("text", ["name=[[]", "name=[]]x", "name=[!a]*", "name=a]"])
+def test_brackets_that_mean_something_are_fine(text: str) -> None:
+    assert Matcher.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["severity=fatal"], "severity is one of info, warning"),
+        (["severity=w*", "severity!=warning"], "severity is one of info, warning"),
+        (["a=x", "a=y"], "a cannot be x and y"),
+        (["severity=*", "a=x", "a=x", "a!=y"], None),
+    ],
+)
+def test_conditions_that_nothing_can_meet_are_told(texts: list[str], said: str | None) -> None:
+    why = impossible([Matcher.parse(text) for text in texts], {"severity": ("info", "warning")})
+
+    assert (why is None) if said is None else (said in (why or ""))
 
 
 def test_all_of_several_must_match_and_none_always_does() -> None:

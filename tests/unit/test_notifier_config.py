@@ -14,6 +14,7 @@ from penstock_services.notifier.config.config import Config, load, parse
 from penstock_services.notifier.config.environment import provider_of
 
 SLACK = "https://hooks.slack.com/services/T0/B0/secret"
+HOOK = {"OPS_ALERT_WEBHOOK_URL": "https://example.com/x"}
 
 
 def read(text: str = "", /, **environ: str) -> Config:
@@ -71,7 +72,10 @@ def test_the_examples_in_the_file_that_ships_are_sound() -> None:
             "channels: {a: {type: webhook, url: 'https://x', secret: whsec_short}}",
             "channels.a: secret: expected whsec_ and the base64 of 24 to 64 random bytes",
         ),
-        ("channels: {a: {type: webhook, url: 'https://x', headers: {a: \"b\\nc\"}}}", "headers: 'a' cannot be sent"),
+        (
+            "channels: {a: {type: webhook, url: 'https://x', headers: {a: \"b\\nc\"}}}",
+            "headers: the value of a holds what no header can",
+        ),
         ("channels: {a: {type: telegram, token: '', chat_id: '1'}}", "token and chat_id must not be empty"),
         ("channels: {a: {type: email, host: h, from: x, to: [a@b.c]}}", "'x' is no mail address"),
         ("channels: {a: {type: email, host: h, from: a@b.c, to: []}}", "to must name at least one address"),
@@ -154,6 +158,26 @@ def test_hooks_can_be_switched_off() -> None:
     assert list(read(OPS_ALERT_WEBHOOK_URL=SLACK, OPS_ALERT_HOOKS_ENABLED="false").channels) == ["console"]
 
 
+@pytest.mark.parametrize("off", ["no", "off", "False", "0"])
+def test_what_is_switched_off_takes_nothing_else_with_it(off: str) -> None:
+    hook = "{type: webhook, url: 'https://example.com'}"
+    config = read(
+        f"channels: {{a: {hook}}}\n"
+        "routes: [{channels: [ops, a]}, {channels: [a], failover: [ops]}, {channels: [ops]}]",
+        OPS_ALERT_WEBHOOK_URL=SLACK,
+        OPS_ALERT_HOOKS_ENABLED=off,
+    )
+
+    assert [(route.channels, route.substitutes) for route in config.routes] == [(("a",), ()), (("a",), ())]
+
+
+@pytest.mark.parametrize("on", ["yes", "on", "TRUE", "1"])
+def test_a_switch_is_read_however_it_is_written(on: str) -> None:
+    config = read(OPS_ALERT_WEBHOOK_URL=SLACK, OPS_ALERT_WEBHOOK_PROVIDER="Slack", OPS_ALERT_HOOKS_ENABLED=on)
+
+    assert isinstance(config.channels["ops"], Slack)
+
+
 def test_a_generic_webhook_may_authenticate() -> None:
     channel = read(
         OPS_ALERT_WEBHOOK_URL="https://example.com/x",
@@ -187,8 +211,28 @@ def test_telegram_and_mail_need_no_file_either() -> None:
     [
         ({"OPS_ALERT_WEBHOOK_URL": "x"}, "environment: OPS_ALERT_WEBHOOK_*: url: expected one such as https://"),
         ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_MIN_SEVERITY": "x"}, "a severity is one of info"),
-        ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_PROVIDER": "x"}, "OPS_ALERT_WEBHOOK_PROVIDER"),
+        ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_PROVIDER": "x"}, "_PROVIDER: there is no 'x'"),
         ({"OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS": "soon"}, "OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS"),
+        ({"OPS_ALERT_HOOKS_ENABLED": "maybe"}, "OPS_ALERT_HOOKS_ENABLED: expected true or false, got 'maybe'"),
+        ({"OPS_ALERT_HOOK_ENABLED": "no"}, "nothing reads it; did you mean OPS_ALERT_HOOKS_ENABLED?"),
+        ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_PROVIDER": "slak"}, "did you mean slack?"),
+        ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS": "inf"}, "timeout: at most 300 s"),
+        (
+            {"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_AUTH_HEADER": "a", "OPS_ALERT_WEBHOOK_AUTH_VALUE": "b"},
+            "_AUTH_HEADER is for a generic webhook, and this one is slack's",
+        ),
+        (
+            {**HOOK, "OPS_ALERT_WEBHOOK_AUTH_HEADER": "Content-Length", "OPS_ALERT_WEBHOOK_AUTH_VALUE": "3"},
+            "headers: Content-Length says what is sent or how",
+        ),
+        (
+            {**HOOK, "OPS_ALERT_WEBHOOK_AUTH_HEADER": "my token", "OPS_ALERT_WEBHOOK_AUTH_VALUE": "x"},
+            "headers: 'my token' is no name of a header",
+        ),
+        (
+            {**HOOK, "OPS_ALERT_WEBHOOK_AUTH_HEADER": "X-Token", "OPS_ALERT_WEBHOOK_AUTH_VALUE": "x\ny"},
+            "headers: the value of X-Token holds what no header can",
+        ),
         (
             {"OPS_ALERT_WEBHOOK_URL": "https://x", "OPS_ALERT_WEBHOOK_AUTH_HEADER": "a"},
             "_AUTH_HEADER and _AUTH_VALUE go together",
@@ -235,3 +279,21 @@ def test_private_targets_are_allowed_for_one_channel_or_for_all(own: str, everyw
     config = parse(text, environ={}, allow_private=bool(everywhere))
 
     assert config.may_be_private(config.channels["a"]) == allowed
+
+
+@pytest.mark.parametrize(
+    ("match", "sentence"),
+    [
+        ("severity=~.*", "write severity=*"),
+        ("rule=[", "a [ without its ] never matches"),
+        ("severity=fatal", "severity is one of info, warning, critical"),
+    ],
+)
+def test_a_matcher_that_can_never_match_is_refused(match: str, sentence: str) -> None:
+    assert sentence in complaint(f"routes: [{{channels: [console], match: ['{match}']}}]")
+
+
+def test_a_severity_below_the_routes_own_can_never_match() -> None:
+    said = complaint("routes: [{channels: [console], min_severity: critical, match: [severity=warning]}]")
+
+    assert "severity=warning never matches; severity is one of critical" in said

@@ -78,3 +78,12 @@ def test_a_runbook_that_no_browser_should_open_is_no_link(runbook: str) -> None:
 )
 def test_numbers_are_for_people(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_what_an_event_is_called_cannot_forge_a_line_of_a_message() -> None:
+    forged = "x\r\nResolved: all is well\n\u2028Severity: info"
+    alert = make_alert(summary=forged, reason=f"3 of {forged} failed", rule=forged, labels={"type": forged})
+    message = compose(alert, Remarks(), now=SINCE)
+
+    for text in (message.title, message.text, message.footer, *message.labels, *(fact.value for fact in message.facts)):
+        assert text.splitlines() == [text]

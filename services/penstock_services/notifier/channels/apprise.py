@@ -7,7 +7,8 @@ import importlib.util
 import time
 from typing import Any
 
-from penstock_services.notifier.channels.base import Channel, Delivery, Receipt, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Receipt
+from penstock_services.notifier.channels.credentials import url_secrets
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 
 _KINDS = {"info": "info", "warning": "warning", "critical": "failure"}
@@ -23,6 +24,7 @@ class Apprise(Channel, frozen=True, kw_only=True, tag="apprise"):
     url: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if importlib.util.find_spec("apprise") is None:
             raise ValueError("the apprise library is not installed: pip install 'penstock[apprise]'")
         _service(self.url)

@@ -13,6 +13,7 @@ from penstock.schemas import Alert
 from penstock_services.notifier.message.message import Message, web_address
 from penstock_services.notifier.message.templates import Templates
 
+_LONGEST_TIMEOUT = 300.0
 _PERIODS = {"s": 1.0, "min": 60.0, "h": 3_600.0}
 _RATE = re.compile(r"([1-9]\d{0,2})/(s|min|h)")
 
@@ -102,6 +103,15 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbi
     allow_private: bool = False
     templates: Templates = Templates()
 
+    def __post_init__(self) -> None:
+        """Check what holds for every kind; each kind goes on.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        if not self.timeout <= _LONGEST_TIMEOUT:  # NaN is not, either
+            raise ValueError(f"timeout: at most {_LONGEST_TIMEOUT:g} s, for one attempt; got {self.timeout:g} s")
+
     def __repr__(self) -> str:
         """Name the kind only: the rest may be secret."""
         return f"<{type(self).__name__} channel>"
@@ -158,9 +168,3 @@ def checked_url(url: str) -> None:
     """
     if web_address(url) is None:
         raise ValueError("url: expected one such as https://example.com/path")
-
-
-def url_secrets(url: str) -> tuple[str, ...]:
-    """Return what is secret in a URL: itself, its long path segments and its query."""
-    parts = re.split(r"[/?&=#@]", url.partition("://")[2])
-    return (url, *(part for part in parts[1:] if len(part) >= 8))

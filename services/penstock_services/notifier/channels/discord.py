@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from penstock.net import seconds
-from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
+from penstock_services.notifier.channels.credentials import url_secrets
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut, utf16_units
@@ -33,6 +34,7 @@ class Discord(Channel, frozen=True, kw_only=True, tag="discord"):
     url: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checked_url(self.url)
 
     @property

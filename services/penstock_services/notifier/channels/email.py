@@ -18,6 +18,7 @@ from penstock.config import Duration
 from penstock.net import AddressGuard, TargetRefused
 from penstock.settings import Port
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt
+from penstock_services.notifier.channels.credentials import login_secrets
 from penstock_services.notifier.channels.mail import Envelope, check_address, envelope, readable, write
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 
@@ -41,6 +42,7 @@ class Email(Channel, frozen=True, kw_only=True, tag="email"):
     tls: Literal["auto", "starttls", "tls", "none"] = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.to:
             raise ValueError("to must name at least one address")
         for address in (self.sender, *self.to):
@@ -56,7 +58,7 @@ class Email(Channel, frozen=True, kw_only=True, tag="email"):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The password."""
-        return (self.password,) if self.password else ()
+        return login_secrets(self.username, self.password)
 
     @property
     def recipients(self) -> tuple[str | None, ...]:
@@ -70,7 +72,7 @@ class Email(Channel, frozen=True, kw_only=True, tag="email"):
 
     def payload(self, delivery: Delivery) -> str:
         """Return the mail for people to look at: its headers and both of its parts, not encoded."""
-        return readable(write(self._envelope(delivery)))
+        return readable(self._envelope(delivery))
 
     async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Hand the mail to the server."""
@@ -93,8 +95,13 @@ class Email(Channel, frozen=True, kw_only=True, tag="email"):
         client: aiosmtplib.SMTP | None = None
         try:
             async with asyncio.timeout(self.timeout):
-                client = self._client(await guard.connect(self.host, self.port))
-                await client.connect()
+                connected = await guard.connect(self.host, self.port)
+                try:
+                    client = self._client(connected)
+                    await client.connect()
+                except BaseException:  # such as a certificate that does not fit: then nobody has taken the socket
+                    connected.close()
+                    raise
                 refused, said = await client.send_message(
                     write(mail), sender=mail.sender_address, recipients=[mail.recipient_address]
                 )

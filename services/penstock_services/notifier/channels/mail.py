@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import html
+from email.header import Header
 from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import formatdate, parseaddr
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from email.policy import compat32
+from email.utils import formataddr, formatdate, parseaddr
 
 import msgspec
 
@@ -16,7 +18,8 @@ from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut, one_line
 
 _SUBJECT = 200
-_POLICY = SMTP.clone(cte_type="7bit")  # whatever the server supports
+_LINE = 76
+_POLICY = compat32.clone(linesep="\r\n")  # the one that takes header values as they are
 _CELL = "padding:4px 12px 4px 0;vertical-align:top"
 
 
@@ -73,27 +76,32 @@ def envelope(delivery: Delivery, *, sender: str, to: tuple[str, ...], recipient:
     )
 
 
-def write(mail: Envelope) -> EmailMessage:
-    """Write a mail."""
-    written = EmailMessage(policy=_POLICY)
-    written["From"] = mail.sender
-    written["To"] = ", ".join(mail.to)
-    written["Subject"] = mail.subject
+def write(mail: Envelope) -> MIMEMultipart:
+    """Write a mail.
+
+    No text is given to a parser of headers: what an alert says goes into encoded words whole, where it cannot be
+    taken for an encoded word of its own (RFC 2047), a line break or a header.
+    """
+    written = MIMEMultipart("alternative", policy=_POLICY)
+    written["From"] = formataddr(parseaddr(mail.sender))
+    written["To"] = ", ".join(formataddr(parseaddr(address)) for address in mail.to)
+    written["Subject"] = Header(mail.subject, "utf-8", header_name="Subject", maxlinelen=_LINE).encode()
     written["Date"] = formatdate(localtime=False)
     written["Message-ID"] = mail.message_id
     written["References"] = " ".join(mail.references)
     if mail.reply_to:
         written["In-Reply-To"] = mail.reply_to
     written["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notices, please
-    written.set_content(_text(mail.message))
-    written.add_alternative(_html(mail.message), subtype="html")
+    written.attach(MIMEText(_text(mail.message), "plain", "utf-8"))
+    written.attach(MIMEText(_html(mail.message), "html", "utf-8"))
     return written
 
 
-def readable(mail: EmailMessage) -> str:
-    """Return a mail with its headers and parts as texts."""
-    headers = "\n".join(f"{name}: {value}" for name, value in mail.items() if not name.lower().startswith("mime"))
-    return "\n\n".join([headers, *(part.get_content() for part in mail.iter_parts())])
+def readable(mail: Envelope) -> str:
+    """Return a mail with its main headers and both parts as texts."""
+    headers = {"From": mail.sender, "To": ", ".join(mail.to), "Subject": mail.subject, "Message-ID": mail.message_id}
+    lines = "\n".join(f"{name}: {value}" for name, value in headers.items())
+    return f"{lines}\n\n{_text(mail.message)}\n\n{_html(mail.message)}"
 
 
 def check_address(text: str) -> None:
@@ -107,8 +115,8 @@ def check_address(text: str) -> None:
         Address(addr_spec=bare)
     except (ValueError, IndexError, LookupError):
         bare = ""
-    if not bare.rpartition("@")[0] or one_line(text) != text:
-        raise ValueError(f"{text!r} is no mail address; expected one such as ops@example.com")
+    if not bare.rpartition("@")[0] or not bare.isascii() or one_line(text) != text:
+        raise ValueError(f"{text!r} is no mail address; expected one such as ops@example.com, in ASCII")
 
 
 def _message_id(key: str, domain: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
+from penstock_services.notifier.channels.credentials import url_secrets
 from penstock_services.notifier.channels.wire import request
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut
@@ -28,6 +29,7 @@ class Slack(Channel, frozen=True, kw_only=True, tag="slack"):
     url: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checked_url(self.url)
 
     @property
@@ -59,7 +61,7 @@ class Slack(Channel, frozen=True, kw_only=True, tag="slack"):
             timeout=self.timeout,
             allow_private=allow_private,
         )
-        if answer.status == 200 and answer.body.strip() == "ok":
+        if answer.status == 200 and (answer.body.strip() == "ok" or not (answer.complete or answer.body)):
             return Receipt(code=200, answer="ok", latency=answer.latency)
         if 400 <= answer.status < 500 and _GONE.search(answer.body):
             raise answer.refused(gone=True)

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.net import seconds
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
+from penstock_services.notifier.channels.credentials import forms
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut, utf16_units
@@ -35,6 +36,7 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
     api: str = BOT_API
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checked_url(self.api)
         if not self.token or not self.chat_id:
             raise ValueError("token and chat_id must not be empty; @BotFather gives the token")
@@ -47,7 +49,7 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The token, which stands in every URL."""
-        return (self.token,)
+        return forms((self.token, self.token.partition(":")[2]))
 
     @property
     def usual_limits(self) -> tuple[Limit, ...]:
@@ -152,7 +154,7 @@ def _plain(message: Message) -> str:
 
 
 def _ok(answer: Answer) -> bool:
-    return answer.json().get("ok") is True
+    return answer.json().get("ok") is True or (answer.status == 200 and not answer.complete)
 
 
 def _parameters(answer: Answer) -> dict[str, Any]:

@@ -6,16 +6,37 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 import time
 from typing import Any
 
 import msgspec
 
-from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, url_secrets
+from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
+from penstock_services.notifier.channels.credentials import forms, header_secrets, url_secrets
 from penstock_services.notifier.channels.wire import request
 
 _PREFIX = "whsec_"
 _TRANSIENT = frozenset({408, 425, 429})
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~\-]+")
+_OURS = frozenset(
+    [
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+    ]
+)
 _GONE = 410  # the endpoint wants nothing any more
 
 
@@ -31,12 +52,12 @@ class Webhook(Channel, frozen=True, kw_only=True, tag="webhook"):
     headers: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checked_url(self.url)
         for secret in _split(self.secret):
             signing_key(secret)
         for name, value in self.headers.items():
-            if not name.isascii() or any(character in name + value for character in "\r\n\0"):
-                raise ValueError(f"headers: {name!r} cannot be sent as a header")
+            check_header(name, value)
 
     @property
     def target(self) -> str:
@@ -46,7 +67,8 @@ class Webhook(Channel, frozen=True, kw_only=True, tag="webhook"):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The URL, which may hold a token, the signing secrets and what authenticates us."""
-        return (*url_secrets(self.url), *_split(self.secret), *self.headers.values())
+        signing = [part for secret in _split(self.secret) for part in (secret, secret.removeprefix(_PREFIX))]
+        return (*url_secrets(self.url), *forms(signing), *header_secrets(self.headers))
 
     @property
     def usual_limits(self) -> tuple[Limit, ...]:
@@ -72,6 +94,22 @@ class Webhook(Channel, frozen=True, kw_only=True, tag="webhook"):
         if answer.status == _GONE:
             raise answer.refused(gone=True)
         raise answer.failure(transient=_TRANSIENT)
+
+
+def check_header(name: str, value: str) -> None:
+    """Refuse what cannot go along as a header (RFC 9110, 5.1 and 5.5), or is ours to set.
+
+    Raises:
+        ValueError: with the reason. The message does not repeat the value.
+    """
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"headers: {name!r} is no name of a header; it holds letters, digits and hyphens")
+    if name.lower() in _OURS:
+        raise ValueError(f"headers: {name} says what is sent or how, and is ours to set; remove it")
+    if not value.isascii() or not value.isprintable() or value != value.strip():
+        raise ValueError(
+            f"headers: the value of {name} holds what no header can: use printable ASCII without edge blanks"
+        )
 
 
 def signing_key(secret: str) -> bytes:

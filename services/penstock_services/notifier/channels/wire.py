@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 
 from penstock.net import AddressGuard, retry_after
 
+_BODY_SECONDS = 3.0  # for the body of an answer whose headers are there
 _MOST_BODY = 64_000  # bytes of an answer that are read
 _USER_AGENT = "Penstock-Notifier/1"
 
@@ -48,12 +50,13 @@ class SendRefused(SendFailed):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An HTTP answer, read to its end or to the limit."""
+    """An HTTP answer, read to its end or to the limit; not `complete`: its body broke off, or never ended."""
 
     status: int
     headers: Mapping[str, str]
     body: str
     latency: float
+    complete: bool = True
 
     def json(self) -> dict[str, Any]:
         """Return the body as a JSON object, empty if it is none."""
@@ -120,23 +123,31 @@ async def request(
             ) as session,
             session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
-            text = (await _start_of(answer)).decode(errors="replace")
-            return Answer(answer.status, answer.headers, text, time.perf_counter() - started)
+            body, complete = await _start_of(answer)
+            latency = time.perf_counter() - started
+            return Answer(answer.status, answer.headers, body.decode(errors="replace"), latency, complete)
     except TimeoutError:
-        raise SendFailed(f"no complete answer within {timeout:g} s", latency=time.perf_counter() - started) from None
-    except (aiohttp.InvalidURL, ValueError) as error:
+        raise SendFailed(f"no answer within {timeout:g} s", latency=time.perf_counter() - started) from None
+    except aiohttp.InvalidURL as error:
         raise SendRefused(f"the request cannot be made: {error}") from error
-    except aiohttp.ClientError as error:
+    except aiohttp.ClientError as error:  # a certificate that does not fit is one: whose it is will replace it
         latency = time.perf_counter() - started
         if guard.refusal is not None:
             raise SendRefused(str(guard.refusal), latency=latency) from error
         raise SendFailed(f"{type(error).__name__}: {error}", latency=latency) from error
+    except ValueError as error:
+        raise SendRefused(f"the request cannot be made: {error}") from error
 
 
-async def _start_of(answer: aiohttp.ClientResponse) -> bytes:
+async def _start_of(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """Return the start of the body, and whether it came as it should: what became of the request, the status says."""
     body = b""
-    async for chunk in answer.content.iter_any():
-        body += chunk
-        if len(body) >= _MOST_BODY:
-            break
-    return body[:_MOST_BODY]
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) >= _MOST_BODY:
+                    break
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return body[:_MOST_BODY], False
+    return body[:_MOST_BODY], True

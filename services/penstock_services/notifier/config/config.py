@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -85,9 +85,10 @@ def parse(
     """
     file = notify_file.read(text, name, environ)
     given = read_environment(environ)
+    off = given.off - set(file.channels)
     config = Config(
         channels={CONSOLE: console or Console(), **given.channels, **file.channels},
-        routes=(*file.routes, *_implied(given.routes, file.routes)),
+        routes=tuple(_without(off, (*file.routes, *_implied(given.routes, file.routes)))),
         retry=file.retry,
         templates=file.templates,
         allow_private=allow_private,
@@ -96,6 +97,15 @@ def parse(
     if problems:
         raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
     return config
+
+
+def _without(off: frozenset[str], routes: Iterable[Route]) -> Iterator[Route]:
+    """Return the routes without channels that are switched off: the others must work on."""
+    for route in routes:
+        left = tuple(name for name in route.channels if name not in off)
+        if left:
+            rest = tuple(name for name in route.substitutes if name not in off)
+            yield msgspec.structs.replace(route, channels=left, failover=rest)
 
 
 def _implied(routes: dict[str, Route], written: tuple[Route, ...]) -> list[Route]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
-from penstock.config import Duration
+from penstock.config import Duration, did_you_mean
 from penstock.errors import ConfigurationError
 from penstock.settings import Port, Positive, read_variables
 from penstock_services.notifier.channels import AnyChannel, Discord, Email, Slack, Telegram, Webhook
@@ -17,6 +18,7 @@ from penstock_services.notifier.config.routing import Route
 
 OPS, TELEGRAM, EMAIL = "ops", "telegram", "email"
 Provider = Literal["slack", "discord", "webhook"]
+_PROVIDERS = ("auto", "slack", "discord", "webhook", "generic")
 _HOSTS: dict[str, Provider] = {
     "hooks.slack.com": "slack",
     "hooks.slack-gov.com": "slack",
@@ -36,13 +38,13 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """The variables; any of them may be given as NAME_FILE instead. Durations are in seconds."""
 
     ops_url: str | None = _env("OPS_ALERT_WEBHOOK_URL")
-    ops_provider: Literal["auto", "slack", "discord", "webhook", "generic"] = _env("OPS_ALERT_WEBHOOK_PROVIDER", "auto")
+    ops_provider: str = _env("OPS_ALERT_WEBHOOK_PROVIDER", "auto")
     ops_min_severity: str = _env("OPS_ALERT_WEBHOOK_MIN_SEVERITY", "warning")
     ops_timeout: Positive = _env("OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS", 10.0)
     ops_auth_header: str | None = _env("OPS_ALERT_WEBHOOK_AUTH_HEADER")
     ops_auth_value: str | None = _env("OPS_ALERT_WEBHOOK_AUTH_VALUE")
     ops_secret: str | None = _env("OPS_ALERT_WEBHOOK_SECRET")
-    ops_enabled: bool = _env("OPS_ALERT_HOOKS_ENABLED", True)
+    ops_enabled: str = _env("OPS_ALERT_HOOKS_ENABLED", "true")
 
     telegram_token: str | None = _env("TELEGRAM_BOT_TOKEN")
     telegram_chat: str | None = _env("TELEGRAM_CHAT_ID")
@@ -58,18 +60,20 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvironmentChannels(msgspec.Struct, frozen=True):
-    """What the environment sets up: channels, and a route for each."""
+    """What the environment sets up: channels, and a route for each; `off` are channels that it switches off."""
 
     channels: dict[str, AnyChannel]
     routes: dict[str, Route]
+    off: frozenset[str] = frozenset()
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> EnvironmentChannels:
     """Make channels of the environment.
 
     Raises:
-        ConfigurationError: a variable does not fit, or one that belongs to it is missing.
+        ConfigurationError: a variable does not fit, one that belongs to it is missing, or nothing reads it.
     """
+    _check_names(os.environ if environ is None else environ)
     found = read_variables(Environment, environ)
     channels: dict[str, AnyChannel] = {}
     routes: dict[str, Route] = {}
@@ -85,7 +89,31 @@ def read_environment(environ: Mapping[str, str] | None = None) -> EnvironmentCha
             raise ConfigurationError(f"environment: {_VARIABLES[name]}: {error}") from None
         if channel is not None:
             channels[name], routes[name] = channel, route
-    return EnvironmentChannels(channels, routes)
+    off = frozenset() if _switch("OPS_ALERT_HOOKS_ENABLED", found.ops_enabled) else frozenset({OPS})
+    return EnvironmentChannels(channels, routes, off)
+
+
+def _check_names(environ: Mapping[str, str]) -> None:
+    """Refuse variables of the family that nothing reads, most likely slips of the pen."""
+    known = {field.encode_name for field in msgspec.structs.fields(Environment)}
+    for name in environ:
+        bare = name.removesuffix("_FILE")
+        if name.startswith("OPS_ALERT_") and bare not in known:
+            raise ConfigurationError(f"environment: {name}: nothing reads it; {did_you_mean(bare, sorted(known))}")
+
+
+def _switch(name: str, value: str) -> bool:
+    """Read a switch, however it is written.
+
+    Raises:
+        ConfigurationError: it is neither on nor off.
+    """
+    lowered = value.strip().lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off"):
+        return False
+    raise ConfigurationError(f"environment: {name}: expected true or false, got {value!r}")
 
 
 def provider_of(url: str) -> Provider:
@@ -94,15 +122,26 @@ def provider_of(url: str) -> Provider:
 
 
 def _ops(found: Environment) -> AnyChannel | None:
-    if found.ops_url is None or not found.ops_enabled:
+    if found.ops_url is None or not _switch("OPS_ALERT_HOOKS_ENABLED", found.ops_enabled):
         return None
-    asked = found.ops_provider
+    asked = found.ops_provider.strip().lower()
+    if asked not in _PROVIDERS:
+        raise ValueError(f"_PROVIDER: there is no {found.ops_provider!r}; {did_you_mean(asked, _PROVIDERS)}")
     provider = provider_of(found.ops_url) if asked == "auto" else "webhook" if asked == "generic" else asked
     timeout = Duration(found.ops_timeout)
-    if provider == "slack":
-        return Slack(url=found.ops_url, timeout=timeout)
-    if provider == "discord":
-        return Discord(url=found.ops_url, timeout=timeout)
+    if provider != "webhook":
+        for variable, value in (
+            ("_AUTH_HEADER", found.ops_auth_header),
+            ("_AUTH_VALUE", found.ops_auth_value),
+            ("_SECRET", found.ops_secret),
+        ):
+            if value is not None:
+                raise ValueError(f"{variable} is for a generic webhook, and this one is {provider}'s; unset it")
+        return (
+            Slack(url=found.ops_url, timeout=timeout)
+            if provider == "slack"
+            else Discord(url=found.ops_url, timeout=timeout)
+        )
     if (found.ops_auth_header is None) != (found.ops_auth_value is None):
         raise ValueError("_AUTH_HEADER and _AUTH_VALUE go together: set both or neither")
     headers = {found.ops_auth_header: found.ops_auth_value} if found.ops_auth_header and found.ops_auth_value else {}

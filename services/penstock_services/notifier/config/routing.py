@@ -7,7 +7,7 @@ from typing import get_args
 import msgspec
 
 from penstock.config import Section
-from penstock.matchers import Matcher, all_match
+from penstock.matchers import Matcher, all_match, impossible
 from penstock.schemas import Alert, Severity
 
 CONSOLE = "console"
@@ -32,6 +32,9 @@ class Route(Section, frozen=True, kw_only=True):
         rank(self.min_severity)
         if not self.channels:
             raise ValueError("channels must name at least one channel")
+        never = impossible(self.match, {"severity": _SEVERITIES[rank(self.min_severity) :]})
+        if never is not None:
+            raise ValueError(f"match: {never}")
 
     @property
     def substitutes(self) -> tuple[str, ...]:

@@ -125,10 +125,20 @@ async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, 
     delivery = compose_delivery(config, channel, notification, go, moved_to=moved_to.decode() if moved_to else None)
     async with ctx.breaker(f"channel:{notification.channel}", failures=_is_down):
         with ctx.span(f"deliver {notification.channel}", kind="client"):
-            receipt = await channel.send(delivery, allow_private=config.may_be_private(channel))
+            receipt = await _post(channel, delivery, allow_private=config.may_be_private(channel))
         receipt = msgspec.structs.replace(receipt, answer=excerpt(receipt.answer, channel.secrets))
         await log.confirm(ctx.event.id, receipt)
     return receipt
+
+
+async def _post(channel: AnyChannel, delivery: Delivery, *, allow_private: bool) -> Receipt:
+    """Send through the channel; whatever else goes wrong there is a failed attempt, without a cause to keep."""
+    try:
+        return await channel.send(delivery, allow_private=allow_private)
+    except SendFailed:
+        raise
+    except Exception as error:  # noqa: BLE001 - of any library that a channel uses
+        raise SendFailed(f"{type(error).__name__}: {error}") from None
 
 
 def compose_delivery(

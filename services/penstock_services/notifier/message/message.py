@@ -8,7 +8,8 @@ import msgspec
 
 from penstock.schemas import Alert
 from penstock.times import duration, rfc3339, seconds_of
-from penstock_services.notifier.message.text import cut, one_line
+from penstock_services.notifier.config.routing import CHANNEL_RULE
+from penstock_services.notifier.message.text import cut, lines, one_line
 
 _MOST_LABELS = 12
 _MOST_TRACES = 5
@@ -74,7 +75,7 @@ def compose(
     emoji, colour = _RESOLVED if resolved else _SEVERITIES[alert.severity]
     return Message(
         title=one_line(title if title is not None else f"{emoji} {label(alert)}: {alert.summary}"),
-        text=text if text is not None else alert.reason,
+        text=lines(text) if text is not None else _reason(alert),
         facts=tuple(_facts(alert, now)),
         labels=_labels(alert.labels),
         traces=_some(alert.exemplars, _MOST_TRACES),
@@ -85,6 +86,11 @@ def compose(
         colour=colour,
         resolved=resolved,
     )
+
+
+def _reason(alert: Alert) -> str:
+    """Return the reason: on one line, since what events are called stands in it, unless it is of our own making."""
+    return lines(alert.reason) if alert.rule == CHANNEL_RULE else one_line(alert.reason)
 
 
 def label(alert: Alert) -> str:
@@ -115,7 +121,7 @@ def moment(text: str | None) -> float | None:
 
 def web_address(text: str | None) -> str | None:
     """Return the text if it is an address that a browser opens and nothing worse, else None."""
-    if not text or any(character.isspace() for character in text):
+    if not text or one_line(text) != text or " " in text:
         return None
     try:
         parts = urlsplit(text)

@@ -69,9 +69,10 @@ def _run(source: str, variables: dict[str, Any]) -> str:
 
 
 def _variables(alert: Alert, channel: str) -> dict[str, Any]:
+    fields = {name: getattr(alert, name) for name in alert.__struct_fields__}
     return {
-        **{name: getattr(alert, name) for name in alert.__struct_fields__},
-        "labels": _Labels(alert.labels),
+        **{name: one_line(value) if isinstance(value, str) else value for name, value in fields.items()},
+        "labels": _Labels({name: one_line(value) for name, value in alert.labels.items()}),
         "traces": alert.exemplars,
         "emoji": emoji(alert),
         "label": label(alert),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 _ELLIPSIS, _JOINER = "…", "\u200d"
 _MOST_ANSWER = 300
+# Controls of both ranges, separators that some readers break lines at, marks that turn text around, lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _SHORTEST_SECRET = 4  # redacting shorter ones would riddle every text with stars
 
 
@@ -35,8 +37,13 @@ def cut(text: str, limit: int, *, measure: Callable[[str], int] = len) -> str:
 
 
 def one_line(text: str) -> str:
-    """Collapse white space and drop control characters: what a title or a header may hold."""
-    return re.sub(r"[\x00-\x1f\x7f]+", "", " ".join(text.split()))
+    """Collapse white space, line breaks included, and drop what is no character: what a title or header may hold."""
+    return _UNPRINTABLE.sub("", " ".join(text.split()))
+
+
+def lines(text: str) -> str:
+    """Return a text of several lines with nothing in it but lines: no control characters, no other line breaks."""
+    return "\n".join(one_line(line) for line in re.split(r"\r\n|\n", text))
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
