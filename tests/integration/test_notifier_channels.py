@@ -143,12 +143,16 @@ async def test_a_body_that_is_wrong_does_not_make_a_success_a_failure(answer: by
         await writer.drain()
         await reader.read()  # it never ends it
         writer.close()
+        await writer.wait_closed()
+        over.set()
 
+    over = asyncio.Event()
     endpoint = await asyncio.start_server(give, standins.LOCALHOST, 0)
     async with endpoint:
         port = endpoint.sockets[0].getsockname()[1]
         channel = Webhook(url=f"http://{standins.LOCALHOST}:{port}/", timeout=Duration(5))
         receipt = await channel.send(make_delivery(), allow_private=True)
+        await over.wait()
 
     assert receipt.code in (200, 204)
 

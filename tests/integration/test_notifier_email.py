@@ -76,7 +76,7 @@ async def test_the_resolve_replies_to_the_trigger_under_its_subject(server: Mail
     assert resolve["In-Reply-To"] == trigger["Message-ID"]
     assert trigger["Message-ID"] in resolve["References"]
     assert resolve["Subject"] == f"Re: {trigger['Subject']}"
-    assert "RESOLVED" in str(resolve.get_body(("plain",)))
+    assert "RESOLVED" in resolve.get_body(("plain",)).get_content()  # type: ignore[union-attr]
 
 
 async def test_every_attempt_has_the_same_message_id(server: MailServer) -> None:
