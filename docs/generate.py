@@ -16,7 +16,6 @@ import yaml
 from docs.grammar import tables
 from penstock import schemas
 from penstock.topology import Topology, load
-from penstock_services.alerts.input import Tick
 from penstock_services.worker.demo import Flaky
 from penstock_services.worker.http_request import HttpRequest
 from penstock_services.worker.ticket import Ticket, Triaged
@@ -47,7 +46,7 @@ KINDS = [
     Kind(BREAKERS, "events", "every service", schemas.BreakerChanged),
     Kind(("dlq.dropped",), "events", "every service", schemas.LettersDropped),
     Kind(("metrics.window",), "metrics", "metrics", schemas.MetricsWindow),
-    Kind(("alerts.tick",), "metrics", "alerts", Tick),
+    Kind(("alerts.tick",), "metrics", "alerts", schemas.Tick),
     Kind(ALERTS, "alerts", "alerts", schemas.Alert),
     Kind(("alert.watchdog",), "alerts", "alerts", schemas.Watchdog),
     Kind(("notification.due",), "notifications", "notifier", schemas.Notification),

@@ -12,9 +12,10 @@ from typing import TypeVar
 import msgspec
 
 from penstock.event import Event
-from penstock.mesh.alerts import AlertRecord, Silence
+from penstock.mesh.alerts import Acknowledgement, AlertRecord, Silence
 from penstock.schemas import Alert, Exemplar, MetricsWindow, Quantiles, Series
 from penstock.times import rfc3339
+from penstock_services.alerts.adopt import adopt
 from penstock_services.alerts.engine import Engine
 from penstock_services.alerts.rules.file import parse
 from penstock_services.alerts.rules.model import Rule
@@ -69,14 +70,19 @@ class Mesh:
         self.now = start
 
     def use(self, text: str) -> None:
-        """Restart with other rules."""
-        self.engine = Engine(parse(text))
+        """Go on with other rules."""
+        before, self.engine = self.engine.rules, Engine(parse(text))
+        adopt(self.engine.rules, self.state, before, "ada")
+
+    def acknowledge(self, fingerprint: str, by: str = "ada") -> None:
+        said = Acknowledgement(fingerprint=fingerprint, by=by, at=self.now)
+        self.state.acknowledgements.put(fingerprint, said)
 
     def restart(self) -> None:
         """Forget everything but what is written down, as JSON, in Redis."""
         old, self.state = self.state, AlertState()
         self.state.watermarks = again(old.watermarks)
-        for table in ("alerts", "memory", "arrivals", "notices", "silences"):
+        for table in ("alerts", "memory", "arrivals", "notices", "silences", "acknowledgements"):
             for key, row in getattr(old, table).items():
                 getattr(self.state, table).put(key, again(row))
         self.state.history, self.state.outbox = old.history, old.outbox
@@ -166,6 +172,7 @@ def told(raw: Raw) -> list[str]:
     return [
         f"{fields['type'].removeprefix('alert.')} {name_of(msgspec.json.decode(fields['data'], type=Alert))}"
         for fields in fields_of(raw, "alerts")
+        if fields["type"] != "alert.watchdog"
     ]
 
 

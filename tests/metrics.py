@@ -75,7 +75,7 @@ class Model:
         end = (happened // 10_000 + 1) * 10_000
         if taken_ms - end >= self._lateness_ms:
             self._late.append(taken_ms)
-            return
+            happened = taken_ms
         is_job = kind.startswith("job.")
         key = kind, rest.get("tenant") or "", rest.get("job_type", "ticket.created") if is_job else ""
         self._counted.append((happened, key, duration if is_job else None))
@@ -100,8 +100,6 @@ class Model:
 
         wanted: dict[int, dict[_Key, list[float | None]]] = defaultdict(lambda: defaultdict(list))
         late = Counter(map(window, self._late))
-        for start in late:
-            wanted[start] = defaultdict(list)
         for happened, key, duration in self._counted:
             wanted[window(happened)][key].append(duration)
         found = published(self._raw, seconds)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-_FORM = re.compile(r"([A-Za-z_][\w.\-]*)\s*(!?=)\s*(.+)", re.DOTALL)
+_FORM = re.compile(r"([A-Za-z_][\w.\-]*)\s*(!?=|!(?=~))\s*(.+)", re.DOTALL)
 
 
 class Matcher(str):
@@ -32,11 +32,16 @@ class Matcher(str):
         if found is None:
             raise ValueError(f"expected a matcher such as stream=ingest or type!=test.*, got {text!r}")
         label, operator, pattern = found.groups()
-        if pattern.startswith("~"):
+        if pattern.startswith("~"):  # `!~` is Prometheus' for `!=~`
+            plain = f"{label}{operator.rstrip('=')}={_as_glob(pattern[1:].strip())}"
             raise ValueError(
-                f"{text!r}: regular expressions are not understood; write {label}{operator}{_as_glob(pattern[1:])}, "
+                f"{text!r}: regular expressions are not understood; write {plain}, "
                 "with * ? and [...] as shells know them"
             )
+        if pattern.startswith("="):
+            raise ValueError(f"{text!r}: write one =, as in {label}{operator}{pattern.lstrip('= ')}")
+        if len(pattern) > 1 and pattern[0] == pattern[-1] and pattern[0] in "\"'":
+            raise ValueError(f"{text!r}: quotes would be part of the value; write {label}{operator}{pattern[1:-1]}")
         if _open_bracket(pattern):
             raise ValueError(f"{text!r}: a [ without its ] never matches; a bracket itself is written [[]")
         matcher = cls(f"{label}{operator}{pattern}")

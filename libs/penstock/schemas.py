@@ -79,6 +79,8 @@ GAUGES: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
     ("lag_age", "lag", "oldest_pending", "pending", "delayed", "retry", "dead", "consumers"), ("stream", "group")
 )
 """The series that tell a state of the mesh, with their labels."""
+MEASURED: Final[Mapping[str, tuple[str, ...]]] = {"skew": ("service",), "malformed": ("service",), "overflow": ()}
+"""The series that tell what is wrong with what is counted, with their labels; they come with the counted ones."""
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -95,6 +97,11 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Gauges of the mesh (labels stream, group) carry the last `value` of the window: `lag_age` (seconds that
     the first undelivered event has waited), `lag`, `oldest_pending` (seconds), `pending`, `delayed`, `retry`,
     `dead` (dead letters not replayed) and `consumers` (processes alive).
+
+    Beside the counted series come, with a `value` and only where there is something to tell: `skew` (label service:
+    seconds between the time that a source's events state and their arrival, the least of the window; its clock
+    is wrong, or all it sends is old), `malformed` (label service: fields of job events that could not be
+    counted, such as a duration that is no number) and `overflow` (series joined with others for lack of room).
     """
 
     name: str
@@ -115,8 +122,8 @@ class MetricsWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     Each window of `seconds` (10 or 60) comes once for each `scope`. `events` holds the counted series and is
     closed once every event that belongs to it has been counted, however late that is; there is none where
     nothing happened. `mesh` holds the gauges and is closed by the clock, so that a lag shows even when it
-    is the processor itself that lags. `late` counts events of earlier windows that were published, in this
-    one, too late to be counted there.
+    is the processor itself that lags. `late` counts those of its events that belong to earlier windows by their
+    own time, but were published too late for them.
     """
 
     start: str
@@ -126,6 +133,12 @@ class MetricsWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     part: int = 1
     parts: int = 1
     late: int = 0
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """alerts.tick, on `metrics`, every 10 s, and when people change what is notified: it is `time` (RFC 3339) now."""
+
+    time: str
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

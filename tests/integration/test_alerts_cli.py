@@ -122,6 +122,72 @@ def test_a_rules_file_is_checked(cli: Cli, rules: Path, tmp_path: Path) -> None:
     assert cli("alerts", "check", str(broken), code=2).startswith("penstock: broken.yaml: rules.lag.clear: it must not")
 
 
+def test_rules_are_reloaded_from_anywhere_and_a_wrong_file_changes_nothing(
+    cli: Cli, server: Server, raw: Raw, rules: Path, start: float
+) -> None:
+    with manager(server, rules):
+        eventually(lambda: raw.exists("state:alerts:rules"))
+        other = rules.with_name("other.yaml")
+        other.write_text(rules_text(lag=LAG.replace("30s", "1h")))
+        shown = cli("alerts", "reload", str(other), "--by", "ada")
+        assert "changed lag: above: 30 -> 3600" in shown
+        assert shown.endswith("1 rules are in force from now on\n")
+        publish(raw, lagging(start, 40))
+        eventually(lambda: is_caught_up(raw))
+        other.write_text(rules_text(lag=f"{LAG}\nclear: 1h"))
+        assert "rules.lag.clear: it must not" in cli("alerts", "reload", str(other), code=2)
+
+    assert told(raw) == []
+    assert any(
+        (entry["what"], entry["rule"], entry["why"]) == ("rule changed", "lag", "above: 30 -> 3600; by ada")
+        for entry in cli.json("alerts", "history")
+    )
+
+
+def test_an_alert_is_acknowledged(cli: Cli, server: Server, raw: Raw, rules: Path, start: float) -> None:
+    assert "no alert that fires has an id" in cli("alerts", "ack", "5f", "--by", "ada", code=1)
+    with manager(server, rules):
+        publish(raw, lagging(start, 40))
+        eventually(lambda: told(raw) == ["triggered lag ingest/a"])
+        fingerprint = cli("alerts").splitlines()[0].split()[-1]
+        assert cli("alerts", "ack", fingerprint[:5], "--by", "ada") == f"{fingerprint}: acknowledged by ada\n"
+        eventually(lambda: told(raw)[1:] == ["acknowledged lag ingest/a"])
+
+    assert "    acknowledged by ada" in cli("alerts").splitlines()
+
+
+def test_a_rule_is_explained(cli: Cli, server: Server, raw: Raw, tmp_path: Path) -> None:
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text(
+        rules_text(
+            lag=LAG + "\nwhere: ['group!=c']",
+            slow=LAG + "\nfor: 1h",
+            failing=FAILING,
+            dying="kind: event\ntype: job.dead\nby: [job_type]\nat_least: 3",
+        )
+    )
+    now = time.time() // 10 * 10
+    with manager(server, rules):
+        failing = jobs(40, 10, service="worker")
+        publish(raw, lagging(now - 20, 40, 4, 99), make_window(now - 20, failing, scope="events"))
+        raw.xadd("events", {"type": "job.dead", "data": '{"job_type": "mail"}'})
+        eventually(lambda: len(told(raw)) == 2 and is_caught_up(raw))
+        eventually(lambda: raw.hlen("state:alerts:arrivals"))
+    cli.env["PENSTOCK_ALERTS"] = str(rules)
+    lag, slow, failed, dying = (cli.json("alerts", "explain", name) for name in ("lag", "slow", "failing", "dying"))
+
+    seen = [(one["labels"]["group"], one["level"], one["state"], one["next"]) for one in lag["label_sets"]]
+    assert seen == [("a", "bad", "firing", "it fires"), ("b", "good", "inactive", "it does not fire")]
+    assert lag["others"] == [{"stream": "ingest", "group": "c"}]
+    assert slow["label_sets"][0]["next"] == "it fires once it has lasted for 1 h (for)"
+    assert failed["label_sets"][0]["reason"] == "worker: 10 of 40 failed within 1 min (25 %), above 10 %"
+    assert dying["label_sets"][0]["reason"].startswith("1 job.dead of mail within 1 min, the last one ")
+    shown = cli("alerts", "explain", "lag").splitlines()
+    assert any(line.startswith("stream=ingest group=a: firing since ") for line in shown)
+    assert "    bad: lag_age of ingest/a is 40 s, above 30 s" in shown
+    assert "there is no rule lagg; there are lag, slow" in cli("alerts", "explain", "lagg", code=2)
+
+
 def test_a_backtest_shows_what_rules_would_have_raised_and_for_how_long(
     cli: Cli, raw: Raw, tmp_path: Path, start: float
 ) -> None:
@@ -144,6 +210,8 @@ def test_a_backtest_shows_what_rules_would_have_raised_and_for_how_long(
     assert "quiet: no alert" in shown
     assert "dying: not part of this" in shown
     assert shown.endswith("2 alerts of 1 rules\n")
+    (picture,) = [line for line in shown.splitlines() if line.startswith("lag  ")]
+    assert picture.removeprefix("lag  ") == "····" + "█" * 9 + "·" * 48 + "█" * 11
     assert snapshot(raw) == before  # nothing is written
     assert told(raw) == []
 

@@ -29,6 +29,11 @@ REFUSED = [
     ({"matchers": ["a=b"], "author": "ada", "duration": 1e400}, "the body is not JSON"),
     ({"matchers": ["a=b"], "author": "ada", "duration": 1e300}, "silence: duration: at most 10 years"),
     ({"matchers": ["a"], "author": "ada", "duration": 5}, "silence: expected a matcher such as"),
+    (
+        {"matchers": ["severity=~.*"], "author": "ada", "duration": 5},
+        "silence: 'severity=~.*': regular expr",
+    ),
+    ({"matchers": ["severity=crit"], "author": "ada", "duration": 5}, "silence: severity=crit never matches"),
     ({"matchers": [], "author": "ada", "duration": 5}, "silence: matchers: Expected a list of length >= 1"),
     ({"matchers": "a=b", "author": "ada", "duration": 5}, "silence: matchers: Expected"),
     ({"matchers": ["a=b"], "author": "ada", "duration": 5, "until": 6}, "silence: Object contains unknown field"),
@@ -121,6 +126,22 @@ def test_a_silence_holds_an_alert_back_until_it_is_removed(api: Api, raw: Raw) -
     assert api("DELETE", f"/v1/silences/{silence['id']}")[0] == 204
     eventually(lambda: told(raw)[1:] == ["triggered lag ingest/a"])  # at the next tick
     assert api("GET", "/v1/silences") == (200, {"silences": []})
+
+
+def test_an_alert_is_acknowledged_by_how_its_fingerprint_begins(api: Api, raw: Raw) -> None:
+    window_with(raw, 40)
+    eventually(lambda: told(raw) == ["triggered lag ingest/a"])
+    (alert,) = api("GET", "/v1/alerts")[1]["alerts"]
+    path = "/v1/acknowledgements"
+    status, said = api("POST", path, {"alert": alert["fingerprint"][:6], "by": "ada", "comment": "on it"})
+
+    assert (status, said["fingerprint"], said["by"], said["comment"]) == (201, alert["fingerprint"], "ada", "on it")
+    eventually(lambda: told(raw)[1:] == ["acknowledged lag ingest/a"])
+    assert api("GET", "/v1/alerts")[1]["alerts"][0]["acknowledged_by"] == "ada"
+    assert api("POST", path, {"alert": "zzz", "by": "ada"})[0] == 404
+    bodies: list[Any] = [{}, {"alert": "5", "by": ""}, {"alert": "", "by": "ada"}, []]
+    for body in bodies:
+        assert api("POST", path, body)[0] == 400, body
 
 
 def test_a_silence_that_is_none_is_refused_with_a_reason(api: Api) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from penstock.mesh.alerts import HistoryEntry
 from penstock.schemas import Alert
+from penstock.times import rfc3339, seconds_of
 from penstock.trace_context import TraceContext
 from tests.alerting import (
     Mesh,
@@ -48,6 +51,14 @@ def rules(tmp_path: Path) -> Path:
     return path
 
 
+def history(raw: Raw) -> list[HistoryEntry]:
+    return [msgspec.json.decode(row, type=HistoryEntry) for row in raw.lrange("state:alerts:history", 0, -1)]
+
+
+def happened(raw: Raw) -> list[str]:
+    return [entry.what for entry in history(raw)]
+
+
 def alerts_of(raw: Raw) -> list[Alert]:
     return [msgspec.json.decode(fields["data"], type=Alert) for fields in fields_of(raw, "alerts")]
 
@@ -63,7 +74,7 @@ def test_jobs_that_fail_raise_an_alert_and_jobs_that_are_well_end_it(
         eventually(lambda: told(raw)[1:] == ["resolved failing worker"])
 
     fired, ended = alerts_of(raw)
-    assert fired.reason == "worker: 10 of 40 failed within 60 s (25 %), above 10 %"
+    assert fired.reason == "worker: 10 of 40 failed within 1 min (25 %), above 10 %"
     assert fired.exemplars == ["a" * 32, "b" * 32]
     assert ended.fingerprint == fired.fingerprint
     assert ended.since == fired.since
@@ -102,6 +113,76 @@ def test_an_event_raises_an_alert_in_its_own_trace_and_time_alone_ends_it(
     assert carried.trace_id == trace.trace_id
     assert alerts_of(raw)[0].exemplars == [trace.trace_id]
     assert alerts_of(raw)[0].reason == "job.dead of mail: no such box"
+
+
+def test_what_an_event_states_as_its_time_does_not_count(server: Server, raw: Raw, tmp_path: Path) -> None:
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text(rules_text(dying=f"{DYING}\nat_least: 3\nwithin: 5m"))
+    slow = {"type": "job.dead", "data": '{"job_type": "mail"}', "time": rfc3339(time.time() - 3_600)}
+    with manager(server, rules):
+        for fields in ({**slow, "time": "1970-01-01T00:00:00Z"}, slow, {"type": "job.dead", "data": slow["data"]}):
+            raw.xadd("events", fields)
+        eventually(lambda: told(raw) == ["triggered dying mail"])
+        publish_tick(raw, time.time())
+        eventually(lambda: is_caught_up(raw))
+
+    assert told(raw) == ["triggered dying mail"]
+    assert abs(seconds_of(alerts_of(raw)[0].since) - time.time()) < 60
+
+
+def test_a_file_that_changes_is_in_force_at_once_in_all_replicas_and_the_history_says_so(
+    server: Server, raw: Raw, rules: Path, start: float
+) -> None:
+    mine = rules.with_name("mine.yaml")
+    mine.write_text(rules.read_text())
+    with manager(server, rules), manager(server, mine):
+        eventually(lambda: replicas(raw) == 2)
+        publish(raw, lagging(start, 40))
+        eventually(lambda: told(raw) == ["triggered lag ingest/a"])
+        rules.write_text(rules_text(lag=LAG.replace("30s", "1h").replace("10s", "1h"), failing=FAILING))
+        eventually(lambda: "rule changed" in happened(raw))
+        for at in range(1, 30):  # whichever replica is handed it, none goes by the other file
+            publish(raw, lagging(start + 10 * at, 50))
+        eventually(lambda: is_caught_up(raw))
+
+    assert told(raw)[1:] == ["resolved lag ingest/a"]
+    assert happened(raw).count("rule removed") == 1
+    (why,) = [entry.why for entry in history(raw) if entry.what == "rule changed"]
+    assert why.startswith("above: 30 -> 3600; clear: 10 -> 3600; by alerts.yaml on ")
+
+
+def test_a_file_that_becomes_wrong_is_refused_until_it_is_right_again(
+    server: Server, raw: Raw, rules: Path, start: float
+) -> None:
+    right = rules.read_text()
+    with manager(server, rules):
+        eventually(lambda: raw.exists("state:alerts:rules"))
+        rules.write_text(right.replace("above: 30s", "abvoe: 30s"))
+        eventually(lambda: raw.exists("state:alerts:rules_refused"))
+        publish(raw, lagging(start, 40))
+        eventually(lambda: told(raw) == ["triggered lag ingest/a"])
+        rules.write_text(right)
+        eventually(lambda: not raw.exists("state:alerts:rules_refused"))
+
+    assert "rule changed" not in happened(raw)
+
+
+def test_sighup_puts_the_file_in_force_again(server: Server, raw: Raw, rules: Path) -> None:
+    with manager(server, rules) as process:
+        eventually(lambda: raw.exists("state:alerts:rules"))
+        given = raw.getdel("state:alerts:rules")
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: raw.exists("state:alerts:rules"))
+
+    assert given
+
+
+def test_a_sign_of_life_goes_out_while_windows_come(server: Server, raw: Raw, rules: Path) -> None:
+    with manager(server, rules):
+        publish(raw, lagging(time.time() // 10 * 10 - 10, 4))
+        eventually(lambda: is_caught_up(raw))
+        publish_tick(raw, time.time() + 1)
+        eventually(lambda: "alert.watchdog" in [fields["type"] for fields in fields_of(raw, "alerts")])
 
 
 def test_a_flood_of_events_over_two_replicas_is_one_alert(server: Server, raw: Raw, rules: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from penstock.schemas import MetricsWindow, Series
+from penstock.schemas import MetricsWindow, Series, Tick
 from penstock_services.alerts.evaluate.evaluate import evaluate
-from penstock_services.alerts.input import Item, Tick, whole
+from penstock_services.alerts.input import Item, whole
 from penstock_services.alerts.rules.model import SeriesRule
 from tests.alerting import EPOCH, Mesh, gauge, jobs, make_window, rules_text
 
@@ -158,6 +158,53 @@ def test_memory_is_bounded_however_long_it_runs() -> None:
         sizes.append(sum(len(str(row)) for _, row in mesh.state.memory.items()))
 
     assert sizes[2] < 1.2 * sizes[1]
+
+
+def minutes(mesh: Mesh) -> list[str]:
+    """Let ten minutes pass by ticks; return the signs of life."""
+    seen = []
+    for _ in range(60):
+        mesh.tick(after=10)
+        if mesh.state.watchdog:
+            seen.append(mesh.state.watchdog.time)
+            mesh.state.watchdog = None
+    return seen
+
+
+def test_a_sign_of_life_comes_every_minute_while_there_is_something_to_go_by() -> None:
+    mesh = Mesh(rules_text(lag=LAG))
+    assert minutes(mesh) == []
+
+    for _ in range(30):
+        mesh.window(gauge("lag_age", 4, stream="a", group="b"))
+        mesh.tick()
+    assert mesh.state.watchdog is not None
+    mesh.state.watchdog = None
+    assert len(minutes(mesh)) == 1  # no window comes any more
+    for _ in range(30):
+        mesh.window(gauge("lag_age", 4, stream="a", group="b"))
+    assert mesh.state.watchdog is None
+
+
+def test_who_catches_up_with_the_past_gives_no_sign_of_life() -> None:
+    mesh = Mesh(rules_text(lag=LAG))
+    mesh.state.wall = mesh.now + 3_600
+    for _ in range(30):
+        mesh.window(gauge("lag_age", 40, stream="a", group="b"))
+        mesh.tick()
+
+    assert mesh.state.watchdog is None
+    (fired, notified) = mesh.state.history
+    assert (fired.what, fired.time, fired.recorded) == ("firing", EPOCH + 10, EPOCH + 3_600)
+    assert (notified.what, notified.time, notified.recorded) == ("notified", EPOCH + 3_600, None)
+
+
+def test_series_that_are_measured_come_with_the_counted_ones() -> None:
+    mesh = Mesh(rules_text(skew="kind: threshold\nseries: skew\nabove: 30s"))
+    mesh.window(jobs(5, service="worker"), gauge("skew", 300, service="worker"))
+
+    assert mesh.told == ["triggered skew worker"]
+    assert mesh.last.reason == "skew of worker is 5 min, above 30 s"
 
 
 async def pieces(*items: Item) -> list[tuple[str, Item]]:

@@ -448,3 +448,31 @@ def test_labels_from_outside_cannot_make_alerts_without_bound() -> None:
 
     assert len(mesh.states) == 501
     assert mesh.states["dying (others)"] == "firing"
+
+
+def test_what_is_beyond_the_bound_ends_by_time_where_nothing_tells_its_end() -> None:
+    mesh = Mesh(rules_text(open=BREAKER))
+    for number in range(510):
+        mesh.event("breaker.opened", {"name": f"b{number:03}"})
+    assert "triggered open (others)" in mesh.told
+    for number in range(510):
+        mesh.event("breaker.closed", {"name": f"b{number:03}"})
+    mesh.tick(after=590)
+    assert [name for name, state in mesh.states.items() if state == "firing"] == ["open (others)"]
+
+    mesh.tick(after=10)
+    assert mesh.told[-1] == "resolved open (others)"
+    assert mesh.last.reason == "no breaker.opened of (others) for 10 min"
+
+
+def test_the_end_of_a_flapping_event_alert_says_since_when_there_was_none() -> None:
+    mesh = Mesh(rules_text(dying="kind: event\ntype: job.dead\nkeep_firing: 30s\nflap: {triggers: 2, calm: 10m}"))
+    for _ in range(3):
+        mesh.event("job.dead")
+        mesh.tick(after=40)
+    mesh.tick(after=500)
+    mesh.restart()
+    assert mesh.states == {"dying": "firing"}
+
+    mesh.tick(after=60)
+    assert mesh.last.reason == "calm for 10 min: no job.dead of all for 10 min"

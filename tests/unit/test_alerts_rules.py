@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import ConfigurationError
-from penstock_services.alerts.rules.check import alert_labels
 from penstock_services.alerts.rules.file import load, parse
-from penstock_services.alerts.rules.model import KINDS, Threshold
+from penstock_services.alerts.rules.model import KINDS, Threshold, alert_labels
 from tests.alerting import one_rule, rules_text
 from tests.processes import ROOT
 
@@ -125,6 +124,11 @@ def test_a_mistake_in_a_rule_gets_a_sentence(body: str, sentence: str) -> None:
             "alerts.yaml: not YAML: a is there twice",
         ),
         ("inhibit: {}\nrules: {}", ""),
+        (
+            "rules: {a: {kind: event, type: a}}\ninhibit: [{source: [rule=b], target: [severity=warn], equal: [x]}]",
+            "alerts.yaml: inhibit[0].source: rule=b never matches; rule is one of a\n"
+            "alerts.yaml: inhibit[0].target: severity=warn never matches; severity is one of info, warning, critical",
+        ),
         ("inhibit: {a: b}", "alerts.yaml: inhibit: expected a list of {source, target, equal}"),
         ("inhibit: [{source: [a=b], target: [a=c]}]", "alerts.yaml: inhibit[0].equal: it is missing"),
         ("inhibit: [{source: [a], target: [a=c], equal: [a]}]", "alerts.yaml: inhibit[0].source: expected a matcher"),

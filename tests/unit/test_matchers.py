@@ -44,6 +44,10 @@ def test_what_is_no_matcher_is_refused_with_an_example(text: object) -> None:
     [
         ("severity=~.*", "write severity=*"),
         ("name=~^api.+$", "write name=api?*"),
+        ("name!~x.*", "write name!=x*"),
+        ("name==x", "write one =, as in name=x"),
+        ('name="x"', "write name=x"),
+        ("name!='x y'", "write name!=x y"),
         ("name!=~x", "regular expressions are not understood"),
         ("name=[", "a [ without its ] never matches"),
         ("name=a[!", "a [ without its ] never matches"),
@@ -56,7 +60,7 @@ def test_what_would_never_match_is_refused_with_what_was_meant(text: str, said: 
         Matcher.parse(text)
 
 
-@pytest.mark.parametrize("text", ["name=[[]", "name=[]]x", "name=[!a]*", "name=a]"])
+@pytest.mark.parametrize("text", ["name=[[]", "name=[]]x", "name=[!a]*", "name=a]", "name='", "name=b~c", "name=b=~c"])
 def test_brackets_that_mean_something_are_fine(text: str) -> None:
     assert Matcher.parse(text)
 

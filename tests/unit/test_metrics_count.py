@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.event import Event, decode
+from penstock.metrics.rollup import roll_up
 from penstock.metrics.tally import SeriesKey, Tallies, encode
-from penstock.metrics.tally import decode as read
+from penstock.metrics.tally import decode as decode_tallies
 from penstock_services.metrics.count import tally
 from tests.metrics import EPOCH_MS, job
 
@@ -41,10 +42,23 @@ def test_an_event_belongs_to_the_window_of_its_time_up_to_the_allowed_lateness()
     assert (start, tallies.count, tallies.late) == (START, 1, 0)
 
 
-def test_an_event_that_is_taken_later_counts_as_late_when_it_is_taken() -> None:
+def test_an_event_that_is_taken_later_counts_when_it_is_taken_and_as_late() -> None:
     taken = EPOCH_MS + 10_000 + LATENESS
     start, tallies = only(tally([job(taken, time_ms=EPOCH_MS + 9_999)], LATENESS))
-    assert (start, tallies.count, tallies.late) == (START + 10, 0, 1)
+    assert (start, tallies.count, tallies.late) == (START + 10, 1, 1)
+
+
+def test_failures_of_a_producer_whose_clock_is_slow_are_counted_and_its_clock_is_told() -> None:
+    events = [
+        job(EPOCH_MS + at, "job.failed", source="slow", time_ms=EPOCH_MS + at - 300_000 - 7 * at) for at in range(3)
+    ]
+    events += [job(EPOCH_MS, source="fast", time_ms=EPOCH_MS + 60_000), job(EPOCH_MS, source="right", time_ms=EPOCH_MS)]
+    events += [job(EPOCH_MS, source="right", time_ms=EPOCH_MS - 300_000)]  # one straggler is no clock
+    start, tallies = only(tally(events, LATENESS))
+    assert start == START
+    assert tallies.series[SeriesKey("job.failed", "slow", "", "ticket.created")].errors == 3
+    series = roll_up(decode_tallies(encode(tallies).encode()), 10)
+    assert {one.labels["service"]: one.value for one in series if one.name == "skew"} == {"slow": 300, "fast": 60}
 
 
 def test_an_event_from_the_future_counts_when_it_was_taken() -> None:
@@ -89,7 +103,6 @@ def test_durations_of_other_events_are_not_taken_for_those_of_jobs() -> None:
         "",
         "null",
         "not json",
-        '{"duration": -1, "job_type": "t"}',
         '{"duration": 1e300}',
         '{"duration": "long"}',
         '{"job_type": 5}',
@@ -101,6 +114,19 @@ def test_job_events_with_data_that_does_not_fit_are_counted_by_their_type(data: 
     _, tallies = only(tally([raw_event(type="job.failed", data=data)], LATENESS))
     (key,) = tallies.series
     assert (key, tallies.series[key].count, tallies.series[key].errors) == (SeriesKey("job.failed", "redis-cli"), 1, 1)
+    assert tallies.sources["redis-cli"].malformed == 1
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-1", "1e300", '"long"', "[1]", "true", "1" * 400])
+def test_a_field_that_cannot_be_counted_takes_nothing_from_the_others(bad: str) -> None:
+    data = f'{{"job_type": "t", "duration": 2, "queue_wait": {bad}, "error": "why"}}'
+    _, tallies = only(tally([raw_event(type="job.failed", data=data, source="worker")], LATENESS))
+    ((key, found),) = tallies.series.items()
+    assert (key.job_type, found.errors, found.queue_wait) == ("t", 1, None)
+    assert found.duration is not None
+    assert found.failed[0].error == "why"
+    (told,) = [one for one in roll_up(tallies, 10) if one.name == "malformed"]
+    assert (told.labels, told.value) == ({"service": "worker"}, 1)
 
 
 def test_long_names_ids_and_errors_are_cut() -> None:
@@ -118,4 +144,4 @@ def test_long_names_ids_and_errors_are_cut() -> None:
 def test_whatever_an_event_holds_it_is_counted_once_and_can_be_kept(kind: str, time: str, data: bytes) -> None:
     pairs = (b"type", ("job." + kind).encode(errors="replace"), b"time", time.encode(errors="replace"), b"data", data)
     _, tallies = only(tally([decode("events", f"{EPOCH_MS}-0", pairs)], 10**18))
-    assert read(encode(tallies).encode()).count == 1
+    assert decode_tallies(encode(tallies).encode()).count == 1

@@ -99,6 +99,39 @@ def test_series_beyond_the_bound_are_joined_and_no_event_is_lost() -> None:
     assert {key.type for key in tallies.series} == {OTHER, *(f"type.{number}" for number in range(14, 21))}
 
 
+def of_tenants(count: int, *, failures: int, most: int) -> Tallies:
+    """A window in which each tenant completes three jobs, and of the last ones one fails."""
+    events = [job(EPOCH_MS, tenant=f"t{number:04}") for number in range(count) for _ in range(3)]
+    events += [job(EPOCH_MS, "job.failed", tenant=f"t{number:04}") for number in range(count - failures, count)]
+    tallies = tally(events, 5_000)[WINDOW]
+    tallies.bound(most)
+    return tallies
+
+
+def test_all_outcomes_of_a_job_are_joined_or_none() -> None:
+    tallies = of_tenants(1_500, failures=300, most=1_000)
+    series = roll_up(tallies, 10)
+    jobs = [one for one in series if one.name == "jobs"]
+
+    assert len(tallies.series) <= 1_000
+    assert sum(one.errors or 0 for one in jobs) == 300
+    assert {(one.count, one.errors) for one in jobs if one.errors} == {(4, 1)}
+    assert sum(one.count or 0 for one in jobs) == 4_800
+    assert [one.labels["tenant"] for one in jobs if one.count and one.count > 4] == [OTHER]
+    (overflow,) = [one for one in series if one.name == "overflow"]
+    assert overflow.value
+    assert overflow.value > 500
+
+
+def test_where_there_is_room_for_nothing_else_outcomes_are_still_told_apart() -> None:
+    tallies = of_tenants(50, failures=50, most=2)
+
+    assert {(key.type, key.service, key.tenant): one.count for key, one in tallies.series.items()} == {
+        ("job.completed", "worker", OTHER): 150,
+        ("job.failed", "worker", OTHER): 50,
+    }
+
+
 def test_what_was_joined_before_stays_joined() -> None:
     tallies = merged(tally([job(EPOCH_MS, f"type.{number}")], 5_000)[WINDOW] for number in range(5))
     tallies.bound(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import subprocess
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,9 @@ from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table, printable
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError
-from penstock.mesh.alerts import SERVICE, AlertRecord, AlertStore, HistoryEntry, present
+from penstock.mesh.alerts import SERVICE, Acknowledgement, AlertRecord, AlertStore, HistoryEntry, RulesRefused, present
 from penstock.mesh.deliveries import ChannelTrouble, FailedDelivery, late, troubles
+from penstock.service.main import Negative
 from penstock.settings import Settings
 from penstock.times import rfc3339
 from penstock.topology import load
@@ -39,14 +41,18 @@ def alerts(
     if context.invoked_subcommand is not None:
         return
     states = ("firing", "pending", "resolved") if every else ("firing", "pending")
-    found = [record for record in run(_alerts()) if record.state in states]
+    every_one, refused = run(_alerts())
+    found = [record for record in every_one if record.state in states]
     found.sort(key=lambda record: states.index(record.state))
     if as_json:
         print_json([present(record) for record in found])
-    elif found:
-        for record in found:
-            _print(record)
-    else:
+        return
+    if refused:
+        console().print(f"{refused.name} is refused, and the rules before it are in force:", style="yellow")
+        console().print("\n".join(f"    {printable(line)}" for line in refused.why.splitlines()))
+    for record in found:
+        _print(record)
+    if not found:
         console().print("nothing is wrong")
     if not as_json:
         _print_undelivered(*run(_undelivered()))
@@ -84,6 +90,46 @@ def backtest(
     _run_manager("backtest", rules, *(["--since", since] if since else []), *(["--json"] if as_json else []))
 
 
+@app.command()
+def reload(
+    file: Rules = None,
+    by: Annotated[str | None, typer.Option(help="Who says so; you, if absent.")] = None,
+) -> None:
+    """Check a rules file and put it in force, for all replicas; the next start or change of theirs puts that in force.
+
+    A file that is wrong changes nothing; each mistake gets a sentence.
+    """
+    _run_manager("reload", file, "--by", by or getpass.getuser())
+
+
+@app.command()
+def explain(rule: Annotated[str, typer.Argument(help="Name of a rule.")], as_json: Json = False) -> None:
+    """Show what a rule sees now, and why it fires or not.
+
+    JSON: {"rule", "severity", "window", "label_sets": [{"labels", "level", "reason", "value", "threshold", "state",
+    "since", "next", "suppressed", "acknowledged_by"}], "others": [labels]}.
+    """
+    _run_manager("explain", Path(rule), *(["--json"] if as_json else []))
+
+
+@app.command()
+def ack(
+    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id as `alerts` shows it, or how it begins.")],
+    by: Annotated[str | None, typer.Option(help="Who takes it on; you, if absent.")] = None,
+    comment: Annotated[str, typer.Option(help="What is being done.")] = "",
+) -> None:
+    """Take an alert on: it is not repeated, and nobody else needs to be called. Ends when the alert resolves."""
+    said = run(_acknowledge(alert, by or getpass.getuser(), comment))
+    if said is None:
+        raise Negative(f"no alert that fires has an id that begins with {alert}; `penstock alerts` shows them")
+    typer.echo(f"{said.fingerprint}: acknowledged by {said.by}")
+
+
+async def _acknowledge(fingerprint: str, by: str, comment: str) -> Acknowledgement | None:
+    async with session() as here:
+        return await _store(here).acknowledge(fingerprint, by=by, comment=comment)
+
+
 def _run_manager(command: str, file: Path | None, *options: str) -> None:
     """Run the alert manager's own program: services are programs, not libraries."""
     topology = load(Settings.from_env().topology)
@@ -97,9 +143,10 @@ def _run_manager(command: str, file: Path | None, *options: str) -> None:
         raise typer.Exit(done.returncode)
 
 
-async def _alerts() -> list[AlertRecord]:
+async def _alerts() -> tuple[list[AlertRecord], RulesRefused | None]:
     async with session() as here:
-        return await _store(here).alerts()
+        store = _store(here)
+        return await store.alerts(), await store.refused()
 
 
 async def _undelivered() -> tuple[list[ChannelTrouble], list[FailedDelivery]]:
@@ -132,6 +179,7 @@ def _print_undelivered(failing: list[ChannelTrouble], waiting: list[FailedDelive
 def _print(record: AlertRecord) -> None:
     out = console()
     headline = f"{record.state:<8} {record.severity:<8} {_name(record)}  since {rfc3339(record.since)[:19]}"
+    headline += f"  {record.fingerprint}" if record.state == "firing" else ""
     out.print(headline, style=_STYLES[record.severity] if record.state == "firing" else "")
     out.print(f"    {printable(record.summary)}")
     if record.reason not in record.summary:
@@ -139,11 +187,14 @@ def _print(record: AlertRecord) -> None:
     if record.exemplars:
         out.print(f"    traces: {' '.join(record.exemplars)}")
     if record.suppressed:
-        out.print(f"    nobody is told: {printable(record.suppressed)}")
+        out.print(f"    nobody is notified: {printable(record.suppressed)}")
+    if record.acknowledged_by:
+        out.print(f"    acknowledged by {printable(record.acknowledged_by)}")
 
 
 def _row(entry: HistoryEntry) -> list[str]:
-    return [rfc3339(entry.time)[:19], entry.what, _name(entry), printable(entry.why)]
+    why = printable(entry.why) + (f" (found at {rfc3339(entry.recorded)[:19]})" if entry.recorded else "")
+    return [rfc3339(entry.time)[:19], entry.what, _name(entry), why]
 
 
 def _name(of: AlertRecord | HistoryEntry) -> str:

@@ -1,29 +1,37 @@
-"""Alerts: what the alert manager writes down and others may read, and the silences that others write."""
+"""Alerts: what the alert manager writes down and others may read, and what others write for it to heed.
+
+Silences, acknowledgements and rules are written by people; it heeds them at its next tick, and a tick follows each.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any, Literal, get_args, overload
 
 import msgspec
 
 from penstock.config import convert
 from penstock.errors import ConfigurationError
-from penstock.keys import Keys
-from penstock.matchers import Matcher
+from penstock.event import encode, encode_data
+from penstock.keys import METRICS, Keys
+from penstock.matchers import Matcher, impossible
 from penstock.redis.connection import AsyncRedis
-from penstock.schemas import Severity
+from penstock.schemas import Severity, Tick
 from penstock.times import rfc3339
 
 SERVICE = "alerts"
-ALERTS, HISTORY, SILENCES = "alerts", "history", "silences"
+ALERTS, HISTORY, SILENCES, ACKNOWLEDGEMENTS = "alerts", "history", "silences", "acknowledgements"
+RULES, REFUSED = "rules", "rules_refused"
+TICK = "alerts.tick"
 MOST_HISTORY = 1_000
 MOST_SILENCES = 1_000
 _LONGEST_SILENCE = 10 * 365 * 86_400.0
 
 LifecycleState = Literal["inactive", "pending", "firing", "resolved"]
-Happening = Literal["inactive", "pending", "firing", "resolved", "notified", "renotified", "notified resolved"]
+_Notified = Literal["notified", "renotified", "notified resolved", "acknowledged"]
+_OfRule = Literal["rule added", "rule changed", "rule removed"]
+Happening = Literal[LifecycleState, _Notified, _OfRule]
 Text = Annotated[str, msgspec.Meta(max_length=1_000)]
 
 
@@ -32,7 +40,8 @@ class AlertRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     `since` is when it came into its state, `fired` when it last began to fire, `resolved` when that last
     ended, `clear_since` since when its condition has not suppressed although it still fires. `triggers` are the
-    times it began to fire lately; `flapping` says there were too many. `suppressed` says why nobody is told.
+    times it began to fire lately; `flapping` says there were too many. `suppressed` says why nobody is notified,
+    `acknowledged_by` who has taken it on.
     """
 
     fingerprint: str
@@ -52,10 +61,15 @@ class AlertRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     summary: str = ""
     exemplars: tuple[str, ...] = ()
     suppressed: str | None = None
+    acknowledged_by: str | None = None
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that happened to an alert, and why: it came into a state, or somebody was told."""
+    """Something that happened to an alert, and why: it came into a state, or somebody was notified; or to a rule.
+
+    `time` is that of the data it follows from; `recorded` is when it was found, where that was later by more
+    than a minute: after a pause.
+    """
 
     time: float
     what: Happening
@@ -65,6 +79,33 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     labels: dict[str, str] = {}
     why: str
     value: float | None = None
+    recorded: float | None = None
+
+
+class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Somebody has taken an alert on: until it resolves, nobody else needs to be called. Times as in `Silence`."""
+
+    fingerprint: str
+    by: Text
+    at: float
+    comment: Text = ""
+
+
+class RulesGiven(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of alerts.yaml that is to be in force: what its file is called, who gave it, and when."""
+
+    name: str
+    text: str
+    by: str
+    at: float
+
+
+class RulesRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """An alerts.yaml that is wrong, and why; the rules before it stay in force."""
+
+    name: str
+    why: str
+    at: float
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,6 +148,7 @@ class ShownAlert(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     exemplars: tuple[str, ...]
     suppressed: str | None
+    acknowledged_by: str | None
 
 
 class ShownHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +162,16 @@ class ShownHistory(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     why: str
     value: float | None
+    recorded: str | None
+
+
+class ShownAcknowledgement(msgspec.Struct, frozen=True, kw_only=True):
+    """An acknowledgement; its time in RFC 3339."""
+
+    fingerprint: str
+    by: str
+    at: str
+    comment: str
 
 
 class ShownSilence(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,27 +191,40 @@ def present(what: AlertRecord) -> ShownAlert: ...
 def present(what: HistoryEntry) -> ShownHistory: ...
 @overload
 def present(what: Silence) -> ShownSilence: ...
-def present(what: AlertRecord | HistoryEntry | Silence) -> ShownAlert | ShownHistory | ShownSilence:
+@overload
+def present(what: Acknowledgement) -> ShownAcknowledgement: ...
+def present(
+    what: AlertRecord | HistoryEntry | Silence | Acknowledgement,
+) -> ShownAlert | ShownHistory | ShownSilence | ShownAcknowledgement:
     """Return a record as others are to see it."""
     shown = msgspec.structs.asdict(what)
-    for name in ("time", "since", "fired", "resolved", "until", "created"):
+    for name in ("time", "since", "fired", "resolved", "until", "created", "recorded", "at"):
         if isinstance(shown.get(name), float):
             shown[name] = rfc3339(shown[name])
-    found: ShownAlert | ShownHistory | ShownSilence = msgspec.convert(shown, _SHOWN[type(what)])
+    found: ShownAlert | ShownHistory | ShownSilence | ShownAcknowledgement = msgspec.convert(shown, _SHOWN[type(what)])
     return found
 
 
-_SHOWN: dict[type, Any] = {AlertRecord: ShownAlert, HistoryEntry: ShownHistory, Silence: ShownSilence}
+_SHOWN: dict[type, Any] = {
+    AlertRecord: ShownAlert,
+    HistoryEntry: ShownHistory,
+    Silence: ShownSilence,
+    Acknowledgement: ShownAcknowledgement,
+}
 
 
 class AlertStore:
-    """Reads alerts and their history, and works the silences."""
+    """Reads alerts and their history; writes silences, acknowledgements and rules."""
 
     def __init__(self, client: AsyncRedis, keys: Keys) -> None:
         self._client = client
         self._alerts = keys.state(SERVICE, ALERTS)
         self._history = keys.state(SERVICE, HISTORY)
         self._silences = keys.state(SERVICE, SILENCES)
+        self._acknowledgements = keys.state(SERVICE, ACKNOWLEDGEMENTS)
+        self._rules = keys.state(SERVICE, RULES)
+        self._refused = keys.state(SERVICE, REFUSED)
+        self._metrics = keys.stream(METRICS)
 
     async def alerts(self) -> list[AlertRecord]:
         """Return the alerts that are not inactive, the latest change first."""
@@ -196,16 +261,69 @@ class AlertStore:
         }
         silence = convert(raw, Silence, "silence")
         try:
-            silence.parsed()
+            problem = impossible(silence.parsed(), {"severity": get_args(Severity)})
         except ValueError as error:
             raise ConfigurationError(f"silence: {error}") from None
+        if problem:
+            raise ConfigurationError(f"silence: {problem}")
         if await self._client.hlen(self._silences) >= MOST_SILENCES:
             raise ConfigurationError(
                 f"silence: there are {MOST_SILENCES} already; remove some with `penstock silence rm`"
             )
         await self._client.hset(self._silences, silence.id, msgspec.json.encode(silence))
+        await self._tick()
         return silence
 
     async def remove_silence(self, silence_id: str) -> bool:
         """End a silence now; False if there is none of that id."""
-        return bool(await self._client.hdel(self._silences, silence_id))
+        removed = bool(await self._client.hdel(self._silences, silence_id))
+        await self._tick()
+        return removed
+
+    async def acknowledge(self, fingerprint: str, *, by: str, comment: str = "") -> Acknowledgement | None:
+        """Say that somebody has taken on the alert whose fingerprint begins so; None if no such one fires.
+
+        Raises:
+            ConfigurationError: several begin so, or a text is too long.
+        """
+        firing = [record.fingerprint for record in await self.alerts() if record.state == "firing"]
+        found = [one for one in firing if fingerprint and one.startswith(fingerprint)]
+        if not found:
+            return None
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"{fingerprint}: {len(found)} alerts have fingerprints that begin so; give more of it"
+            )
+        raw = {"fingerprint": found[0], "by": by, "at": time.time(), "comment": comment}
+        made = convert(raw, Acknowledgement, "acknowledgement")
+        await self._client.hset(self._acknowledgements, made.fingerprint, msgspec.json.encode(made))
+        await self._tick()
+        return made
+
+    async def rules(self) -> RulesGiven | None:
+        """Return the rules that are to be in force, None if nobody gave any yet."""
+        raw = await self._client.get(self._rules)
+        return msgspec.json.decode(raw, type=RulesGiven) if raw else None
+
+    async def give_rules(self, rules: RulesGiven) -> None:
+        """Put rules in force, for all replicas of the alert manager; they must have been checked."""
+        await self._client.set(self._rules, msgspec.json.encode(rules))
+        await self._client.delete(self._refused)
+        await self._tick()
+
+    async def refused(self) -> RulesRefused | None:
+        """Return the alerts.yaml that is refused at present."""
+        raw = await self._client.get(self._refused)
+        return msgspec.json.decode(raw, type=RulesRefused) if raw else None
+
+    async def refuse_rules(self, refused: RulesRefused | None) -> None:
+        """Say that an alerts.yaml is refused; None: that it is right again."""
+        if refused is None:
+            await self._client.delete(self._refused)
+        else:
+            await self._client.set(self._refused, msgspec.json.encode(refused))
+
+    async def _tick(self) -> None:
+        """Let the alert manager look at once: what a person did is to show within a moment."""
+        fields = encode(TICK, encode_data(Tick(rfc3339(time.time()))), event_id=os.urandom(16).hex(), source="penstock")
+        await self._client.execute_command("XADD", self._metrics, "*", *fields)

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from penstock.metrics.sketch import Distribution
-from penstock.metrics.tally import SeriesKey, Tallies, Tally
+from penstock.metrics.tally import ATTEMPTS, SeriesKey, Tallies, Tally
 from penstock.schemas import Exemplar, Quantiles, Series
 
-FAILURES = frozenset({"job.failed", "job.dead"})
-_ATTEMPTS = frozenset({"job.completed", *FAILURES})
+_LEAST_SKEW = 1.0  # seconds; less is the way from the producer to Redis
 _SHARES = (0.5, 0.9, 0.95, 0.99)
 
 
 def roll_up(tallies: Tallies, seconds: float) -> list[Series]:
-    """Return the counted series of a window of `seconds`: `jobs` first, then `events`, the most frequent first."""
+    """Return the series of a window of `seconds`: `jobs`, then `events`, the most frequent first, then what is odd."""
     jobs = [
         _series("jobs", key, tally, seconds, [*_slowest(tally), *_failed(tally)])
         for key, tally in _ranked(_attempts(tallies))
     ]
     events = [_series("events", key, tally, seconds, _failed(tally)) for key, tally in _ranked(tallies.series)]
-    return jobs + events
+    return [*jobs, *events, *_measured(tallies)]
+
+
+def _measured(tallies: Tallies) -> Iterator[Series]:
+    """Yield what is wrong with what is counted."""
+    for name, source in sorted(tallies.sources.items()):
+        labels = {"service": name}
+        if source.skew is not None and source.skew / 1000 >= _LEAST_SKEW:
+            yield Series(name="skew", labels=labels, value=source.skew / 1000)
+        if source.malformed:
+            yield Series(name="malformed", labels=labels, value=source.malformed)
+    if tallies.overflow:
+        yield Series(name="overflow", value=tallies.overflow)
 
 
 def _ranked(series: dict[SeriesKey, Tally]) -> list[tuple[SeriesKey, Tally]]:
@@ -29,7 +42,7 @@ def _attempts(tallies: Tallies) -> dict[SeriesKey, Tally]:
     """Join what became of attempts at jobs over how they ended."""
     jobs: dict[SeriesKey, Tally] = {}
     for key, tally in tallies.series.items():
-        if key.type in _ATTEMPTS:
+        if key.type in ATTEMPTS:
             jobs.setdefault(key._replace(type=""), Tally()).merge(tally)
     return jobs
 

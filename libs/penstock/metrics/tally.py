@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -11,6 +11,11 @@ import msgspec
 from penstock.metrics.sketch import Distribution
 
 OTHER = "(other)"
+FAILURES = frozenset({"job.failed", "job.dead"})
+ATTEMPTS = frozenset({"job.completed", *FAILURES})
+"""What tells how an attempt at a job ended."""
+JOB_TYPES = ATTEMPTS | {"job.started", "job.snoozed"}
+_MOST_SOURCES = 1_000
 _EXAMPLES = 3  # kept of each kind, for each series and window
 
 
@@ -70,12 +75,41 @@ class Tally(msgspec.Struct, array_like=True):
             self.failed = sorted([*self.failed, example], key=_identity)[:_EXAMPLES]
 
 
-class Tallies:
-    """All series of a window, or of a part of it. `late` counts events that came too late for their own."""
+class SourceTally(msgspec.Struct, array_like=True):
+    """What is odd about a source: how many fields of its events could not be counted, and its clock.
 
-    def __init__(self, series: dict[SeriesKey, Tally] | None = None, late: int = 0) -> None:
+    `skew` is the least time, in ms, between what its events state and when they arrived, either way; None if
+    none of them states a time.
+    """
+
+    malformed: int = 0
+    skew: int | None = None
+
+    def merge(self, other: SourceTally) -> None:
+        """Count everything that `other` holds."""
+        self.malformed += other.malformed
+        skews = [skew for skew in (self.skew, other.skew) if skew is not None]
+        self.skew = min(skews, default=None)
+
+
+class Tallies:
+    """All series of a window, or of a part of it.
+
+    `late` counts those events that came too late for the window of their own time. `overflow` is how many series
+    were joined with others for lack of room, `sources` what is odd about whom.
+    """
+
+    def __init__(
+        self,
+        series: dict[SeriesKey, Tally] | None = None,
+        late: int = 0,
+        overflow: int = 0,
+        sources: dict[str, SourceTally] | None = None,
+    ) -> None:
         self.series = series or {}
         self.late = late
+        self.overflow = overflow
+        self.sources = sources or {}
 
     @property
     def count(self) -> int:
@@ -89,25 +123,63 @@ class Tallies:
             found = self.series[key] = Tally()
         return found
 
+    def source(self, name: str) -> SourceTally:
+        """Return what is odd about a source; beyond so many of them, about all others together."""
+        if name not in self.sources and len(self.sources) >= _MOST_SOURCES:
+            name = OTHER
+        return self.sources.setdefault(name, SourceTally())
+
     def merge(self, other: Tallies) -> None:
         """Count everything that `other` holds."""
         for key, tally in other.series.items():
             self.of(key).merge(tally)
+        for name, source in other.sources.items():
+            self.source(name).merge(source)
         self.late += other.late
+        self.overflow = max(self.overflow, other.overflow)
 
     def bound(self, most: int) -> int:
-        """Join the series with the fewest events under the name (other), so that `most` are left.
+        """Join series until `most` are left: first tenants, then whatever else tells them apart.
 
+        All outcomes of a job stay apart or are joined together, so that no ratio of them is ever one of a part;
+        what failed keeps its name longest, then what is frequent. The outcome itself is the last to go.
         Returns how many were joined.
         """
-        if len(self.series) <= most:
-            return 0
-        other = self.series.pop(SeriesKey(OTHER), Tally())
-        ranked = sorted(self.series, key=lambda key: (-self.series[key].count, key))
-        for key in ranked[most - 1 :]:
-            other.merge(self.series.pop(key))
-        self.series[SeriesKey(OTHER)] = other
-        return len(ranked) - most + 1
+        joined = 0
+        for collapse in _COLLAPSES:
+            for family in self._families() if len(self.series) > most else ():
+                for key in family:
+                    if collapse(key) != key:
+                        self.of(collapse(key)).merge(self.series.pop(key))
+                        joined += 1
+                if len(self.series) <= most:
+                    break
+        self.overflow = max(self.overflow, joined)
+        return joined
+
+    def _families(self) -> list[list[SeriesKey]]:
+        """Return the series that belong together, those first that matter least."""
+        families: dict[SeriesKey, list[SeriesKey]] = {}
+        for key in self.series:
+            families.setdefault(key._replace(type="job.*") if _is_job(key) else key, []).append(key)
+
+        def weight(family: SeriesKey) -> tuple[bool, int]:
+            tallies = [self.series[key] for key in families[family]]
+            return any(tally.errors for tally in tallies), sum(tally.count for tally in tallies)
+
+        by_name = sorted(families, reverse=True)  # of what weighs the same, that goes first whose name sorts last
+        return [families[family] for family in sorted(by_name, key=weight)]
+
+
+def _is_job(key: SeriesKey) -> bool:
+    return key.type in JOB_TYPES
+
+
+_COLLAPSES: tuple[Callable[[SeriesKey], SeriesKey], ...] = (
+    lambda key: key._replace(tenant=OTHER) if key.tenant else key,
+    lambda key: SeriesKey(key.type, OTHER, OTHER, OTHER) if _is_job(key) else SeriesKey(OTHER),
+    lambda _: SeriesKey(OTHER),
+)
 
 
 def merged(parts: Iterable[Tallies]) -> Tallies:
@@ -118,19 +190,27 @@ def merged(parts: Iterable[Tallies]) -> Tallies:
     return total
 
 
+class _Encoded(msgspec.Struct, array_like=True):
+    series: list[tuple[SeriesKey, Tally]]
+    late: int
+    overflow: int = 0
+    sources: dict[str, SourceTally] = {}
+
+
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(tuple[list[tuple[SeriesKey, Tally]], int])
+_decoder = msgspec.json.Decoder(_Encoded)
 
 
 def encode(tallies: Tallies) -> str:
     """Return tallies as text: a part of an open window."""
-    return _encoder.encode((list(tallies.series.items()), tallies.late)).decode()
+    found = _Encoded(list(tallies.series.items()), tallies.late, tallies.overflow, tallies.sources)
+    return _encoder.encode(found).decode()
 
 
 def decode(text: bytes) -> Tallies:
     """Read what `encode` wrote."""
-    series, late = _decoder.decode(text)
-    return Tallies(dict(series), late)
+    found = _decoder.decode(text)
+    return Tallies(dict(found.series), found.late, found.overflow, found.sources)
 
 
 def pack(tallies: Tallies) -> bytes:

@@ -1,4 +1,4 @@
-"""What the alert manager tells over HTTP: alerts, their history, and the silences, which can be made here too."""
+"""What the alert manager tells over HTTP: alerts and their history; silences and acknowledgements are made here."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ class NewSilence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     comment: Text = ""
 
 
+class NewAcknowledgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who takes an alert on, and what is being done; `alert` is its fingerprint, or how that begins."""
+
+    alert: Annotated[Text, msgspec.Meta(min_length=1)]
+    by: Annotated[Text, msgspec.Meta(min_length=1)]
+    comment: Text = ""
+
+
 async def serve_api(runtime: Runtime) -> None:
     """Serve `routes` until the service is asked to stop."""
     settings = runtime.settings
@@ -49,6 +57,13 @@ def routes(runtime: Runtime) -> list[Route]:
     async def history(request: Request) -> web.Response:
         return json({"history": [present(one) for one in await store.history(limit=_limit(request))]})
 
+    async def acknowledge(request: Request) -> web.Response:
+        asked = convert(parse(await request.read_json()), NewAcknowledgement, "acknowledgement")
+        said = await store.acknowledge(asked.alert, by=asked.by, comment=asked.comment)
+        if said is None:
+            raise Problem(404, f"no alert that fires has a fingerprint that begins with {asked.alert}")
+        return json(present(said), status=201)
+
     async def silences(_: Request) -> web.Response:
         return json({"silences": [present(one) for one in await store.silences()]})
 
@@ -67,6 +82,7 @@ def routes(runtime: Runtime) -> list[Route]:
     return [
         get("/v1/alerts", alerts),
         get("/v1/alerts/history", history),
+        post("/v1/acknowledgements", acknowledge, scope="operate"),
         get("/v1/silences", silences),
         post("/v1/silences", add, scope="operate"),
         delete("/v1/silences/{id}", remove, scope="operate"),

@@ -1,21 +1,26 @@
-"""What `penstock alerts check` and `backtest` run: `python -m penstock_services.alerts check|backtest`."""
+"""What commands of `penstock alerts` run: `python -m penstock_services.alerts check|reload|backtest|explain`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-from collections import Counter
+import functools
+import time
 from collections.abc import Sequence
 
 from penstock.cli.session import session
 from penstock.cli.terminal import console, print_json, print_table
 from penstock.config import Duration
 from penstock.errors import ConfigurationError
+from penstock.mesh.alerts import SERVICE, AlertStore, RulesGiven
 from penstock.settings import Settings
-from penstock.times import duration
-from penstock_services.alerts.backtest import Backtest, Episode, backtest
-from penstock_services.alerts.rules.file import load
+from penstock_services.alerts.backtest import Backtest, backtest
+from penstock_services.alerts.explain import Explanation, explain
+from penstock_services.alerts.rules.change import changes
+from penstock_services.alerts.rules.file import load, parse, read, readable
 from penstock_services.alerts.rules.model import EventRule, Rule, Rules, SeriesRule
+from penstock_services.alerts.state.store import StateReader
+from penstock_services.alerts.views import print_backtest, print_explanation
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -26,18 +31,52 @@ def run(arguments: Sequence[str]) -> None:
         Unavailable: Redis does not answer.
     """
     parser = argparse.ArgumentParser(prog="penstock alerts")
-    parser.add_argument("command", choices=("check", "backtest"))
-    parser.add_argument("file", nargs="?")
+    parser.add_argument("command", choices=("check", "backtest", "reload", "explain"))
+    parser.add_argument("what", nargs="?", help="a rules file; of explain the name of a rule")
     parser.add_argument("--since")
+    parser.add_argument("--by", default="")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
     settings = Settings.from_env()
-    rules = load(asked.file or settings.alerts)
-    if asked.command == "check":
-        _print_rules(rules, as_json=asked.json)
-    else:
-        found = asyncio.run(_backtest(rules, _since(asked.since), settings.metrics_lateness))
-        print_json(found) if asked.json else _print_backtest(rules, found)
+    match asked.command:
+        case "check":
+            _print_rules(load(asked.what or settings.alerts), as_json=asked.json)
+        case "reload":
+            _reload(asked.what or settings.alerts, by=asked.by)
+        case "backtest":
+            rules = load(asked.what or settings.alerts)
+            found = asyncio.run(_backtest(rules, _since(asked.since), settings.metrics_lateness))
+            print_json(found) if asked.json else print_backtest(rules, found)
+        case "explain":
+            seen = asyncio.run(_explain(asked.what or "", settings))
+            print_json(seen) if asked.json else print_explanation(seen)
+
+
+def _reload(path: str | None, *, by: str) -> None:
+    name, text = read(path)
+    rules = parse(text, name=name)
+    before = asyncio.run(_give(RulesGiven(name=name, text=text, by=by, at=time.time())))
+    out = console()
+    for change in changes(before, rules):
+        out.print(f"{change.what.removeprefix('rule ')} {change.rule.name}: {change.why}")
+    out.print(f"{len(rules.rules)} rules are in force from now on")
+
+
+async def _give(given: RulesGiven) -> Rules | None:
+    """Put rules in force; return those before, None if they are not known."""
+    async with session() as here:
+        store = AlertStore(here.redis, here.keys)
+        before = await store.rules()
+        await store.give_rules(given)
+    return readable(before)
+
+
+async def _explain(name: str, settings: Settings) -> Explanation:
+    async with session() as here:
+        reader = StateReader(here.redis, functools.partial(here.keys.state, SERVICE))
+        rules = readable(await reader.rules_in_force()) or load(settings.alerts)
+        state = await reader.load(memory=True)
+        return await explain(here.redis, here.keys, rules, state, name)
 
 
 def _since(text: str | None) -> float | None:
@@ -72,31 +111,3 @@ def _looks_at(rule: Rule) -> str:
         case EventRule(type=event_type, where=where):
             return " ".join((event_type, *where))
     return ""
-
-
-def _print_backtest(rules: Rules, found: Backtest) -> None:
-    out = console()
-    if not found.windows:
-        out.print("`metrics` holds no roll-ups of that time: does the metrics service run?")
-        return
-    out.print(f"{found.windows} roll-ups from {found.first} to {found.last}\n", style="dim")
-    if found.alerts:
-        print_table(["alert", "severity", "since", "lasted", "why"], [_row(episode) for episode in found.alerts])
-    counts = Counter(episode.rule for episode in found.alerts)
-    for name in rules.rules:
-        if name in found.left_out:
-            out.print(f"{name}: not part of this, as it looks at events", style="dim")
-        elif name not in counts:
-            out.print(f"{name}: no alert", style="dim")
-    out.print(f"\n{len(found.alerts)} alerts of {len(counts)} rules")
-
-
-def _row(episode: Episode) -> list[str]:
-    lasted = duration(episode.seconds) + ("" if episode.until else ", fires still")
-    return [
-        " ".join((episode.rule, "/".join(episode.labels.values()))).strip(),
-        episode.severity,
-        episode.since[:19],
-        lasted + (" (flapping)" if episode.flapping else ""),
-        episode.reason,
-    ]

@@ -5,26 +5,27 @@ The live service and the backtest run the very same code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import structlog
 
 from penstock.event import Event
 from penstock.mesh.alerts import AlertRecord
-from penstock.schemas import COUNTED, MetricsWindow, Series
+from penstock.schemas import MetricsWindow, Series, Tick
 from penstock.times import seconds_of
 from penstock_services.alerts.evaluate import event as arrivals
-from penstock_services.alerts.evaluate.evaluate import evaluate, forget_after
-from penstock_services.alerts.evaluate.observation import Observation, fingerprint, observe
-from penstock_services.alerts.input import Tick, empty_windows
+from penstock_services.alerts.evaluate.evaluate import evaluate, forget_after, known_label_sets
+from penstock_services.alerts.evaluate.observation import Observation, observe
+from penstock_services.alerts.input import empty_windows
 from penstock_services.alerts.notify.compose import summary_of
 from penstock_services.alerts.notify.grouping import notify
-from penstock_services.alerts.rules.model import Absence, EventRule, Rule, Rules, SeriesRule
+from penstock_services.alerts.rules.model import Absence, EventRule, Rule, Rules, SeriesRule, own_labels, scope_of
 from penstock_services.alerts.state.evaluation import EvaluationContext, Finding
-from penstock_services.alerts.state.lifecycle import Transition, forgettable, policy_of, resolve, step
-from penstock_services.alerts.state.state import AlertState, of_rule, of_transition
+from penstock_services.alerts.state.lifecycle import Transition, forgettable, policy_of, step
+from penstock_services.alerts.state.state import AlertState, of_transition
 
+_MINUTE = 60.0
 _log = structlog.get_logger("penstock.alerts")
 
 
@@ -32,7 +33,7 @@ class Engine:
     """Evaluates by `rules`. `lateness` is how many seconds the metrics processor waits for late events."""
 
     def __init__(self, rules: Rules, *, lateness: float = 5.0) -> None:
-        self._rules = rules
+        self.rules = rules
         self._series = [rule for rule in rules.rules.values() if isinstance(rule, SeriesRule)]
         self._absences = [rule for rule in self._series if isinstance(rule, Absence)]
         self._events = [rule for rule in rules.rules.values() if isinstance(rule, EventRule)]
@@ -50,23 +51,23 @@ class Engine:
         start = seconds_of(window.start)
         if start + window.seconds <= state.watermarks.windows.get(_key(window.scope, window.seconds), 0.0):
             return
-        self._retire(state, start + window.seconds)
         if window.scope == "mesh":
             self._evaluate_gaps(state, window, start + window.seconds)
         self._evaluate(state, window.scope, window.seconds, start, window.series)
-        notify(self._rules, state, state.watermarks.now)
+        notify(self.rules, state, state.watermarks.now)
 
     def tick(self, state: AlertState, now: float) -> None:
         """Let time come as far as `now`: what is absent, what is over, who is to be renotified."""
         now = state.advance(now)
-        self._retire(state, now)
         for rule in self._absences:
             self._evaluate_rule(state, rule, now, now, ())
         for event_rule in self._events:
             for finding in arrivals.expired(event_rule, state, now):
                 self._step(state, event_rule, finding, now)
         self._forget(state, now)
-        notify(self._rules, state, now)
+        notify(self.rules, state, now)
+        if _is_up_to_date(state):
+            state.is_alive()
 
     def wants(self, event: Event) -> bool:
         """Return whether any rule looks at such events."""
@@ -74,7 +75,7 @@ class Engine:
 
     def event(self, state: AlertState, event: Event, at: float) -> None:
         """Fold one event that arrived at `at`."""
-        self._retire(state, state.advance(at))
+        state.advance(at)
         before = len(state.history)
         for rule in self._events:
             if arrivals.concerns(rule, event.type):
@@ -82,7 +83,7 @@ class Engine:
                 if found is not None:
                     self._step(state, rule, found, at)
         if len(state.history) > before:  # what a thousand events of an alert that fires say is nothing new
-            notify(self._rules, state, state.watermarks.now)
+            notify(self.rules, state, state.watermarks.now)
 
     def _evaluate_gaps(self, state: AlertState, mesh: MetricsWindow, end: float) -> None:
         last = state.watermarks.windows.get(_key("events", mesh.seconds))
@@ -95,7 +96,7 @@ class Engine:
         state.evaluated(_key(scope, seconds), end)
         state.advance(end)
         for rule in self._series:
-            if float(rule.window) == seconds and (rule.series in COUNTED) == (scope == "events"):
+            if float(rule.window) == seconds and scope_of(rule.series) == scope:
                 at = state.watermarks.now if isinstance(rule, Absence) else end
                 self._evaluate_rule(state, rule, start, at, series)
 
@@ -104,23 +105,11 @@ class Engine:
     ) -> None:
         try:
             seen = observe(rule, series)
-            for key, labels in self._label_sets(state, rule, seen).items():
-                own = {name: value for name, value in labels.items() if name not in rule.labels}
-                context = _context(own, state.alerts.get(key), start, at)
+            for key, labels in known_label_sets(state, rule, seen).items():
+                context = _context(own_labels(rule, labels), state.alerts.get(key), start, at)
                 self._evaluate_label_set(state, rule, key, context, seen.get(key))
         except Exception:  # noqa: BLE001 - a fault of ours in one rule must not silence all the others
             _log.exception("a rule could not be evaluated", rule=rule.name)
-
-    def _label_sets(
-        self, state: AlertState, rule: SeriesRule, seen: Mapping[str, Observation]
-    ) -> dict[str, dict[str, str]]:
-        """Return every label set that is known from before, or seen now, by its fingerprint."""
-        known = {key: record.labels for key, record in of_rule(state.alerts, rule.name)}
-        known |= {key: memory.labels for key, memory in of_rule(state.memory, rule.name)}
-        known |= {key: observation.labels for key, observation in seen.items()}
-        if isinstance(rule, Absence) and not rule.by:
-            known.setdefault(fingerprint(rule.name, {}), {})
-        return known
 
     def _evaluate_label_set(
         self, state: AlertState, rule: SeriesRule, key: str, context: EvaluationContext, seen: Observation | None
@@ -143,25 +132,15 @@ class Engine:
         self, state: AlertState, rule: Rule, record: AlertRecord, transition: Transition | None, at: float
     ) -> None:
         if transition is not None:
-            state.history.append(of_transition(record, transition, at))
+            state.record(of_transition(record, transition, at))
         if forgettable(record, at, policy_of(rule)):
             state.alerts.drop(record.fingerprint)
         else:
             summary = summary_of(rule, [record])
             state.alerts.put(record.fingerprint, msgspec.structs.replace(record, summary=summary))
 
-    def _retire(self, state: AlertState, now: float) -> None:
-        """End the alerts of rules that alerts.yaml has no longer."""
-        for key, record in state.alerts.items():
-            if record.rule in self._rules.rules:
-                continue
-            if record.state in ("pending", "firing"):
-                ended, transition = resolve(record, now, f"the rule {record.rule} is not in alerts.yaml any more")
-                state.history.append(of_transition(ended, transition, now))
-            state.alerts.drop(key)
-
     def _forget(self, state: AlertState, now: float) -> None:
-        rules = self._rules.rules
+        rules = self.rules.rules
         for key, memory in state.memory.items():
             rule = rules.get(memory.rule)
             active = state.alerts.get(key) is not None
@@ -184,3 +163,9 @@ def _context(labels: dict[str, str], record: AlertRecord | None, start: float, a
 
 def _key(scope: str, seconds: int) -> str:
     return f"{scope}:{seconds}"
+
+
+def _is_up_to_date(state: AlertState) -> bool:
+    """Return whether what is evaluated is of now: a manager that catches up, or has nothing to go by, is not."""
+    measured = state.watermarks.windows.get(_key("mesh", 10), 0.0)
+    return state.watermarks.now - measured <= _MINUTE and state.clock - state.watermarks.now <= _MINUTE

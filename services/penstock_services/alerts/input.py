@@ -12,25 +12,18 @@ import msgspec
 import structlog
 
 from penstock.keys import EVENTS
+from penstock.mesh.alerts import TICK
 from penstock.redis.connection import AsyncRedis
-from penstock.schemas import MetricsWindow, Series
+from penstock.schemas import MetricsWindow, Series, Tick
 from penstock.times import entry_ms, seconds_of
 
-TICK = "alerts.tick"
-
-
 TICK_SECONDS = 10
-
-
-class Tick(msgspec.Struct, frozen=True):
-    """alerts.tick, on `metrics`: it is `time` (RFC 3339) now."""
-
-    time: str
-
-
 WINDOW = "metrics.window"
 Item = MetricsWindow | Tick
 _PAGE = 100
+_METRICS = "metrics"  # the group of the metrics processor
+_MOST = 360  # windows found at once: an hour of 10 s
+_ON_THE_WAY = 15.0  # seconds that a window may need to be published, beyond the lateness allowed to its events
 _MOST_AHEAD = 3_600.0  # seconds that clocks may differ
 _KINDS: dict[bytes, type[Item]] = {WINDOW.encode(): MetricsWindow, TICK.encode(): Tick}
 _log = structlog.get_logger("penstock.alerts")
@@ -102,15 +95,6 @@ def _joined(parts: list[MetricsWindow]) -> MetricsWindow:
     if len(parts) == 1:
         return parts[0]
     return msgspec.structs.replace(parts[0], series=[series for part in parts for series in part.series])
-
-
-_METRICS = "metrics"  # the group of the metrics processor
-
-
-_MOST = 360  # windows found at once: an hour of 10 s
-
-
-_ON_THE_WAY = 15.0  # seconds that a window may need to be published, beyond the lateness allowed to its events
 
 
 def empty_windows(mesh: MetricsWindow, end: float, last: float, lateness: float) -> Iterator[float]:

@@ -6,11 +6,11 @@ from typing import Annotated, Final
 
 import msgspec
 
-from penstock.mesh.alerts import LifecycleState, ShownAlert, ShownHistory, ShownSilence
+from penstock.mesh.alerts import LifecycleState, ShownAcknowledgement, ShownAlert, ShownHistory, ShownSilence
 from penstock.settings import Settings
 from penstock.web.common import COMMON
 from penstock.web.openapi import JSON, Api, Content, Operation, Parameter, answer
-from penstock_services.alerts.api import NewSilence
+from penstock_services.alerts.api import NewAcknowledgement, NewSilence
 
 
 class Alerts(msgspec.Struct):
@@ -58,6 +58,15 @@ API: Final = Api(
             ),
             answers={200: answer(History, "The history.")},
             errors=(400, 503),
+        ),
+        Operation(
+            name="acknowledgeAlert",
+            method="post",
+            path="/v1/acknowledgements",
+            summary="Take an alert on: it is not repeated, and nobody else needs to be called",
+            body=Content(description="Who takes which alert on.", types={JSON: NewAcknowledgement}),
+            answers={201: answer(ShownAcknowledgement, "The acknowledgement.")},
+            errors=(400, 404, 413, 503),
         ),
         Operation(
             name="listSilences",

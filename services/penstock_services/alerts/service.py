@@ -10,22 +10,25 @@ from collections.abc import Sequence
 from penstock import BatchContext, ConfigurationError, Event, Service, Unavailable
 from penstock.event import derived_id, encode, encode_data
 from penstock.keys import ALERTS, EVENTS, METRICS, Keys
-from penstock.mesh.alerts import SERVICE
-from penstock.schemas import Alert, MetricsWindow
+from penstock.mesh.alerts import SERVICE, TICK, AlertStore, RulesGiven
+from penstock.schemas import Alert, MetricsWindow, Tick
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.publish import Deduplication
-from penstock.times import rfc3339, seconds_of
+from penstock.times import entry_ms, rfc3339
 from penstock.topology import Topology
 from penstock.trace_context import LINKS, TraceContext, parse_links
+from penstock_services.alerts.adopt import adopt
 from penstock_services.alerts.api import serve_api
 from penstock_services.alerts.engine import Engine
-from penstock_services.alerts.input import TICK, TICK_SECONDS, WINDOW, Tick, entries, whole
-from penstock_services.alerts.rules.file import load
-from penstock_services.alerts.rules.model import EventRule, Rules
+from penstock_services.alerts.input import TICK_SECONDS, WINDOW, entries, whole
+from penstock_services.alerts.rules.file import readable
+from penstock_services.alerts.rules.model import Rules
+from penstock_services.alerts.rules.ruleset import Ruleset
 from penstock_services.alerts.state.state import AlertState
-from penstock_services.alerts.state.store import StateStore
+from penstock_services.alerts.state.store import StatePosition, StateStore, name_of
 
+_WATCHDOG = "alert.watchdog"
 _BATCH = 500
 
 
@@ -39,73 +42,101 @@ def build(settings: Settings, topology: Topology) -> Service:
     for stream in (ALERTS, METRICS):
         if stream not in topology.service(SERVICE).publishes:
             raise ConfigurationError(f"streams.yaml: services.{SERVICE}.publishes does not list {stream}; add it")
-    rules = load(settings.alerts)
-    engine = Engine(rules, lateness=settings.metrics_lateness)
-    metrics = Keys(settings.prefix).stream(METRICS)
+    manager = _Manager(settings)
     service = Service(SERVICE)
 
     @service.on(METRICS, type=WINDOW, batch=_BATCH)
     async def windows(_: list[MetricsWindow], ctx: BatchContext) -> None:
-        await _catch_up(engine, metrics, ctx)
+        await manager.catch_up(ctx)
 
     @service.on(METRICS, type=TICK, batch=_BATCH)
     async def ticks(_: list[Tick], ctx: BatchContext) -> None:
-        await _catch_up(engine, metrics, ctx)
+        await manager.catch_up(ctx)
 
-    @service.on(EVENTS, type=_types(rules), batch=_BATCH)
+    @service.on(EVENTS, type="*", batch=_BATCH)
     async def events(arrived: list[Event], ctx: BatchContext) -> None:
-        await _take(engine, arrived, ctx)
+        await manager.take(arrived, ctx)
 
+    service.task(manager.ruleset.watch)
     service.task(_tick)
     service.task(serve_api)
     return service
 
 
-def _types(rules: Rules) -> list[str]:
-    """Return the types of events that rules ask for; the library wants a handler even if there are none."""
-    asked = [rule for rule in rules.rules.values() if isinstance(rule, EventRule)]
-    return sorted({kind for rule in asked for kind in (rule.type, rule.resolved_by) if kind}) or ["*"]
+class _Manager:
+    """Folds what comes into the alert state, by the rules in force."""
 
+    def __init__(self, settings: Settings) -> None:
+        self._lateness = settings.metrics_lateness
+        self._keys = Keys(settings.prefix)
+        self._engine = Engine(Rules(), lateness=self._lateness)
+        self.ruleset = Ruleset(settings.alerts, self._use)
 
-async def _catch_up(engine: Engine, metrics: str, ctx: BatchContext) -> None:
-    """Fold what has come to `metrics` since the position of the state: at least what this call was made for."""
-    store = StateStore(ctx)
-    position = await store.position()
-    state: AlertState | None = None
-    cursor = position.cursor
-    async for entry_id, item in whole(entries(ctx.redis, metrics, position.cursor)):
-        state = state or await store.load(memory=True)
-        engine.fold(state, item)
-        cursor = entry_id
-    if state is None:
-        return  # another replica, or the other handler, has been here before
-    store.save(state, position, cursor=cursor)
-    for kind, alert in state.outbox:
-        _emit(ctx, ctx.events[-1], kind, alert)
+    def _use(self, rules: Rules) -> None:
+        self._engine = Engine(rules, lateness=self._lateness)
 
-
-async def _take(engine: Engine, arrived: list[Event], ctx: BatchContext) -> None:
-    wanted = [event for event in arrived if engine.wants(event)]
-    if not wanted:
-        return
-    store = StateStore(ctx)
-    position = await store.position()
-    state = await store.load(memory=False)
-    for event in wanted:
-        engine.event(state, event, _arrival(event))
+    async def catch_up(self, ctx: BatchContext) -> None:
+        """Fold what has come to `metrics` since the state's position: at least what this call was made for."""
+        store = StateStore(ctx)
+        position = await store.position()
+        given = await self.ruleset.follow(AlertStore(ctx.redis, self._keys))
+        engine = self._engine
+        state: AlertState | None = None
+        cursor = position.cursor
+        async for entry_id, item in whole(entries(ctx.redis, self._keys.stream(METRICS), position.cursor)):
+            if state is None:
+                state = await self._load(store, position, engine, given, memory=True)
+            engine.fold(state, item)
+            cursor = entry_id
+        if state is None:
+            return  # another replica, or the other handler, has been here before
+        store.save(state, position, cursor=cursor, rules=_other(position, given))
         for kind, alert in state.outbox:
-            _emit(ctx, event, kind, alert)
-        state.outbox.clear()
-    store.save(state, position)
+            _emit(ctx, ctx.events[-1], kind, alert)
+        if state.watchdog:
+            ctx.emit(ctx.events[-1], ALERTS, _WATCHDOG, state.watchdog)
+
+    async def take(self, arrived: list[Event], ctx: BatchContext) -> None:
+        """Fold events that rules ask for."""
+        if not any(self._engine.wants(event) for event in arrived):
+            return
+        store = StateStore(ctx)
+        position = await store.position()
+        given = await self.ruleset.follow(AlertStore(ctx.redis, self._keys))
+        engine = self._engine
+        state = await self._load(store, position, engine, given, memory=False)
+        cause = ctx.events[0]
+        for event in arrived:
+            for kind, alert in state.outbox:
+                _emit(ctx, cause, kind, alert)
+            state.outbox.clear()
+            if engine.wants(event):
+                cause = event
+                engine.event(state, event, _arrival(event))
+        for kind, alert in state.outbox:
+            _emit(ctx, cause, kind, alert)
+        store.save(state, position, rules=_other(position, given))
+
+    async def _load(
+        self, store: StateStore, position: StatePosition, engine: Engine, given: RulesGiven | None, *, memory: bool
+    ) -> AlertState:
+        """Return the state, as it is under the rules in force."""
+        others = _other(position, given)
+        state = await store.load(memory=memory or others is not None)
+        if others is not None:
+            before = await store.rules_in_force()
+            adopt(engine.rules, state, readable(before), others.by)
+        return state
+
+
+def _other(position: StatePosition, given: RulesGiven | None) -> RulesGiven | None:
+    """Return the rules to be in force if the state does not follow from them yet."""
+    return None if given is None or name_of(given) == position.rules else given
 
 
 def _arrival(event: Event) -> float:
-    """Return when an event happened, as it says; never later than now."""
-    now = time.time()
-    try:
-        return min(seconds_of(event.time), now)
-    except ValueError:
-        return now
+    """Return when an event arrived: what its producer's clock says proves nothing."""
+    return entry_ms(event.entry_id) / 1000
 
 
 def _emit(ctx: BatchContext, cause: Event, kind: str, alert: Alert) -> None:

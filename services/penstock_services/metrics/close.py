@@ -69,7 +69,7 @@ class Closer:
         async with self._transaction(parts) as pipeline:
             tallies = self._joined(await pipeline.lrange(parts, 0, -1))
             if start <= await self._mark(pipeline):
-                self._count_late(pipeline, tallies.count + tallies.late, now // 1000 // SHORT * SHORT)
+                self._count_late(pipeline, tallies, now // 1000 // SHORT * SHORT)
             else:
                 everything = totals.unpack(await pipeline.get(self._key(TOTALS)))
                 everything.add(start, tallies, self._most_series)
@@ -78,12 +78,12 @@ class Closer:
             pipeline.zrem(self._key(OPEN), start)
             await self._commit(pipeline)
 
-    def _count_late(self, pipeline: Any, count: int, current: int) -> None:
-        """Count as late what came to a window that is closed: a dead letter that was replayed, for instance."""
+    def _count_late(self, pipeline: Any, tallies: Tallies, current: int) -> None:
+        """Count in the current window, as late, what came to one that is closed: a dead letter that was replayed."""
+        tallies.late = tallies.count
         pipeline.multi()
-        if count:
-            pipeline.rpush(self._key(parts_of(current)), encode(Tallies(late=count)))
-            pipeline.zadd(self._key(OPEN), {str(current): current})
+        pipeline.rpush(self._key(parts_of(current)), encode(tallies))
+        pipeline.zadd(self._key(OPEN), {str(current): current})
 
     def _keep_short(self, pipeline: Any, start: int, tallies: Tallies, everything: Totals) -> None:
         minute = start // LONG * LONG
@@ -129,7 +129,7 @@ class Closer:
         if tallies.bound(self._most_series) and not self._overflowed:
             self._overflowed = True
             _log.warning(
-                "more series than are kept: those with the fewest events are counted as (other); look for event "
+                "more series than are kept: what did not fail and is rare is counted as (other); look for event "
                 "types or tenants made of ids, or raise PENSTOCK_METRICS_SERIES",
                 most=self._most_series,
             )

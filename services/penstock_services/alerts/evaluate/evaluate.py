@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from penstock_services.alerts.evaluate import absence, anomaly, ratio, threshold
-from penstock_services.alerts.evaluate.observation import Observation
+from penstock_services.alerts.evaluate.observation import Observation, fingerprint
 from penstock_services.alerts.rules.model import BURN_WINDOWS, Absence, Anomaly, BurnRates, Ratio, SeriesRule, Threshold
 from penstock_services.alerts.state.evaluation import AnyMemory, Evaluation, EvaluationContext
+from penstock_services.alerts.state.state import AlertState, of_rule
 
 _FORGET = 3_600.0
 
@@ -43,3 +45,13 @@ def forget_after(rule: SeriesRule) -> float:
         case Absence():
             return math.inf  # it forgets by itself
     return _FORGET
+
+
+def known_label_sets(state: AlertState, rule: SeriesRule, seen: Mapping[str, Observation]) -> dict[str, dict[str, str]]:
+    """Return every label set that is known from before, or seen now, by its fingerprint."""
+    known = {key: record.labels for key, record in of_rule(state.alerts, rule.name)}
+    known |= {key: memory.labels for key, memory in of_rule(state.memory, rule.name)}
+    known |= {key: observation.labels for key, observation in seen.items()}
+    if isinstance(rule, Absence) and not rule.by:
+        known.setdefault(fingerprint(rule.name, {}), {})
+    return known

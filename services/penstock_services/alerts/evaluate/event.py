@@ -10,10 +10,11 @@ import msgspec
 from penstock.errors import InvalidEvent
 from penstock.event import Event
 from penstock.matchers import all_match
+from penstock.mesh.alerts import AlertRecord
 from penstock.times import duration
 from penstock_services.alerts.evaluate.observation import fingerprint
-from penstock_services.alerts.rules.model import EventRule
-from penstock_services.alerts.state.evaluation import Arrivals, Evaluation, Finding, subject
+from penstock_services.alerts.rules.model import EventRule, own_labels
+from penstock_services.alerts.state.evaluation import Arrivals, Evaluation, Finding, Level, subject
 from penstock_services.alerts.state.state import AlertState, of_rule
 
 _KEEP = 600.0
@@ -56,23 +57,46 @@ def expired(rule: EventRule, state: AlertState, now: float) -> Iterator[Finding]
     """Yield, for each alert of the rule, what the time that has passed says of it; forget what is old."""
     active = set()
     for key, record in of_rule(state.alerts, rule.name):
-        labels = {name: value for name, value in record.labels.items() if name not in rule.labels}
+        labels = own_labels(rule, record.labels)
         known = state.arrivals.get(key)
         if record.state in ("pending", "firing") and known is not None and _lasts(rule, known, now):
             active.add(key)
-            evaluation = Evaluation(
-                level="between" if record.state == "firing" else "bad",
-                reason=record.reason,
-                value=record.value,
-                threshold=record.threshold,
-            )
+            yield Finding(key, labels, _goes_on(record))
         else:
-            reason = f"no {rule.type} of {subject(labels)} for {duration(_keep(rule))}"
-            evaluation = Evaluation(level="good", reason=reason)
-        yield Finding(key, labels, evaluation)
+            yield Finding(key, labels, _over(rule, labels, known, now))
     for key, known in of_rule(state.arrivals, rule.name):
-        if key not in active and now - known.times[-1] >= rule.within:
+        record_of = state.alerts.get(key)
+        settled = record_of is None or record_of.state not in ("pending", "firing")
+        if key not in active and settled and now - known.times[-1] >= rule.within:
             state.arrivals.drop(key)
+
+
+def standing(rule: EventRule, arrived: Arrivals, now: float) -> Evaluation:
+    """Say how one label set stands: how many events there were lately, and when the last one came."""
+    last = duration(max(0.0, now - arrived.times[-1]))
+    lately = sum(1 for time in arrived.times if now - time < rule.within)
+    within = duration(rule.within)
+    reason = f"{lately} {rule.type} of {subject(arrived.labels)} within {within}, the last one {last} ago"
+    level: Level = "bad" if len(arrived.times) >= rule.at_least and _lasts(rule, arrived, now) else "good"
+    return Evaluation(level=level, reason=reason, value=float(lately), threshold=float(rule.at_least))
+
+
+def _goes_on(record: AlertRecord) -> Evaluation:
+    return Evaluation(
+        level="between" if record.state == "firing" else "bad",
+        reason=record.reason,
+        value=record.value,
+        threshold=record.threshold,
+    )
+
+
+def _over(rule: EventRule, labels: dict[str, str], known: Arrivals | None, now: float) -> Evaluation:
+    """Return that no event has come for long enough: for as long as is known, since the last one."""
+    what = f"no {rule.type} of {subject(labels)}"
+    if known is None:
+        return Evaluation(level="good", reason=f"{what} any more")
+    last = known.times[-1]
+    return Evaluation(level="good", reason=f"{what} for {duration(now - last)}", ceased=last)
 
 
 def _keep(rule: EventRule) -> float:
@@ -82,6 +106,7 @@ def _keep(rule: EventRule) -> float:
 def _lasts(rule: EventRule, known: Arrivals, now: float) -> bool:
     """Return whether what has arrived still holds: until it is told to be over, or for some time."""
     until_told = rule.resolved_by is not None and rule.keep_firing is None
+    until_told = until_told and _OTHERS not in known.labels.values()  # nothing tells the end of what is nameless
     return until_told or now - known.times[-1] < _keep(rule)
 
 

@@ -50,12 +50,18 @@ def alert_of(rule: Rule, key: str, members: Sequence[AlertRecord]) -> Alert:
 
 def resolved(notice: Notice, members: Sequence[AlertRecord | None], now: float) -> Alert:
     """Return what is told at the end of what was told."""
-    over = [record for record in members if record is not None and record.resolved is not None]
+    known = [record for record in members if record is not None]
+    over = [record for record in known if record.state != "firing" and record.resolved is not None]
     last = max(over, key=lambda record: record.resolved or 0.0, default=None)
+    if len(over) < len(known):
+        last = None
+        reason = f"the rule {notice.alert.rule} groups its alerts otherwise now; what still fires is notified of anew"
+    else:
+        reason = last.reason if last else "nothing is known of it any more"
     return msgspec.structs.replace(
         notice.alert,
         status="resolved",
-        reason=last.reason if last else "it is not watched any more",
+        reason=reason,
         value=last.value if last else None,
         resolved_at=rfc3339((last.resolved if last else None) or now),
     )

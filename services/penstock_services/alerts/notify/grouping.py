@@ -1,7 +1,7 @@
 """Grouping: which of the alerts that fire people are notified of, once, again, and when it is over.
 
-What is told is a group of alerts (`group_by`), by default each alone. A group that was told is told as resolved
-when none of its alerts fires any more, whatever was silenced meanwhile: a resolve always arrives.
+What they are notified of is a group of alerts (`group_by`), by default each alone. A group they know of is resolved
+when none of its alerts fires any more, whatever was suppressed meanwhile: a resolve always arrives.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from penstock.mesh.alerts import AlertRecord
+from penstock.mesh.alerts import Acknowledgement, AlertRecord
+from penstock.schemas import Alert
+from penstock.times import rfc3339
 from penstock_services.alerts.notify.compose import alert_of, group_of, resolved
 from penstock_services.alerts.notify.suppression import suppressed
 from penstock_services.alerts.rules.model import Rule, Rules
 from penstock_services.alerts.state.state import AlertState, Notice, of_notification
 
 TRIGGERED, REPEATED, RESOLVED = "alert.triggered", "alert.repeated", "alert.resolved"
+ACKNOWLEDGED = "alert.acknowledged"
 _GROUP_INTERVAL = 300.0  # seconds until people are renotified because others joined
+_Groups = Mapping[str, Sequence[AlertRecord]]
 
 
 def notify(rules: Rules, state: AlertState, now: float) -> None:
-    """Put into the outbox what people are to be told at `now`."""
+    """Put into the outbox what people are to be notified of at `now`."""
     firing = [record for _, record in state.alerts.items() if record.state == "firing"]
     why = suppressed(firing, [silence for _, silence in state.silences.items()], rules.inhibit, now)
-    _mark(state, why)
     groups = _grouped(rules, firing)
-    for key, notice in sorted(
-        state.notices.items(), key=lambda row: (row[1].alert.rule, *row[1].alert.labels.values())
-    ):
+    taken_on = _acknowledged(state, groups)
+    _mark(state, why, {record.fingerprint: ack.by for key, ack in taken_on.items() for record in groups[key]})
+    notices = sorted(state.notices.items(), key=lambda row: (row[1].alert.rule, *row[1].alert.labels.values()))
+    for key, notice in notices:
         if key not in groups:
             _end(state, key, notice, now)
     for key, members in groups.items():
         audible = [record for record in members if record.fingerprint not in why]
+        _forget_members_that_ended(state, key, members)
         if audible:
-            _notify_of(rules.rules[audible[0].rule], state, key, audible, now)
-
-
-def _mark(state: AlertState, why: Mapping[str, str]) -> None:
-    for key, record in state.alerts.items():
-        if record.suppressed != why.get(key):
-            state.alerts.put(key, msgspec.structs.replace(record, suppressed=why.get(key)))
+            _notify_of(rules.rules[audible[0].rule], state, key, audible, acknowledged=key in taken_on, now=now)
+        if key in taken_on:
+            _acknowledge(state, key, taken_on[key])
 
 
 def _grouped(rules: Rules, firing: Sequence[AlertRecord]) -> dict[str, list[AlertRecord]]:
@@ -51,22 +52,83 @@ def _grouped(rules: Rules, firing: Sequence[AlertRecord]) -> dict[str, list[Aler
     return groups
 
 
-def _notify_of(rule: Rule, state: AlertState, key: str, members: Sequence[AlertRecord], now: float) -> None:
+def _acknowledged(state: AlertState, groups: _Groups) -> dict[str, Acknowledgement]:
+    """Return who has taken on which group; forget what was said of alerts that do not fire any more."""
+    found: dict[str, Acknowledgement] = {}
+    for key, members in groups.items():
+        for fingerprint in (key, *(record.fingerprint for record in members)):
+            if said := state.acknowledgements.get(fingerprint):
+                found.setdefault(key, said)
+    kept = {said.fingerprint for said in found.values()}
+    for fingerprint in state.acknowledgements:
+        if fingerprint not in kept:
+            state.acknowledgements.drop(fingerprint)
+    return found
+
+
+def _mark(state: AlertState, why: Mapping[str, str], by: Mapping[str, str]) -> None:
+    for key, record in state.alerts.items():
+        marked = msgspec.structs.replace(record, suppressed=why.get(key), acknowledged_by=by.get(key))
+        state.alerts.put(key, marked)
+
+
+def _forget_members_that_ended(state: AlertState, key: str, members: Sequence[AlertRecord]) -> None:
+    """Who resolved and fires again has joined anew."""
+    if notice := state.notices.get(key):
+        firing = {record.fingerprint for record in members}
+        known = tuple(fingerprint for fingerprint in notice.known if fingerprint in firing)
+        state.notices.put(key, msgspec.structs.replace(notice, known=known))
+
+
+def _notify_of(
+    rule: Rule, state: AlertState, key: str, members: Sequence[AlertRecord], *, acknowledged: bool, now: float
+) -> None:
     notice = state.notices.get(key)
-    names = {record.fingerprint for record in members}
-    if notice is not None:
-        joined = bool(names.difference(notice.members))
-        if now - notice.sent < (_GROUP_INTERVAL if joined else rule.repeat):
-            return
-        names.update(notice.members)
     alert = alert_of(rule, key, members)
-    state.outbox.append((TRIGGERED if notice is None else REPEATED, alert))
-    state.notices.put(key, Notice(alert=alert, members=tuple(sorted(names)), sent=now))
-    state.history.append(of_notification("notified" if notice is None else "renotified", alert, now))
+    names = {record.fingerprint for record in members}
+    if notice is None:
+        state.outbox.append((TRIGGERED, alert))
+        state.record(of_notification("notified", alert, state.clock))
+        known = ever = names
+    elif _is_due(rule, notice, alert, names, acknowledged=acknowledged, now=now):
+        before = notice.alert  # fingerprint and `since` name the episode: they stay
+        alert = msgspec.structs.replace(
+            alert,
+            since=before.since,
+            acknowledged_by=before.acknowledged_by,
+            acknowledged_at=before.acknowledged_at,
+        )
+        state.outbox.append((REPEATED, alert))
+        state.record(of_notification("renotified", alert, state.clock))
+        known, ever = names.union(notice.known), names.union(notice.members)
+    else:
+        return
+    state.notices.put(key, Notice(alert=alert, members=tuple(sorted(ever)), known=tuple(sorted(known)), sent=now))
+
+
+def _is_due(rule: Rule, notice: Notice, alert: Alert, names: set[str], *, acknowledged: bool, now: float) -> bool:
+    """Return whether people are to be renotified."""
+    before = notice.alert
+    if (before.severity, before.labels) != (alert.severity, alert.labels):
+        return True  # others may have to know now
+    if names.difference(notice.known):
+        return now - notice.sent >= _GROUP_INTERVAL
+    return not acknowledged and now - notice.sent >= rule.repeat
+
+
+def _acknowledge(state: AlertState, key: str, said: Acknowledgement) -> None:
+    notice = state.notices.get(key)
+    if notice is None or notice.alert.acknowledged_by is not None:
+        return
+    alert = msgspec.structs.replace(notice.alert, acknowledged_by=said.by, acknowledged_at=rfc3339(said.at))
+    state.outbox.append((ACKNOWLEDGED, alert))
+    state.notices.put(key, msgspec.structs.replace(notice, alert=alert))
+    entry = of_notification("acknowledged", alert, said.at)
+    state.record(msgspec.structs.replace(entry, why=f"by {said.by}" + (f": {said.comment}" if said.comment else "")))
 
 
 def _end(state: AlertState, key: str, notice: Notice, now: float) -> None:
     alert = resolved(notice, [state.alerts.get(member) for member in notice.members], now)
     state.outbox.append((RESOLVED, alert))
     state.notices.drop(key)
-    state.history.append(of_notification("notified resolved", alert, now))
+    state.record(of_notification("notified resolved", alert, state.clock))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.matchers import Matcher, all_match
 from penstock.mesh.alerts import AlertRecord, Silence
@@ -21,8 +22,11 @@ def suppressed(
     return why
 
 
-def _active(silences: Iterable[Silence], now: float) -> list[tuple[Silence, list[Matcher]]]:
-    return [(silence, silence.parsed()) for silence in silences if silence.until > now]
+def _active(silences: Iterable[Silence], now: float) -> Iterator[tuple[Silence, list[Matcher]]]:
+    for silence in silences:
+        if silence.until > now:
+            with contextlib.suppress(ValueError):  # written by another version, which took it for a matcher
+                yield silence, silence.parsed()
 
 
 def _inhibited(firing: Sequence[AlertRecord], inhibitions: Iterable[Inhibition]) -> dict[str, str]:

@@ -6,23 +6,23 @@ from collections.abc import Iterable, Iterator
 
 from penstock.config import did_you_mean
 from penstock.matchers import Matcher
-from penstock.schemas import COUNTED, GAUGES
+from penstock.schemas import COUNTED
 from penstock_services.alerts.rules import summary as templates
 from penstock_services.alerts.rules.model import (
     BURN_WINDOWS,
     COUNTS,
     DISTRIBUTIONS,
+    LABELS,
     Absence,
     Anomaly,
     BurnRates,
-    EventRule,
     Ratio,
     Rule,
     SeriesRule,
     Threshold,
+    alert_labels,
 )
 
-LABELS = {**COUNTED, **GAUGES}
 _WINDOWS = (10.0, 60.0)
 _SHORTEST_ABSENCE = 60
 
@@ -131,13 +131,6 @@ def _of_labels(rule: Rule) -> Iterator[str]:
     known = (*templates.ALWAYS, *own, *rule.labels)
     for name in sorted(asked - set(known)):
         yield f"summary: nothing is called {{{name}}}; {did_you_mean(name, known)}"
-
-
-def alert_labels(rule: Rule) -> tuple[str, ...]:
-    """Return the labels that alerts of `rule` get from what it looks at."""
-    if isinstance(rule, SeriesRule):
-        return LABELS[rule.series] if rule.by is None else rule.by
-    return rule.by if isinstance(rule, EventRule) else ()
 
 
 def _fields(series: str) -> tuple[str, ...]:

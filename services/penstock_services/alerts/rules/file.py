@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from penstock.config import NAME_RULE, convert, did_you_mean, find_file, is_name, read_yaml
 from penstock.errors import ConfigurationError
+from penstock.matchers import impossible
+from penstock.mesh.alerts import RulesGiven
+from penstock.schemas import Severity
 from penstock_services.alerts.rules.check import problems_of
 from penstock_services.alerts.rules.model import KINDS, Inhibition, Rule, Rules
 
@@ -18,13 +23,22 @@ _PARTS = ("rules", "inhibit")
 
 
 def load(path: Path | str | None = None) -> Rules:
-    """Read the rules from `path`, else ./alerts.yaml, else those that ship with Penstock.
+    """Read and check the rules; see `read`.
 
     Raises:
         ConfigurationError: the file cannot be read or is wrong; a sentence for each mistake, with rule and key.
     """
-    name, text = find_file(path, FILE, "PENSTOCK_ALERTS")
+    name, text = read(path)
     return parse(text, name=name)
+
+
+def read(path: Path | str | None = None) -> tuple[str, str]:
+    """Return name and text of `path`, else of ./alerts.yaml, else of the one that ships with Penstock.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    return find_file(path, FILE, "PENSTOCK_ALERTS")
 
 
 def parse(text: str, *, name: str = FILE) -> Rules:
@@ -39,9 +53,17 @@ def parse(text: str, *, name: str = FILE) -> Rules:
     problems = [_unknown(str(key), _PARTS) for key in raw if key not in _PARTS]
     rules = _rules(raw.get("rules") or {}, problems)
     inhibit = _inhibitions(raw.get("inhibit") or [], problems)
+    problems += [f"inhibit[{at}].{problem}" for at, one in enumerate(inhibit) for problem in _unfit(one, rules)]
     if problems:
         raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
     return Rules(rules=rules, inhibit=inhibit)
+
+
+def readable(given: RulesGiven | None) -> Rules | None:
+    """Return rules that somebody gave; None if nobody did, or this version cannot read them."""
+    with contextlib.suppress(ConfigurationError):
+        return parse(given.text, name=given.name) if given else None
+    return None
 
 
 def _rules(raw: Any, problems: list[str]) -> dict[str, Rule]:
@@ -93,6 +115,13 @@ def _inhibitions(raw: Any, problems: list[str]) -> tuple[Inhibition, ...]:
         except ConfigurationError as error:
             problems.append(f"inhibit[{at}]{_below(str(error))}")
     return tuple(found)
+
+
+def _unfit(inhibition: Inhibition, rules: Iterable[str]) -> Iterator[str]:
+    known = {"severity": get_args(Severity), "rule": tuple(rules)}
+    for side, matchers in (("source", inhibition.source), ("target", inhibition.target)):
+        if problem := impossible(matchers, known):
+            yield f"{side}: {problem}"
 
 
 def _below(message: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
 from penstock.config import Duration, Section
 from penstock.matchers import Matcher
-from penstock.schemas import Severity
+from penstock.schemas import COUNTED, GAUGES, MEASURED, Severity
 from penstock_services.alerts.rules.quantities import DurationOrZero, Number, Share
 
+LABELS = {**COUNTED, **GAUGES, **MEASURED}
+"""The labels that each series may have."""
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -188,3 +191,21 @@ BURN_WINDOWS: dict[float, tuple[float, float]] = {
     1.0: (259_200, 21_600),
 }
 """The long and the short window, in seconds, that belong to a burn rate (Site Reliability Workbook, chapter 5)."""
+
+
+def scope_of(series: str) -> Literal["events", "mesh"]:
+    """Return the scope of the windows that hold a series."""
+    return "mesh" if series in GAUGES else "events"
+
+
+def alert_labels(rule: Rule) -> tuple[str, ...]:
+    """Return the labels that alerts of `rule` get from what it looks at."""
+    if isinstance(rule, SeriesRule):
+        return LABELS[rule.series] if rule.by is None else rule.by
+    return rule.by if isinstance(rule, EventRule) else ()
+
+
+def own_labels(rule: Rule, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return those of an alert's labels that come from what the rule looks at, and not from the rule."""
+    made = alert_labels(rule)
+    return {name: value for name, value in labels.items() if name in made}

@@ -13,7 +13,8 @@ Level = Literal["bad", "between", "good", "missing"]
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """`bad`: the condition holds. `between`: past the limit to clear, short of the one to fire: what fires goes on.
 
-    `good`: it does not hold. `missing`: there was nothing to evaluate. `reason` says it in words.
+    `good`: it does not hold. `missing`: there was nothing to evaluate. `reason` says it in words. `ceased` is
+    since when it has not held, where that is known to be before the evaluation.
     """
 
     level: Level
@@ -21,6 +22,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     value: float | None = None
     threshold: float | None = None
     exemplars: tuple[str, ...] = ()
+    ceased: float | None = None
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -106,7 +106,7 @@ def _pending(
     if evaluation.level == "bad":
         record = msgspec.structs.replace(record, clear_since=None)
         return _fire(record, now, evaluation, policy) if _due(record, now, policy) else (record, None)
-    record, clear = _clearing(record, now)
+    record, clear = _clearing(record, evaluation, now)
     if evaluation.level == "missing" and clear < MISSING_FOR:
         return record, None
     return _enter(record, "inactive", now, evaluation.reason)
@@ -117,7 +117,7 @@ def _firing(
 ) -> tuple[AlertRecord, Transition | None]:
     if evaluation.level in ("bad", "between"):
         return msgspec.structs.replace(record, clear_since=None), None
-    record, clear = _clearing(record, now)
+    record, clear = _clearing(record, evaluation, now)
     keep = max(policy.keep_firing, policy.flap_calm if record.flapping else 0.0)
     if evaluation.level == "missing":
         keep = max(keep, MISSING_FOR)
@@ -151,11 +151,12 @@ def _enter(record: AlertRecord, state: LifecycleState, now: float, why: str) -> 
     )
 
 
-def _clearing(record: AlertRecord, now: float) -> tuple[AlertRecord, float]:
+def _clearing(record: AlertRecord, evaluation: Evaluation, now: float) -> tuple[AlertRecord, float]:
     """Return the alert with its condition ceased, and for how many seconds it has been so."""
     if record.clear_since is not None:
         return record, now - record.clear_since
-    return msgspec.structs.replace(record, clear_since=now), 0.0
+    since = now if evaluation.ceased is None else evaluation.ceased
+    return msgspec.structs.replace(record, clear_since=since), now - since
 
 
 def _noted(record: AlertRecord, evaluation: Evaluation) -> AlertRecord:

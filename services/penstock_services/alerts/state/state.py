@@ -7,19 +7,26 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
-from penstock.mesh.alerts import AlertRecord, HistoryEntry, Silence
-from penstock.schemas import Alert
+from penstock.mesh.alerts import Acknowledgement, AlertRecord, HistoryEntry, Silence
+from penstock.schemas import Alert, Watchdog
+from penstock.times import rfc3339
+from penstock_services.alerts.rules.change import RuleChange
 from penstock_services.alerts.state.evaluation import AnyMemory, Arrivals
 from penstock_services.alerts.state.lifecycle import Transition
 
 
-class _OfRule(Protocol):
+class OfRule(Protocol):
+    """What belongs to a rule."""
+
     @property
-    def rule(self) -> str: ...
+    def rule(self) -> str:
+        """Name of the rule."""
 
 
+_MINUTE = 60.0
+_LONG_AFTER = 60.0  # seconds
 T = TypeVar("T")
-R = TypeVar("R", bound=_OfRule)
+R = TypeVar("R", bound=OfRule)
 
 
 class Table(Generic[T]):
@@ -48,6 +55,10 @@ class Table(Generic[T]):
         """Return all rows; they may be changed meanwhile."""
         return list(self._rows.items())
 
+    def __iter__(self) -> Iterator[str]:
+        """Yield all keys; rows may be changed meanwhile."""
+        return iter(list(self._rows))
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -58,42 +69,72 @@ def of_rule(table: Table[R], rule: str) -> Iterator[tuple[str, R]]:
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """What people have been told and must be told the end of: the alert as last sent, and who belongs to it.
+    """What people were notified of and must be notified of the end of: the alert as last sent, and its members.
 
-    `members` are the fingerprints of the alerts it stands for; `sent` is when they were last told.
+    `members` are the fingerprints of all alerts it ever stood for, `known` of those that have fired ever since
+    people were notified of them; `sent` is when that last was.
     """
 
     alert: Alert
     members: tuple[str, ...]
+    known: tuple[str, ...] = ()
     sent: float
 
 
 class Watermarks(msgspec.Struct, frozen=True, kw_only=True):
-    """How far time has come: `now` is the latest time seen, `windows` the end of the last one evaluated by kind."""
+    """How far time has come: `now` is the latest time seen, `windows` the end of the last one evaluated by kind.
+
+    `alive` is when the last sign of life was given.
+    """
 
     now: float = 0.0
+    alive: float = 0.0
     windows: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class AlertState:
-    """Everything the alert manager knows, and what it has to say."""
+    """Everything the alert manager knows, and what it has to say.
 
-    def __init__(self) -> None:
+    `wall` is what a clock shows now, in seconds since the epoch; without it, it is as late as what is evaluated.
+    """
+
+    def __init__(self, wall: float | None = None) -> None:
+        self.wall = wall
         self.watermarks = Watermarks()
         self.alerts: Table[AlertRecord] = Table()
         self.memory: Table[AnyMemory] = Table()
         self.arrivals: Table[Arrivals] = Table()
         self.notices: Table[Notice] = Table()
         self.silences: Table[Silence] = Table()
+        self.acknowledgements: Table[Acknowledgement] = Table()
         self.history: list[HistoryEntry] = []
         self.outbox: list[tuple[str, Alert]] = []
         """Events to publish: type and data."""
+        self.watchdog: Watchdog | None = None
+        """The sign of life to publish, if one is due."""
+
+    @property
+    def clock(self) -> float:
+        """What time it is: by the clock, or by what is evaluated."""
+        return self.watermarks.now if self.wall is None else self.wall
+
+    def record(self, entry: HistoryEntry) -> None:
+        """Add to the history; what is found long after it happened says so."""
+        late = self.clock - entry.time > _LONG_AFTER
+        self.history.append(msgspec.structs.replace(entry, recorded=self.clock) if late else entry)
 
     def advance(self, now: float) -> float:
         """Let time come as far as `now`; it never goes back. Return how far it has come."""
         if now > self.watermarks.now:
             self.watermarks = msgspec.structs.replace(self.watermarks, now=now)
         return self.watermarks.now
+
+    def is_alive(self) -> None:
+        """Give a sign of life, once a minute at most."""
+        now = self.watermarks.now
+        if now // _MINUTE > self.watermarks.alive // _MINUTE:
+            self.watermarks = msgspec.structs.replace(self.watermarks, alive=now)
+            self.watchdog = Watchdog(time=rfc3339(now))
 
     def evaluated(self, window: str, end: float) -> None:
         """Note that the window of that scope and length that ends at `end` has been evaluated."""
@@ -116,9 +157,9 @@ def of_transition(record: AlertRecord, transition: Transition, at: float) -> His
 
 
 def of_notification(
-    what: Literal["notified", "renotified", "notified resolved"], alert: Alert, at: float
+    what: Literal["notified", "renotified", "notified resolved", "acknowledged"], alert: Alert, at: float
 ) -> HistoryEntry:
-    """Return the entry for something that people were told."""
+    """Return the entry for something that people were notified of."""
     return HistoryEntry(
         time=at,
         what=what,
@@ -128,4 +169,12 @@ def of_notification(
         labels=alert.labels,
         why=alert.reason,
         value=alert.value,
+    )
+
+
+def of_rule_change(change: RuleChange, by: str, at: float) -> HistoryEntry:
+    """Return the entry for a rule that somebody changed."""
+    rule = change.rule
+    return HistoryEntry(
+        time=at, what=change.what, fingerprint="", rule=rule.name, severity=rule.severity, why=f"{change.why}; by {by}"
     )
