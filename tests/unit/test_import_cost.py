@@ -22,8 +22,13 @@ assert "topology" in said.getvalue()
 
 @pytest.mark.parametrize(
     ("code", "needed"),
-    [("import penstock", set()), ("from penstock import Reject, Retry, Snooze", set()), (HELP, {"rich", "typer"})],
-    ids=["import penstock", "outcomes and retries", "penstock --help"],
+    [
+        ("import penstock", set()),
+        ("from penstock import Reject, Retry, Snooze", set()),
+        ("from penstock import Context, Service", {"rich", "structlog", "yaml"}),
+        (HELP, {"rich", "typer"}),
+    ],
+    ids=["import penstock", "outcomes and retries", "a service", "penstock --help"],
 )
 def test_nothing_heavy_is_imported(code: str, needed: set[str]) -> None:
     printing = f"{code}\nimport sys\nprint(*sys.modules)"

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from penstock.event import parse_identity
 from penstock.keys import INGEST, Keys
-from penstock.redis.connection import AsyncRedis, ResponseError
+from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 
 JobState = Literal["queued", "running", "retrying", "completed", "dead"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from penstock.keys import DEAD_LETTERS, Keys
-from penstock.redis.connection import AsyncRedis, ResponseError
+from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.streams.lag import count_lag
 from penstock.topology import Topology

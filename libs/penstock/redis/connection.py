@@ -2,25 +2,21 @@
 
 Nothing here retries by itself: a lost reply to XADD would become a duplicate, and one to XREADGROUP would
 strand entries. Callers resend where sending twice is safe.
+
+The client is imported when one is made, or one of its errors has to be understood: it costs a fifth of a second
+of CPU, which those who only write handlers, and test them, need not pay.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
-import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry as SyncRetry
-
 from penstock.errors import ConfigurationError, Unavailable
+
+if TYPE_CHECKING:
+    from redis.exceptions import RedisError
 
 SCHEMES = ("redis", "rediss", "unix")
 # What a server answers while it cannot take writes, and how we say it.
@@ -42,38 +38,8 @@ _REFUSALS = {
 
 _MOST_CONNECTIONS = 64  # of one client: a server works off one command at a time anyhow
 
-# redis-py makes a RedisConnectionError of every OSError of its sockets; the others come from beside it.
-_NETWORK = (RedisConnectionError, ConnectionError, TimeoutError, socket.gaierror)
-
 # redis-py annotates every reply as a union over all its modes. Ours is one mode: bytes, RESP2.
 AsyncRedis: TypeAlias = Any
-
-
-class _Pool(redis.asyncio.ConnectionPool):
-    """Callers for whom there is no connection wait for their turn; redis-py's own pool fails them."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._turns = asyncio.Semaphore(self.max_connections)
-
-    async def get_connection(self, *_: Any, **__: Any) -> Any:
-        await self._turns.acquire()
-        connection = self.get_available_connection()  # type: ignore[no-untyped-call]
-        try:
-            await self.ensure_connection(connection)
-        except BaseException:
-            await self.release(connection)
-            raise
-        return connection
-
-    async def release(self, connection: Any) -> None:
-        self._in_use_connections.remove(connection)
-        try:
-            if connection.should_reconnect():
-                await connection.disconnect()
-        finally:
-            self._available_connections.append(connection)
-            self._turns.release()
 
 
 def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) -> AsyncRedis:
@@ -82,13 +48,18 @@ def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) ->
     Raises:
         ConfigurationError: the URL's scheme is not one of `SCHEMES`.
     """
+    import redis.asyncio  # noqa: PLC0415 - see above
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
+    from penstock.redis.pool import Pool  # noqa: PLC0415
+
     check_url(url)
-    pool = _Pool.from_url(
+    pool = Pool.from_url(
         url,
         max_connections=_MOST_CONNECTIONS,
         socket_timeout=timeout,
         socket_connect_timeout=5.0,
-        retry=AsyncRetry(NoBackoff(), 0),
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
         client_name=name,
         protocol=2,
     )
@@ -101,12 +72,15 @@ def blocking_client(url: str, *, timeout: float, name: str | None = None) -> Any
     Raises:
         ConfigurationError: as for `client`.
     """
+    import redis  # noqa: PLC0415 - see above
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
     check_url(url)
     return redis.Redis.from_url(
         url,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        retry=SyncRetry(NoBackoff(), 0),
+        retry=redis.retry.Retry(NoBackoff(), 0),
         client_name=name,
         protocol=2,
     )
@@ -135,13 +109,17 @@ def hide_password(url: str) -> str:
 
 def unavailable(error: BaseException) -> Unavailable | None:
     """Return what `error` means if trying again later can help, else None."""
-    if isinstance(error, RedisTimeoutError):
+    from redis import exceptions  # noqa: PLC0415 - see above
+
+    if isinstance(error, exceptions.TimeoutError):
         return Unavailable("no reply in time")
-    if isinstance(error, ResponseError | RedisConnectionError):
+    if isinstance(error, exceptions.ResponseError | exceptions.ConnectionError):
         reason = _REFUSALS.get(_code(error))
         if reason is not None:
             return Unavailable(reason)
-    if isinstance(error, _NETWORK):  # other OSErrors are about files, and ours or a handler's own
+    # redis-py makes its ConnectionError of every OSError of its sockets; the others come from beside it, and
+    # are about files, or ours or a handler's own.
+    if isinstance(error, exceptions.ConnectionError | ConnectionError | TimeoutError | socket.gaierror):
         return Unavailable("cannot connect")
     return None
 
@@ -156,16 +134,3 @@ def _code(error: RedisError) -> str:
         return error.status_code
     answer = str(error).rpartition(" caused error: ")[2].lstrip("('\"")
     return answer.rpartition(" because of: ")[2].partition(" ")[0]
-
-
-__all__ = [
-    "SCHEMES",
-    "AsyncRedis",
-    "RedisError",
-    "ResponseError",
-    "blocking_client",
-    "check_url",
-    "client",
-    "hide_password",
-    "unavailable",
-]

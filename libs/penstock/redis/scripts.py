@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
 from penstock.redis.connection import AsyncRedis
 
 Argument = str | bytes | int | float
@@ -28,12 +26,23 @@ class Script:
         """Run the script; its reply is whatever the file's head says it returns."""
         try:
             return await client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
-        except NoScriptError:
+        except Exception as error:
+            if not _is_unknown(error):
+                raise
             return await client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)
 
     def run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script from a thread."""
         try:
             return client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
-        except NoScriptError:
+        except Exception as error:
+            if not _is_unknown(error):
+                raise
             return client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Return whether the server does not know the script yet."""
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see penstock.redis.connection
+
+    return isinstance(error, NoScriptError)

@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 import structlog
+from redis.exceptions import RedisError
 
 from penstock import processes
 from penstock.errors import ConfigurationError
 from penstock.redis.binaries import Binary, choose_binary
-from penstock.redis.connection import RedisError, blocking_client, client, unavailable
+from penstock.redis.connection import blocking_client, client, unavailable
 from penstock.settings import Settings
 
 HOST = "127.0.0.1"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from redis.exceptions import ResponseError
 
-from penstock.redis.connection import ResponseError, unavailable
+from penstock.redis.connection import unavailable
 from penstock.service.dispatch import Dispatcher
 from penstock.streams.commit import Source
 from penstock.streams.heartbeat import Heartbeat

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.errors import PenstockError, Unavailable
+from penstock.redis.connection import unavailable
 
 if TYPE_CHECKING:
     from penstock.service.app import Service
@@ -54,7 +55,7 @@ def report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        from penstock.redis.connection import ResponseError, unavailable  # noqa: PLC0415 - half of what a start costs
+        from redis.exceptions import ResponseError  # noqa: PLC0415 - see penstock.redis.connection
 
         away = unavailable(error)
         if away is not None:

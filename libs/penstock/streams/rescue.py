@@ -6,9 +6,10 @@ import asyncio
 import time
 
 import structlog
+from redis.exceptions import ResponseError
 
 from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis, ResponseError, unavailable
+from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 from penstock.streams.commit import Source
 from penstock.streams.heartbeat import LIFETIME

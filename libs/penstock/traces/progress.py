@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis, ResponseError
+from penstock.redis.connection import AsyncRedis
 from penstock.times import entry_order
 
 _PAGE = 500

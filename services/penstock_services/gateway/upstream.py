@@ -7,8 +7,9 @@ import contextlib
 
 import structlog
 from aiohttp import web
+from redis.exceptions import ResponseError
 
-from penstock.redis.connection import AsyncRedis, ResponseError, unavailable
+from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.service.runtime import Runtime
 from penstock.streams.lag import count_lag
 from penstock.web.health import Ready
