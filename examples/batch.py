@@ -18,7 +18,7 @@ import msgspec
 
 from penstock import BatchContext, Service
 
-service = Service("ledger")
+service = Service("bookkeeping")
 
 
 class Payment(msgspec.Struct):

@@ -61,7 +61,7 @@ async def running(
 
 
 def settled(raw: Raw, stream: str, group: str) -> bool:
-    """Return whether `group` has read all of `stream`, and has nothing in hand, parked or to be tried again."""
+    """Return whether `group` has read all of `stream`, and has nothing in flight, parked or to be tried again."""
     retry = f"{stream}:{group}:retry"
     if raw.zcard(f"{stream}:{group}:delayed") or raw.xlen(retry):
         return False

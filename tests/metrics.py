@@ -1,4 +1,4 @@
-"""Job events for tests of the metrics service, and the exact model that its counts are judged by."""
+"""Job events for tests of the metrics service, and the exact model that its counts are held against."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def in_hand(client: Any, count: int) -> None:
         except redis.ResponseError:  # the worker has not made its group yet
             return False
 
-    eventually(reached, what=f"{count} jobs are in hand")
+    eventually(reached, what=f"{count} jobs are in flight")
 
 
 def all_done_once(client: Any, count: int, *, deadline: float = 20.0) -> None:

@@ -19,7 +19,7 @@ def cli(server: Server, tmp_path: Path) -> Cli:
 
 
 def bury(raw: Any, number: int) -> str:
-    """Add a dead letter as the hop commit writes it; return its id."""
+    """Add a dead letter as the atomic commit writes it; return its id."""
     letter: bytes = raw.xadd(
         "dlq",
         {

@@ -23,7 +23,7 @@ def cli(server: Server, tmp_path: Path) -> Cli:
 
 
 def bury(raw: Any, count: int, cause: str = "crm", data: str = "{}", kind: str = "mend") -> list[str]:
-    """Add dead letters of one cause, as the hop commit writes them."""
+    """Add dead letters of one cause, as the atomic commit writes them."""
     pipeline = raw.pipeline(transaction=False)
     for n in range(count):
         pipeline.xadd(

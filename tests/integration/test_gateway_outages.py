@@ -110,7 +110,7 @@ async def test_the_backlog_is_that_of_the_group_that_is_farthest_behind(server: 
         raw.xgroup_create("ingest", "worker", "0")
         raw.xgroup_create("ingest", "audit", "$")
         raw.xreadgroup("worker", "w-1", {"ingest": ">"}, count=3)
-        assert await backlog(redis, "ingest", ["worker"]) == 5, "what is in hand is not done either"
+        assert await backlog(redis, "ingest", ["worker"]) == 5, "what is in flight is not done either"
         raw.xack("ingest", "worker", raw.xrange("ingest")[0][0])
         assert await backlog(redis, "ingest", ["audit", "worker"]) == 4
         assert await backlog(redis, "ingest", ["audit"]) == 0

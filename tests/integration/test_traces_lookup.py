@@ -19,7 +19,7 @@ FIELDS = {"type": "parcel.requested", "data": "{}"}
 
 @pytest.fixture
 def entry(raw: Any) -> str:
-    """An event that the group has in hand."""
+    """An event that the group has in flight."""
     raw.xgroup_create("parcels", "shipping", "0", mkstream=True)
     made: bytes = raw.xadd("parcels", FIELDS)
     raw.xreadgroup("shipping", "me", {"parcels": ">"})

@@ -1,4 +1,4 @@
-"""What is in hand: the event and span that the code running now belongs to."""
+"""What is in flight here: the event and span that the code running now belongs to."""
 
 from __future__ import annotations
 

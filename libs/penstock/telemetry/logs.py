@@ -1,4 +1,4 @@
-"""Logs: JSON for machines, colour for people, and on every line the event and trace in hand."""
+"""Logs: JSON for machines, colour for people, and on every line the event and trace it belongs to."""
 
 from __future__ import annotations
 

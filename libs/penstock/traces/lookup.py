@@ -21,7 +21,7 @@ from penstock.traces.scan import Findings, Scanner
 NEWEST = 10_000
 _MOST_EVENTS = 1_000  # of one trace; a picture of more helps nobody
 _PAGE = 50  # reports read in one call: each may hold a result of 64 kB
-_CLOCKWORK = METRICS  # the stream of roll-ups, and of the ticks by which they are closed
+_TICKS = METRICS  # the stream of roll-ups, and of the ticks by which they are closed
 _Choice = Callable[[TraceGraph], list[list[Node]]]
 
 
@@ -118,5 +118,5 @@ def _latest(graph: TraceGraph, is_cut: bool) -> Iterator[list[Node]]:
             by_trace.setdefault(root.trace_id, []).append(root)
     for roots in by_trace.values():
         nodes = list(islice(graph.walk(roots), _MOST_EVENTS))
-        if any(node.event.stream != _CLOCKWORK for node in nodes):
+        if any(node.event.stream != _TICKS for node in nodes):
             yield nodes

@@ -20,7 +20,7 @@ _GAUGES = {
     "lag_age": ("lag_age_seconds", "Seconds that the first undelivered event has waited."),
     "lag": ("lag_events", "Events never delivered to the group."),
     "oldest_pending": ("oldest_pending_seconds", "Age of the oldest event delivered and not settled."),
-    "pending": ("pending_events", "Events delivered and in hand."),
+    "pending": ("pending_events", "Events delivered and in flight."),
     "delayed": ("delayed_events", "Events that wait for their next try."),
     "retry": ("retry_events", "Events due for their next try and not yet read."),
     "dead": ("dead_events", "Dead letters that were not replayed."),

@@ -1,4 +1,4 @@
-"""Telling what became of a job: an event on `events`, and a record for whoever asks by id."""
+"""What became of a job: an event on `events`, and a record for whoever asks by id."""
 
 from __future__ import annotations
 

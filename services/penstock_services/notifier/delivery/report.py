@@ -1,4 +1,4 @@
-"""Telling what became of an attempt: an event on `deliveries`, and what follows from a failure."""
+"""What became of an attempt: an event on `deliveries`, and what follows from a failure."""
 
 from __future__ import annotations
 
