@@ -45,6 +45,8 @@ KINDS = [
     Kind(JOBS, "events", "worker", schemas.JobEvent),
     Kind(BREAKERS, "events", "every service", schemas.BreakerChanged),
     Kind(("dlq.dropped",), "events", "every service", schemas.LettersDropped),
+    Kind(("retention.held",), "events", "every service", schemas.TrimmingHeld),
+    Kind(("retention.dropped",), "events", "every service", schemas.EntriesDropped),
     Kind(("metrics.window",), "metrics", "metrics", schemas.MetricsWindow),
     Kind(("alerts.tick",), "metrics", "alerts", schemas.Tick),
     Kind(ALERTS, "alerts", "alerts", schemas.Alert),

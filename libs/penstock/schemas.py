@@ -40,6 +40,21 @@ class BreakerChanged(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class TrimmingHeld(msgspec.Struct, frozen=True, kw_only=True):
+    """retention.held, on `events`, every minute: `group` has not read or settled what `stream` would be rid of."""
+
+    stream: str
+    group: str
+
+
+class EntriesDropped(msgspec.Struct, frozen=True, kw_only=True):
+    """retention.dropped, on `events`: `count` entries beyond `hard_limit` went that `group` had not read or settled."""
+
+    stream: str
+    group: str
+    count: int
+
+
 class LettersDropped(msgspec.Struct, frozen=True, kw_only=True):
     """dlq.dropped, on `events`: dead letters beyond DLQ_RETENTION_DAYS or DLQ_MAX_ENTRIES are gone for good."""
 

@@ -18,16 +18,25 @@ Unhandled = Literal["dead", "skip"]
 
 
 class Retention(Section, frozen=True, kw_only=True):
-    """How much of a stream is kept once every declared group is done with it."""
+    """How much of a stream is kept once every group is done with it, declared here or not.
+
+    `hard_limit` bounds the entries that are kept even for a group that has not read them: what it drops is lost to
+    that group, and told.
+    """
 
     age: Duration = Duration(7 * 86400)
     entries: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+    hard_limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Stream(Section, frozen=True, kw_only=True):
-    """A stream that services publish to and read from."""
+    """A stream that services publish to and read from.
+
+    `abandoned` names groups in Redis that nobody uses any more: retention does not wait for them.
+    """
 
     retention: Retention = Retention()
+    abandoned: tuple[str, ...] = ()
 
 
 class Subscription(Section, frozen=True, kw_only=True):
@@ -206,6 +215,7 @@ def _problems(topology: Topology) -> list[str]:
     problems: list[str] = []
     for kind in ("streams", "services", "webhooks", "clients"):
         problems += [f"{kind}.{name}: {NAME_RULE}" for name in getattr(topology, kind) if not is_name(name)]
+    problems += _retention_problems(topology)
     known = {*topology.streams, DEAD_LETTERS}
     for name, service in topology.services.items():
         for key, streams in (("consumes", service.consumes), ("publishes", service.publishes)):
@@ -217,6 +227,20 @@ def _problems(topology: Topology) -> list[str]:
             problems.append(f"webhooks.{name}.stream: {_unresolved(hook.stream, known)}")
     for name, client in topology.clients.items():
         problems += [f"clients.{name}.streams: {_unresolved(one, known)}" for one in client.streams if one not in known]
+    return problems
+
+
+def _retention_problems(topology: Topology) -> list[str]:
+    problems: list[str] = []
+    for name, stream in topology.streams.items():
+        kept = stream.retention
+        if kept.hard_limit is not None and kept.hard_limit < kept.entries:
+            problems.append(f"streams.{name}.retention.hard_limit: it is less than entries; make it larger")
+        problems += [
+            f"streams.{name}.abandoned: services.{group} reads this stream; take one of the two away"
+            for group in topology.groups(name)
+            if group in stream.abandoned
+        ]
     return problems
 
 

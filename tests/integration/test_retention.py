@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import structlog
@@ -13,7 +15,7 @@ import structlog
 from penstock.keys import Keys
 from penstock.streams.retention import Retention
 from penstock.topology import parse
-from tests.hands import Raw, connected
+from tests.hands import Raw, connected, fields_of
 from tests.servers import Server
 
 NOW = round(time.time() * 1000)
@@ -30,15 +32,22 @@ def exact(raw: Raw) -> Iterator[None]:
 
 @asynccontextmanager
 async def retention(
-    server: Server, *, groups: tuple[str, ...] = (), age: str = "1d", entries: int = 1_000_000
+    server: Server,
+    *,
+    groups: tuple[str, ...] = (),
+    age: str = "1d",
+    entries: int = 1_000_000,
+    hard_limit: int | str = "null",
+    abandoned: str = "",
 ) -> AsyncIterator[Retention]:
     services = "".join(f"  {group}: {{consumes: {{events: {{}}}}}}\n" for group in groups)
     mesh = parse(
-        f"streams: {{events: {{retention: {{age: {age}, entries: {entries}}}}}}}\n"
+        f"streams: {{events: {{abandoned: [{abandoned}], "
+        f"retention: {{age: {age}, entries: {entries}, hard_limit: {hard_limit}}}}}}}\n"
         + (f"services:\n{services}" if services else "")
     )
     async with connected(server) as client:
-        yield Retention(client, Keys(), mesh, ["events"])
+        yield Retention(client, Keys(), mesh, ["events"], events="told")
 
 
 def fill(raw: Raw, count: int, *, age_ms: int = 0) -> list[str]:
@@ -47,6 +56,10 @@ def fill(raw: Raw, count: int, *, age_ms: int = 0) -> list[str]:
 
 def left(raw: Raw) -> list[str]:
     return [entry_id.decode() for entry_id, _ in raw.xrange("events")]
+
+
+def told(raw: Raw) -> list[tuple[str, dict[str, Any]]]:
+    return [(fields["type"], json.loads(fields["data"])) for fields in fields_of(raw, "told")]
 
 
 def read(raw: Raw, group: str, count: int, *, ack: bool = True) -> list[str]:
@@ -132,12 +145,64 @@ async def test_a_declared_group_that_does_not_exist_yet_holds_everything(server:
     assert left(raw) == entries
 
 
-async def test_a_group_that_nobody_declares_holds_nothing(server: Server, raw: Raw) -> None:
+async def test_a_group_that_somebody_else_declares_holds_what_it_has_not_read(server: Server, raw: Raw) -> None:
+    entries = fill(raw, 10, age_ms=2 * DAY)
+    raw.xgroup_create("events", "somebody", "0")
+    read(raw, "somebody", 4)
+    async with retention(server) as subject:
+        with structlog.testing.capture_logs() as lines:
+            assert await subject.trim("events") == 4
+
+    assert left(raw) == entries[4:]
+    assert [line["group"] for line in lines] == ["somebody"]
+    assert "streams.events.abandoned" in lines[0]["advice"]
+
+
+async def test_a_group_that_was_declared_abandoned_holds_nothing(server: Server, raw: Raw) -> None:
     fill(raw, 10, age_ms=2 * DAY)
     raw.xgroup_create("events", "somebody", "0")
     read(raw, "somebody", 1, ack=False)
-    async with retention(server) as subject:
+    async with retention(server, abandoned="somebody") as subject:
         assert await subject.trim("events") == 10
+
+
+async def test_beyond_the_hard_limit_even_the_unread_goes_and_is_told(server: Server, raw: Raw) -> None:
+    entries = fill(raw, 10)
+    raw.xgroup_create("events", "slow", "0")
+    read(raw, "slow", 3)
+    async with retention(server, groups=("slow",), entries=2, hard_limit=5) as subject:
+        with structlog.testing.capture_logs() as lines:
+            assert await subject.trim("events") == 5
+            assert await subject.trim("events") == 0
+
+    assert left(raw) == entries[-5:]
+    assert [line["count"] for line in lines if line["log_level"] == "error"] == [2]
+    assert told(raw) == [
+        ("retention.held", {"stream": "events", "group": "slow"}),
+        ("retention.dropped", {"stream": "events", "group": "slow", "count": 2}),
+    ]
+
+
+async def test_a_hard_limit_that_nobody_is_behind_drops_nothing_unread(server: Server, raw: Raw) -> None:
+    fill(raw, 10)
+    raw.xgroup_create("events", "fast", "0")
+    read(raw, "fast", 9)
+    async with retention(server, groups=("fast",), entries=5, hard_limit=5) as subject:
+        assert await subject.trim("events") == 5
+
+    assert told(raw) == []
+
+
+async def test_that_trimming_is_held_up_is_told_once_a_minute(server: Server, raw: Raw) -> None:
+    fill(raw, 10, age_ms=2 * DAY)
+    async with retention(server, groups=("newcomer",)) as subject:
+        for _ in range(3):
+            await subject.trim("events")
+        assert told(raw) == [("retention.held", {"stream": "events", "group": "newcomer"})]
+        raw.delete("lock:held:events")  # the minute is over
+        await subject.trim("events")
+
+    assert len(told(raw)) == 2
 
 
 async def test_who_holds_trimming_up_is_said_once(server: Server, raw: Raw) -> None:

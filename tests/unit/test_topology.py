@@ -120,6 +120,14 @@ MISTAKES = {
         "webhooks.shop.stream",
         "there is no stream in",
     ),
+    "streams: {a: {retention: {entries: 10, hard_limit: 9}}}": (
+        "streams.a.retention.hard_limit",
+        "it is less than entries",
+    ),
+    "streams: {a: {abandoned: [w]}}\nservices: {w: {consumes: {a: {}}}}": (
+        "streams.a.abandoned",
+        "services.w reads this stream",
+    ),
     "streams: {a: {}}\nstreams: {b: {}}": ("not YAML", "streams is there twice"),
     "services:\n  w: {}\n  w: {}\n": ("not YAML", "w is there twice"),
     "streams: {a: {": ("not YAML", "line 1"),

@@ -67,8 +67,8 @@ def _undeclared_group(stream: str, group: str) -> Difference:
         "undeclared-group",
         stream,
         group,
-        f"{stream}: group {group} is not in streams.yaml, so retention does not wait for it: declare a service "
-        f"{group} that consumes {stream}, or remove the group (XGROUP DESTROY)",
+        f"{stream}: group {group} is not in streams.yaml: declare a service {group} that consumes {stream}; "
+        f"or if nobody uses it any more, name it under streams.{stream}.abandoned, or remove it (XGROUP DESTROY)",
     )
 
 

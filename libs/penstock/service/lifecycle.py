@@ -175,7 +175,9 @@ def _trimming(runtime: Runtime) -> list[Any]:
         entries=settings.dlq_max_entries,
         events=events_key(runtime.keys, runtime.topology),
     )
-    return [Retention(runtime.redis, runtime.keys, runtime.topology, streams).run(), dead_letters.run()]
+    events = events_key(runtime.keys, runtime.topology)
+    retention = Retention(runtime.redis, runtime.keys, runtime.topology, streams, events=events)
+    return [retention.run(), dead_letters.run()]
 
 
 class _Consumption:

@@ -1,13 +1,17 @@
--- Trim a stream to its retention, but never what a declared group has yet to read or to settle.
+-- Trim a stream to its retention, but never what a group has yet to read or to settle, whoever declared it: on one
+-- server may be the groups of another project, or of the release before. Only the hard limit goes before that.
 --
 -- KEYS[1]  stream
 -- ARGV[1]  entries older than this id may go (by age)
 -- ARGV[2]  most entries to keep
 -- ARGV[3]  most entries to remove in this call
--- ARGV[4]  ... names of the declared groups
--- returns  {removed, 1 if another call may remove more, name of the group that holds trimming back or ''}
+-- ARGV[4]  hard limit: most entries to keep whoever has not read them, or ''
+-- ARGV[5]  how many groups are declared
+-- ARGV[6]  ... their names, and then those of groups that hold nothing back: they were declared abandoned
+-- returns  {removed, 1 if another call may remove more, name of the group that holds trimming back or '',
+--           how many of the removed that group had not read or settled}
 
-if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0, ''} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0, '', 0} end
 
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -23,8 +27,9 @@ local function after(id)
   return ms .. '-' .. string.format('%d', seq + 1)
 end
 
--- The first id that must stay for each declared group; a group that does not exist yet has read nothing.
+-- The first id that must stay for each group; a declared one that does not exist yet has read nothing.
 local positions = {}
+for i = 6, 5 + ARGV[5] do positions[ARGV[i]] = '0-0' end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local info = {}
   for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
@@ -32,23 +37,33 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local oldest = redis.call('XPENDING', KEYS[1], info['name'])[2]
   if oldest then positions[info['name']] = oldest end
 end
+for i = 6 + ARGV[5], #ARGV do positions[ARGV[i]] = nil end
 local keep, holder = '18446744073709551615-0', ''
-for i = 4, #ARGV do
-  local first = positions[ARGV[i]] or '0-0'
-  if before(first, keep) then keep, holder = first, ARGV[i] end
+for group, first in pairs(positions) do
+  if before(first, keep) then keep, holder = first, group end
+end
+
+-- The first id that may stay if only so many entries are kept, as far as one call goes; '0-0' if all may.
+local length, most = redis.call('XLEN', KEYS[1]), tonumber(ARGV[3])
+local function beyond(kept)
+  if length <= kept then return '0-0' end
+  local rows = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(length - kept, most))
+  return after(rows[#rows][1])
 end
 
 -- What retention alone would remove: by age, or beyond the number to keep.
-local wanted = ARGV[1]
-local excess = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[2])
-local most = tonumber(ARGV[3])
-if excess > 0 then
-  local rows = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, most))
-  local last = after(rows[#rows][1])
-  if before(wanted, last) then wanted = last end
-end
+local wanted, excess = ARGV[1], beyond(tonumber(ARGV[2]))
+if before(wanted, excess) then wanted = excess end
 local held = before(keep, wanted) and #redis.call('XRANGE', KEYS[1], keep, '(' .. wanted, 'COUNT', 1) > 0
-if held then wanted = keep end
+local settled
+if held then
+  local limit = ARGV[4] ~= '' and beyond(tonumber(ARGV[4])) or '0-0'
+  wanted = keep
+  if before(keep, limit) then
+    wanted = limit
+    settled = #redis.call('XRANGE', KEYS[1], '-', '(' .. keep, 'COUNT', most)
+  end
+end
 local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', wanted, 'LIMIT', most)
 -- It goes by whole nodes, and stops short of LIMIT where the next one would exceed it.
-return {removed, removed > 0 and 1 or 0, held and holder or ''}
+return {removed, removed > 0 and 1 or 0, held and holder or '', settled and math.max(0, removed - settled) or 0}

@@ -6,15 +6,19 @@ import time
 
 import structlog
 
+from penstock.event import encode, encode_data
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
+from penstock.schemas import EntriesDropped, TrimmingHeld
 from penstock.streams.election import Election, every
 from penstock.times import entry_id_at
 from penstock.topology import Topology
 
 _trim = Script("penstock.streams", "retention")
 _TICK = 5.0
+_TELL_EVERY = 60.0  # seconds between two events that say the same
+_UNDECLARED = "no service of this streams.yaml: name it under streams.{stream}.abandoned if nobody uses it any more"
 _MOST_ENTRIES = 1_000  # looked at in one call, payloads and all: with more it would hold Redis for long
 _log = structlog.get_logger("penstock.retention")
 
@@ -22,14 +26,19 @@ _log = structlog.get_logger("penstock.retention")
 class Retention:
     """Trims the streams that a service reads or writes. For each tick one process does the work."""
 
-    def __init__(self, client: AsyncRedis, keys: Keys, topology: Topology, streams: list[str]) -> None:
+    def __init__(
+        self, client: AsyncRedis, keys: Keys, topology: Topology, streams: list[str], *, events: str | None = None
+    ) -> None:
+        """Tell on the stream of key `events`, if given, who holds trimming up and what was dropped unread."""
         self._client = client
         self._keys = keys
         self._topology = topology
+        self._events = events
+        self._streams = [stream for stream in streams if stream != DEAD_LETTERS]
         self._elections = {
-            stream: Election(client, keys, f"retention:{stream}", tick=_TICK)
-            for stream in streams
-            if stream != DEAD_LETTERS
+            (chore, stream): Election(client, keys, f"{chore}:{stream}", tick=tick)
+            for chore, tick in (("retention", _TICK), ("held", _TELL_EVERY))
+            for stream in self._streams
         }
         self._held: dict[str, str] = {}
 
@@ -38,31 +47,47 @@ class Retention:
         await every(_TICK, self._tick)
 
     async def _tick(self) -> None:
-        for stream, election in self._elections.items():
-            if await election.won():
+        for stream in self._streams:
+            if await self._elections["retention", stream].won():
                 await self.trim(stream)
 
     async def trim(self, stream: str) -> int:
         """Trim one stream; return how many entries went."""
-        kept = self._topology.streams[stream].retention
+        declared = self._topology.streams[stream]
+        kept, groups = declared.retention, self._topology.groups(stream)
         oldest = entry_id_at(time.time() - kept.age)
-        total = 0
+        limit = "" if kept.hard_limit is None else kept.hard_limit
+        total = unread = 0
         more = 1
         while more:
-            removed, more, holder = await _trim(
+            removed, more, holder, dropped = await _trim(
                 self._client,
                 [self._keys.stream(stream)],
-                [oldest, kept.entries, _MOST_ENTRIES, *self._topology.groups(stream)],
+                [oldest, kept.entries, _MOST_ENTRIES, limit, len(groups), *groups, *declared.abandoned],
             )
             total += removed
-            self._say_who_holds(stream, holder.decode())
+            unread += dropped
+        group = holder.decode(errors="replace")
+        await self._say_who_holds(stream, group)
+        if unread:
+            _log.error("unread entries dropped: beyond retention.hard_limit", stream=stream, group=group, count=unread)
+            await self._tell("retention.dropped", EntriesDropped(stream=stream, group=group, count=unread))
         return total
 
-    def _say_who_holds(self, stream: str, group: str) -> None:
+    async def _say_who_holds(self, stream: str, group: str) -> None:
         if group and self._held.get(stream) != group:
+            advice = {} if group in self._topology.groups(stream) else {"advice": _UNDECLARED.format(stream=stream)}
             _log.warning(
                 "a group holds up trimming: it is behind what retention would keep",
                 stream=stream,
                 group=group,
+                **advice,
             )
         self._held[stream] = group
+        if group and await self._elections["held", stream].won():
+            await self._tell("retention.held", TrimmingHeld(stream=stream, group=group))
+
+    async def _tell(self, event_type: str, data: TrimmingHeld | EntriesDropped) -> None:
+        if self._events is not None:
+            fields = encode(event_type, encode_data(data), source="penstock", subject=data.stream)
+            await self._client.execute_command("XADD", self._events, "*", *fields)
