@@ -15,6 +15,7 @@ import msgspec
 
 from tests.chaos.torture import experiment
 from tests.chaos.torture import plan as plans
+from tests.chaos.torture.check import KNOWN
 from tests.chaos.torture.faults import KINDS, ON, Fault, schedule
 from tests.chaos.torture.shrink import shrink
 from tests.servers import required_kinds
@@ -34,6 +35,8 @@ def main() -> int:
     for name, kind in KINDS.items():
         if name not in kinds:
             print(f"off: {name}" + (f" ({kind.off})" if kind.off else ""))
+    for pattern, why in KNOWN.items():
+        print(f"known: {pattern} ({why})")
     torture = Torture(options, kinds)
     until = time.monotonic() + options.minutes * 60
     failed = 0
@@ -67,7 +70,8 @@ class Torture:
         self._outputs += result.outputs
         print(
             f"seed {seed}: {result.injected.total()} faults, {result.events} events, {result.outputs} outputs, "
-            f"{result.crashed} crashed, {result.seconds:.0f} s: {'FAILED' if result.findings else 'ok'}",
+            f"{result.crashed} crashed, {result.seconds:.0f} s: {'FAILED' if result.findings else 'ok'}"
+            + (f", {len(result.known)} known" if result.known else ""),
             flush=True,
         )
         if not result.findings:

@@ -36,6 +36,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What came of an experiment."""
 
     findings: list[Finding]
+    known: list[Finding]
     injected: Counter[str]
     events: int
     outputs: int
@@ -47,7 +48,7 @@ async def run(plan: Plan, faults: list[Fault], *, server_kind: str, patience: fl
     """Run `plan` while `faults` happen to it; `folder` takes logs and the plan.
 
     `patience` is how many seconds nothing at all may change, once all faults are over, before what is not
-    done is called stuck.
+    done is called stuck; so is what is not done in four times that.
     """
     (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
     binary = BINARIES[server_kind]
@@ -142,8 +143,9 @@ class _Experiment:
             if member.wanted:
                 await self._fleet.start(member)
         expected = self.expected()
+        until = asyncio.get_running_loop().time() + 4 * self._patience
         while True:
-            stuck = await self._rest()
+            stuck = await self._rest(until)
             if stuck:
                 return [Finding("stuck", what) for what in stuck]
             again = [
@@ -170,8 +172,8 @@ class _Experiment:
         with self._server.client() as raw:
             return dead_letters(raw)
 
-    async def _rest(self) -> list[str]:
-        """Wait until nothing is left to do; return what is, if nothing has changed for too long."""
+    async def _rest(self, until: float) -> list[str]:
+        """Wait until nothing is left to do; return what is, if nothing has changed for too long or it is `until`."""
         loop = asyncio.get_running_loop()
         last: object = None
         changed = loop.time()
@@ -181,7 +183,7 @@ class _Experiment:
                 return []
             if progress != last:
                 last, changed = progress, loop.time()
-            elif loop.time() - changed > self._patience:
+            if min(changed + self._patience, until) < loop.time():
                 return left
             await asyncio.sleep(_LOOK_EVERY)
 
@@ -191,7 +193,7 @@ class _Experiment:
             return left, (left, [raw.xlen(stream) for stream in (*self._plan.streams, "dlq")])
 
     def expected(self) -> Expected:
-        return predict(self._plan, self.injector.poison)
+        return predict(self._plan, self.injector.harmful)
 
     def result(self, stuck: list[Finding]) -> Result:
         """Look at everything and judge it."""
@@ -200,10 +202,12 @@ class _Experiment:
         expected = self.expected()
         # What is stuck is lost too, so to speak; the one finding says it.
         findings = stuck or check(expected, seen, self._deaths())
+        findings = [*findings, *(Finding("exit", what) for what in self._fleet.exits)]
         return Result(
-            findings=[*findings, *(Finding("exit", what) for what in self._fleet.exits)],
+            findings=[finding for finding in findings if not finding.known],
+            known=[finding for finding in findings if finding.known],
             injected=self.injector.injected,
-            events=len(self._plan.roots) + len(self.injector.poison),
+            events=len(self._plan.roots) + len(self.injector.harmful),
             outputs=expected.outputs,
             crashed=sum(dead.reason == "crashed" for dead in seen.dead_letters),
             seconds=0.0,

@@ -54,7 +54,12 @@ KINDS: dict[str, Kind] = {
     "freeze": Kind(3, _process(0.1, 7.0)),
     "stop": Kind(2, _process(0.0, 2.0)),
     "scale-up": Kind(1, _process(2.0, 8.0)),
+    # Events that do harm
     "poison": Kind(0.3, lambda _: {}),
+    "hog": Kind(0.3, lambda _: {}, "a handler that holds the GIL for 3 s is taken for dead (issue 9, 2)"),
+    "fork": Kind(0.3, lambda _: {}, "the end of a forked child ends the process (issue 9, 3)"),
+    "cancel": Kind(0.3, lambda _: {}, "a handler that cancels itself is handed back for ever (issue 9, 5)"),
+    "exit": Kind(0.3, lambda _: {}, "KeyboardInterrupt in a handler ends the process (issue 9, 7)"),
     # The network
     "cut": Kind(6, _connection()),
     "cut-all": Kind(2, _process()),

@@ -136,7 +136,7 @@ class Fleet:
         if self._watchers:
             await asyncio.wait(self._watchers)
         for member in self.members:
-            member.link.close()
+            await member.link.aclose()
 
     async def _watch(self, member: Member, process: asyncio.subprocess.Process, log: Path) -> None:
         code = await process.wait()

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from tests.chaos.torture.faults import Fault
 from tests.chaos.torture.fleet import Fleet, Member
 from tests.chaos.torture.link import Pipe
-from tests.chaos.torture.plan import POISON, Root, payload
+from tests.chaos.torture.plan import Root, payload
 from tests.servers import Server
 
 _DEATH = 1.9  # seconds of silence after which a process may be taken for dead: it beats every second, for three
@@ -34,7 +34,7 @@ class Injector:
         self._publish = publish
         self._redis_down = asyncio.Lock()
         self.injected: Counter[str] = Counter()
-        self.poison: list[Root] = []
+        self.harmful: list[Root] = []
 
     async def inject(self, fault: Fault) -> None:
         """Inject one fault, to its end."""
@@ -79,12 +79,15 @@ class Injector:
         await asyncio.sleep(fault.how["seconds"])
         return await self._fleet.stop(more)
 
-    async def _poison(self, _: Fault) -> bool:
-        key = f"poison{len(self.poison)}"
-        root = Root(key=key, at=0, type=POISON, data=payload(key), subject="poison", tenant=None)
-        self.poison.append(root)
+    async def _harm(self, fault: Fault) -> bool:
+        """Publish an event that does harm to whoever handles it."""
+        key = f"{fault.kind}{len(self.harmful)}"
+        root = Root(key=key, at=0, type=fault.kind, data=payload(key), subject=fault.kind, tenant=None)
+        self.harmful.append(root)
         await self._publish(root)
         return True
+
+    _poison = _hog = _fork = _cancel = _exit = _harm
 
     # The network
 

@@ -33,6 +33,7 @@ class Link:
         self._server: asyncio.Server | None = None
         self.port = 0
         self.pipes: list[Pipe] = []
+        self._connections: set[asyncio.Task[None]] = set()
         self.delay = 0.0
         """Seconds that everything takes longer, each way."""
         self.refusing = False
@@ -46,10 +47,12 @@ class Link:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         if self._server is not None:
             self._server.close()
-        self.cut()
+        while self._connections:
+            self.cut()
+            await asyncio.wait(self._connections, timeout=0.1)  # one may have been about to be made
 
     @property
     def url(self) -> str:
@@ -77,6 +80,10 @@ class Link:
             self._needle = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.current_task()
+        assert serving is not None
+        self._connections.add(serving)
+        serving.add_done_callback(self._connections.discard)
         with contextlib.suppress(OSError):
             await self.flowing.wait()
             if self.refusing:

@@ -7,7 +7,20 @@ from collections.abc import Iterable
 import msgspec
 
 from tests.chaos.torture.behaviour import FOR_EVER, Behaviour, behaviour
-from tests.chaos.torture.plan import FIRST, POISON, UNKNOWN, WORK, Plan, Reads, Root, ServicePlan
+from tests.chaos.torture.plan import (
+    CANCEL,
+    EXIT,
+    FIRST,
+    HARMFUL,
+    HARMFUL_ATTEMPTS,
+    POISON,
+    UNKNOWN,
+    WORK,
+    Plan,
+    Reads,
+    Root,
+    ServicePlan,
+)
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,12 +66,12 @@ class Expected(msgspec.Struct, frozen=True):
         return sum(one.cause is not None for one in self.published)
 
 
-def predict(plan: Plan, poison: Iterable[Root] = ()) -> Expected:
+def predict(plan: Plan, harmful: Iterable[Root] = ()) -> Expected:
     """Follow every event of `plan` from its root to its last descendants."""
     expected = Expected([], {})
     waiting = [
         Published(stream=FIRST, key=root.key, type=root.type, subject=root.subject, tenant=root.tenant)
-        for root in (*plan.roots, *poison)
+        for root in (*plan.roots, *harmful)
     ]
     unreadable = {root.key for root in plan.roots if root.type == WORK and not root.data.endswith("}")}
     while waiting:
@@ -78,8 +91,8 @@ def _handled(
     """Return what becomes of `event`, and what its handler does if that ends well."""
     name, key = service.name, event.key
     single = reads.kind != "batch"
-    if event.type == POISON:
-        return Handled(service=name, key=key, deaths=FOR_EVER, reason="crashed", kills=True), None
+    if event.type in HARMFUL:
+        return _harmful(name, event), None
     if event.type == UNKNOWN:
         skipped = reads.unhandled == "skip"
         buried = Handled(service=name, key=key, deaths=FOR_EVER, reason="unhandled", counts_deaths=True)
@@ -99,6 +112,15 @@ def _handled(
         counts_nonces=does.step and (does.deaths < FOR_EVER or does.ending != "invalid"),
     )
     return handled, does if does.deaths < FOR_EVER else None
+
+
+def _harmful(service: str, event: Published) -> Handled:
+    if event.type == POISON:
+        return Handled(service=service, key=event.key, deaths=FOR_EVER, reason="crashed", kills=True)
+    if event.type in (CANCEL, EXIT):
+        attempts = HARMFUL_ATTEMPTS
+        return Handled(service=service, key=event.key, deaths=FOR_EVER, reason="failed", attempts=attempts)
+    return Handled(service=service, key=event.key, retried=0, snoozed=0)
 
 
 def _retries(does: Behaviour, reads: Reads) -> int | None:

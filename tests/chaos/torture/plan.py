@@ -11,8 +11,10 @@ import yaml
 Kind = Literal["async", "plain", "batch"]
 FIRST = "t0"
 WORK = "work"
-POISON = "poison"
 UNKNOWN = "nobody.asks"
+# Events that do harm to the process that handles them.
+POISON, HOG, FORK, CANCEL, EXIT = HARMFUL = ("poison", "hog", "fork", "cancel", "exit")
+HARMFUL_ATTEMPTS = 2
 
 
 class Reads(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,8 @@ process writes down what it starts: what must survive its SIGKILL to tell an inn
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import multiprocessing
 import os
 import secrets
 import signal
@@ -21,7 +23,19 @@ import redis
 from penstock import BatchContext, Context, Event, Reject, Retry, Service, Snooze
 from penstock.service.outcome import Dead, Outcome, Retried
 from tests.chaos.torture.behaviour import Behaviour, behaviour
-from tests.chaos.torture.plan import POISON, WORK, Plan, Reads, payload
+from tests.chaos.torture.plan import (
+    CANCEL,
+    EXIT,
+    FORK,
+    HARMFUL,
+    HARMFUL_ATTEMPTS,
+    HOG,
+    POISON,
+    WORK,
+    Plan,
+    Reads,
+    payload,
+)
 
 plan = msgspec.json.decode(Path(os.environ["TORTURE_PLAN"]).read_bytes(), type=Plan)
 me = plan.service(os.environ["TORTURE_SERVICE"])
@@ -53,17 +67,22 @@ def count(context: Context, outcome: Outcome) -> None:
     key = key_of(context.event)
     if nonce := context.notes.get("nonce"):
         context.state.hset("nonces", {f"{key} {nonce}": 1})
-    if isinstance(outcome, Dead):
-        context.state.hincrby("died", key)
-        if outcome.reason == "failed" and Planned.__name__ not in outcome.error:
-            context.state.hset("surprises", {f"{key}, attempt {context.attempt}": outcome.error})
-    elif isinstance(outcome, Retried):
-        if not outcome.snoozed:
+    match outcome:
+        case Dead():
+            context.state.hincrby("died", key)
+            if outcome.reason == "failed":
+                _note_surprise(context, key, outcome.error)
+        case Retried(snoozed=False):
             context.state.hincrby("retried", key)
-            if Planned.__name__ not in outcome.error:
-                context.state.hset("surprises", {f"{key}, attempt {context.attempt}": outcome.error})
-        elif context.notes.get("planned"):
+            _note_surprise(context, key, outcome.error)
+        case Retried() if context.notes.get("planned"):
             context.state.hincrby("snoozed", key)
+
+
+def _note_surprise(context: Context, key: str, error: str) -> None:
+    """Keep an error that no plan asked for: it says what else went wrong."""
+    if Planned.__name__ not in error and context.event.type not in (CANCEL, EXIT):
+        context.state.hset("surprises", {f"{key}, attempt {context.attempt}": error})
 
 
 def register(reads: Reads) -> None:
@@ -105,11 +124,25 @@ def register(reads: Reads) -> None:
     service.on(reads.stream, type=WORK, batch=reads.batch if reads.kind == "batch" else None)(handlers[reads.kind])
 
 
-@service.on(me.reads[0].stream, type=POISON, retry=Retry(attempts=1))
-async def poison(data: Work) -> None:
-    """Take the process along."""
-    _note("poison", data.key)
-    os.kill(os.getpid(), signal.SIGKILL)
+@service.on(me.reads[0].stream, type=HARMFUL, retry=Retry(attempts=HARMFUL_ATTEMPTS, base=0.1))
+async def harmful(event: Event, context: Context) -> None:
+    """Do harm to this process, as the event's type says."""
+    key = key_of(event)
+    _note("started", key)
+    if event.type == POISON:
+        _note(POISON, key)
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif event.type == HOG:
+        ctypes.PyDLL(None).sleep(5)  # and nobody else gets the interpreter
+    elif event.type == FORK:
+        with multiprocessing.get_context("fork").Pool(1):
+            pass  # leaving it terminates the child
+    elif event.type == EXIT:
+        raise KeyboardInterrupt
+    elif task := asyncio.current_task():
+        task.cancel()  # as old libraries for time limits do
+        await asyncio.sleep(0)
+    _finish(Behaviour(seconds=0), context, event, key)
 
 
 async def draw_nonce() -> str:
