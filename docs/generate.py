@@ -55,6 +55,7 @@ KINDS = [
     Kind(("notification.test",), "notifications", "penstock notify test", schemas.ChannelTest),
     Kind(("notification.unblock",), "notifications", "penstock notify unblock", schemas.ChannelUnblock),
     Kind(("channel.unblocked",), "deliveries", "notifier", schemas.ChannelUnblocked),
+    Kind(("notify.reloaded",), "deliveries", "notifier", schemas.NotifyReloaded),
     Kind(("channel.changed",), "notifications", "notifier", schemas.ChannelChanged),
     Kind(DELIVERIES, "deliveries", "notifier", schemas.DeliveryAttempt),
 ]

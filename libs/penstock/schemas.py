@@ -218,6 +218,18 @@ class ChannelTest(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
 
 
+class NotifyReloaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """notify.reloaded, on `deliveries`: a notifier has read its configuration again, because of `by`.
+
+    `changes` says what is different; with an `error` the configuration before it stays.
+    """
+
+    process: str
+    by: str
+    changes: list[str] = []
+    error: str | None = None
+
+
 class ChannelUnblock(msgspec.Struct, frozen=True, kw_only=True):
     """notification.unblock, on `notifications`: a channel is to be used again at once, whatever it asked for."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -217,3 +218,53 @@ def test_a_bad_file_is_told_in_a_sentence(cli: Cli, mesh: Mesh) -> None:
 
     assert done.returncode == 2
     assert "notify.yaml: channels.main: there is no type 'slak'" in done.stderr
+
+
+def test_notify_yaml_can_be_checked(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+    good = cli("notify", "check")
+    mesh.configure("routes: [{channels: [mian]}]")
+    bad = cli("notify", "check")
+
+    assert good.returncode == 0, good.stderr
+    assert "channel main: slack" in good.stdout
+    assert "route to main: info and graver, service=worker" in good.stdout
+    assert "secret-part" not in good.stdout
+    assert bad.returncode == 2
+    assert "did you mean main?" in bad.stderr
+
+
+def reloads(raw: Any) -> list[Any]:
+    rows = [fields for _, fields in raw.xrange("deliveries") if fields[b"type"] == b"notify.reloaded"]
+    return [json.loads(fields[b"data"]) for fields in rows]
+
+
+@pytest.mark.parametrize("how", ["change", "signal"])
+def test_what_is_changed_in_notify_yaml_holds_without_a_restart(mesh: Mesh, slack: Slack, raw: Any, how: str) -> None:
+    with mesh.notifier() as process:
+        mesh.configure("routes: [{channels: [main], match: [service=nobody]}]")
+        if how == "signal":
+            process.send_signal(signal.SIGHUP)
+        eventually(lambda: reloads(raw))
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.statuses("console") == ["sent"] and mesh.settled)
+
+        assert slack.requests == []
+        assert reloads(raw)[0]["changes"] == ["routes changed"]
+        assert ("SIGHUP" in reloads(raw)[0]["by"]) == (how == "signal") or "file changed" in reloads(raw)[0]["by"]
+
+
+def test_a_wrong_notify_yaml_is_refused_and_the_one_before_stays(cli: Cli, mesh: Mesh, slack: Slack, raw: Any) -> None:
+    with mesh.notifier():
+        mesh.configure("routes: [{channels: [mian]}]")
+        eventually(lambda: reloads(raw))
+        refused = cli("notify", "reload", "--by", "ann")
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.statuses("main") == ["sent"])
+        mesh.configure("routes: [{channels: [main], min_severity: critical}]")
+        eventually(lambda: len(reloads(raw)) == 3)
+        again = cli("notify", "reload")
+
+    assert refused.returncode == 1
+    assert "refused, the one before stays: notify.yaml: routes[0].channels: there is no channel mian" in refused.stderr
+    assert reloads(raw)[1]["by"] == "ann"
+    assert (again.returncode, again.stdout.strip()) == (0, "nothing has changed")

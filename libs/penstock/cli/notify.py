@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
@@ -17,14 +18,16 @@ from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import Event, decode, encode, encode_data
 from penstock.keys import ALERTS, DELIVERIES, NOTIFICATIONS
-from penstock.mesh.deliveries import SERVICE, TEST, UNBLOCK
-from penstock.schemas import ChannelTest, ChannelUnblock, ChannelUnblocked, DeliveryAttempt
+from penstock.mesh.deliveries import RELOAD, SERVICE, TEST, UNBLOCK, ReloadRequest
+from penstock.schemas import ChannelTest, ChannelUnblock, ChannelUnblocked, DeliveryAttempt, NotifyReloaded
 from penstock.service.main import Negative
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
 from penstock.topology import load
 
-app = typer.Typer(name="notify", help="Test a channel, preview a message.", no_args_is_help=True)
+app = typer.Typer(
+    name="notify", help="Test a channel, preview a message, check and reload notify.yaml.", no_args_is_help=True
+)
 
 _SEARCHED = 10_000  # newest entries of `alerts` looked through for a fingerprint
 _BLOCK_MS = 1_000
@@ -82,6 +85,36 @@ def preview(
         raise typer.Exit(done.returncode)
 
 
+@app.command()
+def check(
+    file: Annotated[Path | None, typer.Argument(help="PENSTOCK_NOTIFY, or ./notify.yaml, if absent.")] = None,
+) -> None:
+    """Check notify.yaml and the environment's channels, and show what they come to; each mistake gets a sentence."""
+    environ = {**os.environ, **({"PENSTOCK_NOTIFY": str(file)} if file else {})}
+    done = subprocess.run([*_notifier(), "check"], env=environ, check=False)  # noqa: S603 - our own
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+
+
+@app.command()
+def reload(
+    by: Annotated[str | None, typer.Option(help="Who wants it; the user of this shell, if absent.")] = None,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the result.")] = 30.0,
+) -> None:
+    """Have the running notifiers read notify.yaml again; what is wrong is refused, and the one before stays.
+
+    They do so by themselves within seconds of a change. Exits with 1 if it was refused.
+    """
+    event = run(_reload(by or getpass.getuser(), wait))
+    if event is None:
+        raise Negative(f"no result within {wait:g} s: does the notifier run? `penstock status` shows it")
+    done = msgspec.json.decode(event.data, type=NotifyReloaded)
+    if done.error is not None:
+        raise Negative(f"refused, the one before stays: {done.error}")
+    for sentence in done.changes or ["nothing has changed"]:
+        typer.echo(sentence)
+
+
 def _notifier() -> list[str]:
     """Return the command that runs the notifier: services are programs, not libraries."""
     topology = load(Settings.from_env().topology)
@@ -118,6 +151,14 @@ async def _newest(fingerprint: str) -> bytes:
 async def _test(channel: str, wait: float) -> DeliveryAttempt | None:
     event = await _ask(TEST, ChannelTest(channel=channel), wait)
     return None if event is None else msgspec.json.decode(event.data, type=DeliveryAttempt)
+
+
+async def _reload(by: str, wait: float) -> Event | None:
+    request = ReloadRequest(f"reload-{os.urandom(8).hex()}", by)
+    async with session() as here:
+        newest = await here.redis.xrevrange(here.keys.stream(DELIVERIES), count=1)
+        await here.redis.set(here.keys.state(SERVICE, RELOAD), msgspec.json.encode(request))
+        return await _caused(here, request.id, newest[0][0].decode() if newest else "0-0", wait)
 
 
 async def _ask(kind: str, request: msgspec.Struct, wait: float) -> Event | None:

@@ -15,13 +15,22 @@ from penstock.schemas import DeliveryAttempt, Notification
 
 SERVICE = "notifier"
 DUE, TEST, UNBLOCK = "notification.due", "notification.test", "notification.unblock"
-UNBLOCKED = "channel.unblocked"
+UNBLOCKED, RELOADED = "channel.unblocked", "notify.reloaded"
+RELOAD = "reload"
+"""Where the last request to read notify.yaml again lies."""
 _STATUSES = ("sent", "failed", "dead")
 UNDELIVERED, LATE, FAILING = "undelivered", "late", "failing"
 MOST_FAILED = 1_000
 _PAGE = 500
 _MOST = 1_000
 _resend = Script("penstock.mesh", "resend")
+
+
+class ReloadRequest(msgspec.Struct, frozen=True):
+    """Somebody wants notify.yaml to be read again; `id` is the cause of what follows."""
+
+    id: str
+    by: str
 
 
 class RecordedAttempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""`python -m penstock_services.notifier` runs the service; with `preview` it shows how an alert would look."""
+"""`python -m penstock_services.notifier` runs the service; `preview` and `check` are commands of `penstock notify`."""
 
 import sys
 
@@ -7,13 +7,16 @@ from penstock.service.main import report_errors
 from penstock.settings import Settings
 from penstock_services.notifier import preview
 from penstock_services.notifier.config.config import load
+from penstock_services.notifier.reload import LiveConfig
 from penstock_services.notifier.service import build
 
 if __name__ == "__main__":
     with report_errors():
         settings = Settings.from_env()
-        config = load(settings)
-        if sys.argv[1:2] == ["preview"]:
-            sys.stdout.write(preview.render_all(config, sys.stdin.buffer.read(), only=sys.argv[2:]))
-        else:
-            run(build(config), settings)
+        match sys.argv[1:]:
+            case ["preview", *channels]:
+                sys.stdout.write(preview.render_all(load(settings), sys.stdin.buffer.read(), only=channels))
+            case ["check"]:
+                sys.stdout.write(preview.describe(load(settings)))
+            case _:
+                run(build(LiveConfig.read(settings)), settings)

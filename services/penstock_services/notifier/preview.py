@@ -1,4 +1,4 @@
-"""How an alert would look on each channel it goes to, without sending anything."""
+"""What a configuration says, and how an alert would look on each channel it goes to, without sending anything."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from penstock.errors import ConfigurationError
 from penstock.schemas import Alert
+from penstock_services.notifier.channels import AnyChannel
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery.test_message import sample_alert, sample_delivery
 
@@ -29,12 +30,25 @@ def render_all(config: Config, alert: bytes, *, only: list[str]) -> str:
     return "\n".join(_one(config, name, given) for name in names)
 
 
+def describe(config: Config) -> str:
+    """Return in lines what a configuration says: each channel with its kind, each route with what it takes."""
+    lines = [f"channel {name}: {_kind(channel)}" for name, channel in config.channels.items()]
+    for route in config.routes:
+        takes = ", ".join([f"{route.min_severity} and graver", *route.match])
+        instead = f", instead {', '.join(route.substitutes)}" if route.substitutes else ""
+        lines.append(f"route to {', '.join(route.channels)}{instead}: {takes}")
+    return "\n".join([*lines, "it is all right\n"])
+
+
+def _kind(channel: AnyChannel) -> Any:
+    return channel.__struct_config__.tag
+
+
 def _one(config: Config, name: str, alert: Alert | None) -> str:
     channel = config.channels.get(name)
     if channel is None:
         raise ConfigurationError(f"there is no channel {name}; there are {', '.join(sorted(config.channels))}")
-    kind: Any = channel.__struct_config__.tag
     delivery = sample_delivery(config, name, channel, key="preview", alert=alert, recipient=channel.recipients[0])
     payload = channel.payload(delivery)
     shown = payload if isinstance(payload, str) else msgspec.json.format(msgspec.json.encode(payload)).decode()
-    return f"--- {name} ({kind})\n{shown}\n"
+    return f"--- {name} ({_kind(channel)})\n{shown}\n"
