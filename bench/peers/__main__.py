@@ -16,7 +16,8 @@ from bench.peers.registry import PEERS, Peer
 from bench.tables import Run, conditions, medians, table
 from tests.servers import Server
 
-PARTS = ("throughput", "latency", "recovery")
+_SPEED = ("throughput", "latency")
+PARTS = (*_SPEED, "recovery")
 _HEAD = ("contestant", "one by one /s", "at once /s", "drain /s", "CPU s per 1,000", "p50 ms", "p99 ms", "MB")
 
 
@@ -27,8 +28,8 @@ def main() -> None:
     versions = {peer.name: set_up(peer) for peer in chosen}
     chosen = [peer for peer in chosen if versions[peer.name]]
     with fresh_server(given.server) as server:
-        print(conditions(server, given.runs))
-        if {"throughput", "latency"} & set(given.parts):
+        print(conditions(server, given.runs if {*_SPEED} & {*given.parts} else 1))
+        if {*_SPEED} & {*given.parts}:
             _speed(server, chosen, given)
     if "recovery" in given.parts:
         _recovery(chosen, given)
@@ -94,6 +95,7 @@ def _recovery(chosen: Sequence[Peer], given: argparse.Namespace) -> None:
     rows = [
         (
             peer.name,
+            int(run["before"]),
             f"{run['seconds']:.1f}" if not run["left"] else f"over {given.wait:.0f}",
             int(run["left"]),
             int(run["doubled"]),
@@ -101,7 +103,7 @@ def _recovery(chosen: Sequence[Peer], given: argparse.Namespace) -> None:
         for peer, run in sorted(found.items(), key=lambda item: (item[1]["left"], item[1]["seconds"]))
     ]
     title = f"SIGKILL in the middle of {given.slow:,} jobs of 5 ms, then a fresh worker"
-    table(title, ("contestant", "s until all have run", "not run", "run twice"), rows)
+    table(title, ("contestant", "run before the kill", "s until all have run", "not run", "run twice"), rows)
 
 
 if __name__ == "__main__":

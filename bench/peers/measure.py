@@ -23,6 +23,7 @@ from bench.machine import (
 from bench.peers import environments
 from bench.peers.produce import RATE
 from bench.peers.registry import Peer
+from bench.peers.work import SLOW
 from bench.tables import Run, percentile
 from tests.servers import Server
 
@@ -93,19 +94,29 @@ def latency(server: Server, peer: Peer, seconds: int) -> Run:
 def recovery(server: Server, peer: Peer, jobs: int, deadline: float) -> Run:
     """Kill a worker amid jobs of 5 ms and start a fresh one: seconds until the last has run.
 
-    A job counts as lost if it has not run when the deadline is over, as doubled if it ran more than once.
+    Raises:
+        RuntimeError: the worker was too fast to be killed in the middle.
     """
     _empty(server)
     produce(server, peer, "slow", jobs)
     with Journal() as journal:
         with _worker(server, peer, journal) as victim:
             wait_until(lambda: len(journal.lines()) >= jobs // 2, victim, every=0.0005)
+            time.sleep(SLOW / 2)  # a list's jobs end together: be between two ends
             os.killpg(victim.pid, signal.SIGKILL)
             killed = time.perf_counter()
             stop(victim)
+        before = len(set(journal.lines()))
+        if before >= jobs:
+            raise RuntimeError("everything had run before the kill: ask for more jobs with --slow")
         with _worker(server, peer, journal) as fresh:
             with contextlib.suppress(TimeoutError):
                 wait_until(lambda: len(set(journal.lines())) >= jobs, fresh, every=0.02, deadline=deadline)
             seconds = time.perf_counter() - killed
         lines = journal.lines()
-    return {"seconds": seconds, "left": jobs - len(set(lines)), "doubled": len(lines) - len(set(lines))}
+    return {
+        "before": before,
+        "seconds": seconds,
+        "left": jobs - len(set(lines)),
+        "doubled": len(lines) - len(set(lines)),
+    }
