@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import math
 import socket
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from penstock.errors import PenstockError
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
 """One answer of getaddrinfo: family, type, protocol, canonical name, socket address."""
 
@@ -94,8 +96,10 @@ class AddressGuard:
     between, and a literal address is checked like any other.
     """
 
-    def __init__(self, *, allow_private: bool = False) -> None:
+    def __init__(self, *, allow_private: bool = False, networks: Iterable[Network] = ()) -> None:
+        """`networks` are further ones whose addresses are allowed."""
         self._allow_private = allow_private
+        self._networks = tuple(networks)
         self._allowed = False
         self._refused: TargetRefused | None = None
 
@@ -112,11 +116,15 @@ class AddressGuard:
         """
         family, kind, protocol, _, address = info
         special = None if self._allow_private else special_range(str(address[0]))
-        if special is not None:
+        if special is not None and not self._is_listed(str(address[0])):
             self._refused = TargetRefused(str(address[0]), special)
             raise self._refused
         self._allowed = True
         return socket.socket(family, kind, protocol)
+
+    def _is_listed(self, address: str) -> bool:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        return any(ip in network for network in self._networks)
 
     def connector(self) -> aiohttp.TCPConnector:
         """Return a connector for one aiohttp session, whose connections all pass the check."""

@@ -78,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     notifier_host: str = _env("PENSTOCK_NOTIFIER_HOST", "127.0.0.1")
     notifier_port: Port = _env("PENSTOCK_NOTIFIER_PORT", 8083)
     allow_private_targets: bool = _env("PENSTOCK_ALLOW_PRIVATE_TARGETS", False)
+    allowed_targets: str = _env("PENSTOCK_ALLOWED_TARGETS", "")
 
     checkpoint_enabled: bool = _env("TASK_CHECKPOINT_ENABLED", True)
     checkpoint_ttl: Count = _env("TASK_CHECKPOINT_TTL", 604_800)
@@ -94,6 +95,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.:\-]*", self.prefix):
             raise ValueError("PENSTOCK_PREFIX may hold letters, digits and . : - _ only")
+        try:
+            _ = self.target_networks
+        except ValueError as error:
+            raise ValueError(f"PENSTOCK_ALLOWED_TARGETS: {error}; list networks such as 10.1.0.0/16") from None
 
     def shows_traces(self, *, clients: bool) -> bool:
         """Return whether the gateway shows traces: as set, else if only this machine or a declared client sees them.
@@ -103,6 +108,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.gateway_traces is not None:
             return self.gateway_traces
         return is_loopback(self.gateway_host) or clients
+
+    @property
+    def target_networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """Networks that jobs may send requests to although their addresses are not public."""
+        return [ipaddress.ip_network(text) for text in self.allowed_targets.replace(",", " ").split()]
 
     @property
     def host_names(self) -> frozenset[str]:

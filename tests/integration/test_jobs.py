@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 
 from penstock.keys import Keys
-from penstock.mesh.jobs import Job, find_job
+from penstock.mesh.jobs import Job, find_job, timed_id
 from tests.hands import GROUP, STREAM, Raw, add, connected, make_groups, take
 from tests.servers import Server
 
@@ -89,14 +91,27 @@ async def test_each_mesh_knows_its_own_jobs(server: Server, raw: Raw) -> None:
     assert await find(server, "J-1", Keys("blue:")) == Job(state="queued", type="t")
 
 
-async def test_an_id_of_its_own_is_found_among_the_newest_thousand(server: Server, raw: Raw) -> None:
+async def test_an_id_that_says_no_place_is_found_among_the_newest_three_thousand(server: Server, raw: Raw) -> None:
     add(raw, id="too-old")
     add(raw, id="old")
-    for _ in range(999):
-        add(raw)
+    with raw.pipeline() as pipeline:
+        for _ in range(2_999):
+            pipeline.xadd(STREAM, {"type": "t"})
+        pipeline.execute()
 
     assert await find(server, "old") == Job(state="queued", type="t")
     assert await find(server, "too-old") is None
+
+
+async def test_an_id_of_the_gateway_is_found_in_however_long_a_stream(server: Server, raw: Raw) -> None:
+    job_id = timed_id(time.time(), bytes(16))
+    add(raw, id=job_id, tenant="acme")
+    with raw.pipeline() as pipeline:
+        for _ in range(10_000):
+            pipeline.xadd(STREAM, {"type": "t"})
+        pipeline.execute()
+
+    assert await find(server, job_id) == Job(state="queued", type="t", tenant="acme")
 
 
 async def test_the_newest_of_two_with_one_id_is_meant(server: Server, raw: Raw) -> None:

@@ -109,7 +109,8 @@ def post(port: int, path: str, body: dict[str, Any], **headers: str) -> dict[str
 def test_http_in_and_http_out_are_in_one_trace(server: Server, raw: Any) -> None:
     port = free_port()
     with otlp_receiver() as receiver, otlp_receiver() as target:  # any server that answers 200 will do as a target
-        env = environment(server, receiver.url, PENSTOCK_GATEWAY_PORT=str(port))
+        more = {"PENSTOCK_GATEWAY_PORT": str(port), "PENSTOCK_ALLOWED_TARGETS": "127.0.0.0/8"}
+        env = environment(server, receiver.url, **more)
         with (
             service_process("-m", "penstock_services.gateway", env=env),
             service_process("-m", "penstock_services.worker", env=env),
@@ -274,7 +275,7 @@ def test_an_alert_is_traced_to_the_channel_and_back_to_its_cause(server: Server,
         }
         env = environment(server, receiver.url, **more)
         for name in ("worker", "metrics", "alerts", "notifier"):
-            stack.enter_context(service_process("-m", f"services.{name}", env=env))
+            stack.enter_context(service_process("-m", f"penstock_services.{name}", env=env))
         add(raw, "hopeless")
         [failed] = wait_for(receiver, TRACE, "process ingest")
         # By an event: one tree, from the job that died to the channel.

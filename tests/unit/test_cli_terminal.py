@@ -6,9 +6,10 @@ import io
 import os
 import sys
 
+import msgspec
 import pytest
 
-from penstock.cli.terminal import Lines, print_table
+from penstock.cli.terminal import Lines, harmless, print_table
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +65,11 @@ def test_a_table_shows_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
     print_table(["name", "count", "text"], [["a", "1", "[bold]x[/] :bug:"], ["b", "22", "y"]], numbers=["count"])
     rows = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert rows == ["name   count   text", "a          1   [bold]x[/] :bug:", "b         22   y"]
+
+
+def test_json_for_a_terminal_is_the_same_json_and_steers_nothing() -> None:
+    data = {"error": "a\x1b[2J\x7f\x9b31m\u202etxt.exe\u2028\U000e0041 ü 東 😀"}
+    text = harmless(msgspec.json.encode(data).decode())
+    assert msgspec.json.decode(text) == data
+    assert text.isprintable()
+    assert "ü 東 😀" in text

@@ -16,7 +16,20 @@ import pytest
 
 FLOORS = (
     # The ground: what an event, a key, a setting is. No Redis.
-    {"config", "errors", "event", "keys", "matchers", "net", "processes", "retry", "schemas", "settings", "times"}
+    {
+        "config",
+        "errors",
+        "event",
+        "keys",
+        "matchers",
+        "net",
+        "processes",
+        "redaction",
+        "retry",
+        "schemas",
+        "settings",
+        "times",
+    }
     | {"topology", "trace_context"},
     {"redis"},
     {"resilience", "streams", "telemetry"},

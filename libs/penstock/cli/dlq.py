@@ -15,7 +15,7 @@ import typer
 
 from penstock.cli.editor import edit as edit_text
 from penstock.cli.session import Session, run, session
-from penstock.cli.terminal import AsJson, console, print_json, print_table, printable
+from penstock.cli.terminal import AsJson, console, harmless, print_json, print_table, printable
 from penstock.config import read_moment
 from penstock.dlq.causes import Selection, causes, select
 from penstock.dlq.dead_letter import DeadLetter
@@ -142,7 +142,7 @@ def export(
     """Write dead letters to stdout as JSON lines, the oldest first."""
     found = run(_select(_selection(fingerprint, type_, group, since), limit=None, replayed=replayed))
     for letter in reversed(found):
-        sys.stdout.write(msgspec.json.encode(letter).decode() + "\n")
+        sys.stdout.write(harmless(msgspec.json.encode(letter).decode()) + "\n")
 
 
 def _selection(fingerprint: str | None, type_: str | None, group: str | None, since: str | None) -> Selection:

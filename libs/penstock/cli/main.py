@@ -46,6 +46,11 @@ COMMANDS = {
     "notify": Command("penstock.cli.notify:app", "Test a channel, preview a message."),
     "dlq": Command("penstock.cli.dlq:app", "Find the causes among the dead letters, replay or delete them."),
     "breakers": Command("penstock.cli.breakers:app", "Show circuit breakers, open or close them by hand."),
+    "webhook": Command("penstock.cli.webhook:app", "Try a webhook source."),
+    "secret": Command(
+        "penstock.cli.secret:secret",
+        "Make a secret for a client of streams.yaml: the secret for whoever calls, its hash for `sha256`.",
+    ),
     "topology": Command("penstock.cli.topology:app", "Check streams.yaml."),
 }
 

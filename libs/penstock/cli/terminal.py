@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +20,18 @@ from penstock.telemetry.logs import wants_colour
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 """The option of every command that prints for programs too."""
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
 _COLOURS = (36, 32, 35, 33, 34, 96, 92, 95)  # ANSI foreground colours, told apart on dark and on light
 
 
 def print_json(data: Any) -> None:
     """Write one JSON document for programs to stdout."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")
+    sys.stdout.write(harmless(msgspec.json.format(msgspec.json.encode(data)).decode()) + "\n")
+
+
+def harmless(text: str) -> str:
+    """Return JSON text with what could steer a terminal, or turn its text around, escaped: it is the same JSON."""
+    return _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:

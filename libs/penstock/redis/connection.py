@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from penstock.errors import ConfigurationError, Unavailable
+from penstock.redaction import hide_url
 
 if TYPE_CHECKING:
     from redis.exceptions import RedisError
@@ -92,19 +93,21 @@ def check_url(url: str) -> None:
     Raises:
         ConfigurationError: with the forms that are.
     """
-    if urlsplit(url).scheme not in SCHEMES:
+    try:
+        understood = urlsplit(url).scheme in SCHEMES
+        redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError:
+        understood = False
+    if not understood:
         raise ConfigurationError(
-            f"REDIS_URL: {hide_password(url)!r} is not understood; use redis://host:port/db, "
-            "rediss://host:port/db (TLS) or unix:///path/to/socket"
+            f"REDIS_URL: {hide_url(url)!r} is not understood; use redis://host:port/db, "
+            "rediss://host:port/db (TLS) or unix:///path/to/socket, and percent-encode a password with / ? # or @"
         )
 
 
 def hide_password(url: str) -> str:
     """Return the URL with its password masked, for messages."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return url.replace(f":{parts.password}@", ":***@")
+    return hide_url(url)
 
 
 def unavailable(error: BaseException) -> Unavailable | None:

@@ -11,10 +11,10 @@ import aiohttp
 import msgspec
 
 from penstock import Context, Reject, Service, TryAgain
-from penstock.net import retry_after
+from penstock.net import AddressGuard, retry_after
+from penstock.redaction import header_secrets, hide_url, redact, url_secrets
+from penstock.settings import Settings
 from penstock.telemetry.spans import Attributes
-
-jobs = Service("http")
 
 _MOST_BODY = 64_000  # bytes of the answer kept in the result
 _RETRIED = frozenset({408, 425, 429})
@@ -30,10 +30,25 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timeout: Annotated[float, msgspec.Meta(gt=0, le=300)] = 30.0
 
 
-@jobs.on("ingest", type="http.request", timeout=310)
-async def send(request: HttpRequest, ctx: Context) -> dict[str, Any]:
-    """Send the request; 2xx is success, 408, 425, 429, 5xx and network errors are tried again."""
-    about: Attributes = {"http.request.method": request.method, "server.address": urlsplit(request.url).hostname or ""}
+def jobs(settings: Settings) -> Service:
+    """Return the handler of http.request, which connects to public addresses and to those that settings allow."""
+    service = Service("http")
+
+    @service.on("ingest", type="http.request", timeout=310)
+    async def send(request: HttpRequest, ctx: Context) -> dict[str, Any]:
+        guard = AddressGuard(allow_private=settings.allow_private_targets, networks=settings.target_networks)
+        return await _send(request, ctx, guard)
+
+    return service
+
+
+async def _send(request: HttpRequest, ctx: Context, guard: AddressGuard) -> dict[str, Any]:
+    """Send the request; 2xx is success, 408, 425, 429, 5xx and network errors are tried again.
+
+    What is said of a failure goes on record, so it is said without the request's secrets.
+    """
+    secrets = url_secrets(request.url) | header_secrets(request.headers)
+    about: Attributes = {"http.request.method": request.method, "server.address": _host(request.url)}
     try:
         with ctx.span(request.method, kind="client", attributes=about) as call:
             headers = {
@@ -41,27 +56,44 @@ async def send(request: HttpRequest, ctx: Context) -> dict[str, Any]:
                 "traceparent": call.context.traceparent,
                 **request.headers,
             }
-            async with _answer(request, headers) as answer:
+            async with _answer(request, headers, guard) as answer:
                 call.attributes["http.response.status_code"] = answer.status
                 body = (await _start_of(answer)).decode(errors="replace")
-                _judge(answer, body)
+                _evaluate(answer, redact(body, secrets))
                 return {"status": answer.status, "body": body}
     except (aiohttp.InvalidURL, ValueError) as error:
-        raise Reject(f"the request cannot be made: {error}") from error
+        raise Reject(f"the request to {hide_url(request.url)} cannot be made: {_why(error, secrets)}") from None
     except TimeoutError:
         raise TryAgain(f"no complete answer within {request.timeout:g} s") from None
     except aiohttp.ClientError as error:
-        raise TryAgain(f"{type(error).__name__}: {error}") from error
+        if guard.refusal is not None:
+            raise Reject(str(guard.refusal)) from None
+        raise TryAgain(f"{type(error).__name__}: {_why(error, secrets)}") from None
+
+
+def _why(error: Exception, secrets: set[str]) -> str:
+    return "it is no address" if isinstance(error, aiohttp.InvalidURL) else redact(str(error), secrets)
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 @asynccontextmanager
-async def _answer(request: HttpRequest, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+async def _answer(
+    request: HttpRequest, headers: dict[str, str], guard: AddressGuard
+) -> AsyncIterator[aiohttp.ClientResponse]:
     timeout = aiohttp.ClientTimeout(total=request.timeout)
     body = None if request.json is None else msgspec.json.encode(request.json)
     if body is not None:
         headers.setdefault("Content-Type", "application/json")
     async with (
-        aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+        aiohttp.ClientSession(
+            connector=guard.connector(), timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session,
         session.request(request.method, request.url, headers=headers, data=body, allow_redirects=False) as answer,
     ):
         yield answer
@@ -76,7 +108,7 @@ async def _start_of(answer: aiohttp.ClientResponse) -> bytes:
     return body[:_MOST_BODY]
 
 
-def _judge(answer: aiohttp.ClientResponse, body: str) -> None:
+def _evaluate(answer: aiohttp.ClientResponse, body: str) -> None:
     status = answer.status
     if 200 <= status < 300:
         return

@@ -20,7 +20,12 @@ def build(settings: Settings, _: Topology) -> Service:
         ConfigurationError: PENSTOCK_JOBS names something that cannot be imported or is no service.
     """
     service = Service("worker")
-    for jobs in (ticket.jobs, http_request.jobs, demo.jobs, *load_services(settings.jobs, variable="PENSTOCK_JOBS")):
+    for jobs in (
+        ticket.jobs,
+        http_request.jobs(settings),
+        demo.jobs,
+        *load_services(settings.jobs, variable="PENSTOCK_JOBS"),
+    ):
         service.include(jobs)
     service.on_outcome(functools.partial(report.outcome, ttl=settings.job_ttl))
     if settings.job_started:

@@ -23,6 +23,7 @@ from penstock.cli.http import is_ready, url
 from penstock.cli.session import run
 from penstock.cli.terminal import console
 from penstock.errors import ConfigurationError
+from penstock.redis.connection import hide_password
 from penstock.settings import Settings, redis_url
 from penstock.topology import load
 
@@ -45,7 +46,7 @@ def demo() -> None:
         if alone:
             out.print("No mesh is running here: starting one for the demo ...", style="dim")
             settings = stack.enter_context(_mesh(settings))
-        out.print(f"gateway {url(settings)}, Redis {redis_url(settings)}", style="dim")
+        out.print(f"gateway {url(settings)}, Redis {hide_password(redis_url(settings))}", style="dim")
         storyteller = Storyteller(settings, out, alone=alone)
         broken = run(storyteller.run())
     if broken:
