@@ -93,9 +93,11 @@ def check_url(url: str) -> None:
     Raises:
         ConfigurationError: with the forms that are.
     """
+    from redis.connection import parse_url  # noqa: PLC0415 - as in `client`
+
     try:
         understood = urlsplit(url).scheme in SCHEMES
-        redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+        parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:
         understood = False
     if not understood:
