@@ -2,6 +2,7 @@
 
     $ penstock run webhook_receiver:service
 
+The gateway runs with PENSTOCK_DEMO_WEBHOOK=true, which lets the secret of streams.yaml do, or with CARRIER_SECRET.
 `POST /webhooks/carrier` with `{"status": "delivered", "parcel": "P-1"}` becomes `parcel.delivered` (`webhooks` in
 streams.yaml). On `facts` then:
 

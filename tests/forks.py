@@ -30,6 +30,7 @@ _ROOT = Path(__file__).parent.parent
 _SERVICES = ("alerts", "gateway", "metrics", "notifier", "worker")
 _MOST = 200_000  # bytes of a request: arguments and environment
 _SUBREAPER = 36  # prctl(2), PR_SET_CHILD_SUBREAPER
+_one_at_a_time = threading.Lock()  # of the threads of a test
 
 
 class Forked(subprocess.Popen[bytes]):
@@ -46,16 +47,18 @@ def start(
     arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path = _ROOT, stdin: int, stdout: int, stderr: int
 ) -> subprocess.Popen[bytes]:
     """Run `python -m <arguments>` in a session of its own; the last three are file descriptors."""
-    request = {"arguments": list(arguments), "env": dict(env), "cwd": str(cwd)}
-    seed = _seed()
-    _adopt(orphans=True)
-    try:
-        socket.send_fds(seed, [json.dumps(request).encode()], [stdin, stdout, stderr])
-        pid, forked = int(seed.recv(32)), seed.recv(32)
-    finally:
-        _adopt(orphans=False)
-    assert forked == b"forked"
-    return Forked(pid, arguments)
+    request = json.dumps({"arguments": list(arguments), "env": dict(env), "cwd": str(cwd)})
+    ours, theirs = socket.socketpair()
+    with ours, _one_at_a_time:
+        with theirs:
+            _adopt(orphans=True)
+            socket.send_fds(_seed(), [request.encode()], [theirs.fileno(), stdin, stdout, stderr])
+        try:
+            with ours.makefile() as answer:
+                pid = answer.read()  # to its end: whoever forked it has ended, and the program is ours
+        finally:
+            _adopt(orphans=False)
+    return Forked(int(pid), arguments)
 
 
 def run(
@@ -105,20 +108,21 @@ def _adopt(*, orphans: bool) -> None:
 def _serve(seed: socket.socket) -> list[str]:
     """Fork a program for each request; return its arguments in the fork, and exit at the end of this test run."""
     while True:
-        message, files, _, _ = socket.recv_fds(seed, _MOST, 3)
+        message, files, _, _ = socket.recv_fds(seed, _MOST, 4)
         if not message:
             os._exit(0)
+        answer = files.pop(0)
         between = os.fork()  # its end makes the program a child of who asked
         if between == 0:
             program = os.fork()
             if program == 0:
                 seed.close()
+                os.close(answer)
                 return _become(json.loads(message), files)
-            seed.send(str(program).encode())
+            os.write(answer, str(program).encode())
             os._exit(0)
         os.waitpid(between, 0)
-        seed.send(b"forked")
-        for file in files:
+        for file in (answer, *files):
             os.close(file)
 
 

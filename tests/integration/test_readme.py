@@ -47,7 +47,10 @@ def test_the_service_in_two_files_does_what_is_said_of_it(server: Server, raw: A
 def test_the_ways_in_lead_to_completed_jobs(holding: str, jobs: int, server: Server, raw: Any, tmp_path: Path) -> None:
     script = block("sh", holding)
     env = {"REDIS_URL": server.url}
-    with running_gateway(server, tmp_path) as gateway, service_process("-m", "penstock_services.worker", env=env):
+    with (
+        running_gateway(server, tmp_path, PENSTOCK_DEMO_WEBHOOK="true") as gateway,
+        service_process("-m", "penstock_services.worker", env=env),
+    ):
         script = script.replace("127.0.0.1:8080", f"127.0.0.1:{gateway.port}")
         script = script.replace("redis-cli ", f"redis-cli -s {server.socket} ")
         done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=True)
