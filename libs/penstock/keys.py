@@ -72,6 +72,11 @@ class Keys(msgspec.Struct, frozen=True):
         return self.state("worker", f"job:{event_id}")
 
     @property
+    def topology(self) -> str:
+        """The topology that the running services go by."""
+        return f"{self.prefix}topology"
+
+    @property
     def replayed(self) -> str:
         """Dead letters that were replayed: entry id to time."""
         return f"{self.prefix}dlq:replayed"

@@ -17,6 +17,9 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Unhandled = Literal["dead", "skip"]
 
 
+_TAKEN = ("topology", "breakers")
+
+
 class Retention(Section, frozen=True, kw_only=True):
     """How much of a stream is kept once every group is done with it, declared here or not.
 
@@ -186,6 +189,11 @@ class Topology(Section, frozen=True, kw_only=True):
         return [name for name, service in self.services.items() if stream in service.consumes]
 
 
+def is_given(path: Path | str | None = None) -> bool:
+    """Return whether there is a streams.yaml of the user's own: at `path`, or here."""
+    return bool(path) or Path(FILE).exists()
+
+
 def load(path: Path | str | None = None) -> Topology:
     """Read the topology from `path`, else ./streams.yaml, else the one that ships with Penstock.
 
@@ -215,6 +223,11 @@ def _problems(topology: Topology) -> list[str]:
     problems: list[str] = []
     for kind in ("streams", "services", "webhooks", "clients"):
         problems += [f"{kind}.{name}: {NAME_RULE}" for name in getattr(topology, kind) if not is_name(name)]
+    problems += [
+        f"streams.{name}: Penstock itself has a key of this name; call the stream otherwise"
+        for name in topology.streams
+        if name in _TAKEN
+    ]
     problems += _retention_problems(topology)
     known = {*topology.streams, DEAD_LETTERS}
     for name, service in topology.services.items():

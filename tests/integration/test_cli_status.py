@@ -41,9 +41,9 @@ def test_every_unsettled_event_is_counted_in_one_place(cli: Cli, raw: Any) -> No
     state = cli.json("status")
 
     assert state["streams"] == [
-        {"name": "ingest", "length": 10, "scheduled": 0},
-        {"name": "events", "length": 0, "scheduled": 1},
-        {"name": "dlq", "length": 3, "scheduled": 0},
+        {"name": "ingest", "length": 10, "scheduled": 0, "declared": True},
+        {"name": "events", "length": 0, "scheduled": 1, "declared": True},
+        {"name": "dlq", "length": 3, "scheduled": 0, "declared": True},
     ]
     assert state["groups"] == [
         {

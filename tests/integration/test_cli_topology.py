@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.command_line import Cli
+from tests.forks import run
+from tests.processes import eventually, service_process
 from tests.servers import Server, free_port
 
 
@@ -43,12 +45,51 @@ def test_each_difference_is_named_with_what_to_do(cli: Cli, raw: Any) -> None:
         assert difference["message"] in shown.stdout
 
 
+def test_advice_counts_the_work_that_it_would_destroy(cli: Cli, raw: Any) -> None:
+    raw.xgroup_create("old", "worker", "0", mkstream=True)
+    raw.xadd("old", {"type": "t"})
+    raw.xadd("old:worker:retry", {"type": "t"})
+    raw.zadd("old:worker:delayed", {"packed": 1e15, "another": 1e15})
+    raw.zadd("ingest:gone:delayed", {"packed": 1e15})
+    by_stream = {one["stream"]: one for one in cli.json("topology", "check", code=1)["differences"]}
+
+    assert by_stream["old"]["kind"] == "undeclared-stream"
+    assert "it holds 1 entries, worker has 4 events of it to do" in by_stream["old"]["message"]
+    assert "loses them" in by_stream["old"]["message"]
+    group = by_stream["ingest"]
+    shown = cli.json("status")
+    assert (group["kind"], group["group"]) == ("undeclared-group", "gone")
+    assert "has 1 events to do" in group["message"]
+    (state,) = (one for one in shown["groups"] if one["stream"] == "old")
+    assert (state["lag"], state["retry"], state["delayed"]) == (1, 1, 2)
+    assert "old (not in streams.yaml)" in cli("status").stdout
+
+
+def test_a_group_that_is_declared_abandoned_is_no_difference(cli: Cli, raw: Any) -> None:
+    Path(cli.env["PENSTOCK_TOPOLOGY"]).write_text("streams: {ingest: {abandoned: [stranger]}}")
+    raw.xgroup_create("ingest", "stranger", "0", mkstream=True)
+    assert cli.json("topology", "check") == {"ok": True, "differences": []}
+
+
+def test_without_a_file_the_topology_is_the_one_that_the_services_keep(cli: Cli, raw: Any, tmp_path: Path) -> None:
+    file = Path(cli.env.pop("PENSTOCK_TOPOLOGY"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    env = {**cli.env, "PENSTOCK_TOPOLOGY": str(file), "PENSTOCK_JOBS": "tests.integration.script_jobs:jobs"}
+    with service_process("-m", "penstock_services.worker", env=env):
+        eventually(lambda: raw.exists("topology", "ingest:worker:retry") == 2)
+    found = run(["penstock", "topology", "check"], env=cli.env, cwd=elsewhere)
+
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.startswith("no streams.yaml here; the topology in Redis is sound: 3 streams, 1 services")
+
+
 def test_only_streams_under_our_prefix_are_ours(cli: Cli, raw: Any) -> None:
     raw.xadd("other-mesh", {"type": "t"})
     raw.xadd("m1:lost", {"type": "t"})
     cli.env["PENSTOCK_PREFIX"] = "m1:"
     found = cli.json("topology", "check", code=1)["differences"]
-    assert [one["stream"] for one in found if one["kind"] == "undeclared-stream"] == ["m1:lost"]
+    assert [one["stream"] for one in found if one["kind"] == "undeclared-stream"] == ["lost"]
 
 
 def test_the_file_alone_needs_no_redis(tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+import structlog
+
 from penstock.errors import Unavailable
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, hide_password, unavailable
 from penstock.redis.lanes import Lanes
 from penstock.settings import Settings, redis_url
+from penstock.streams.running_topology import stored
 from penstock.telemetry import logs
-from penstock.topology import Topology, load
+from penstock.topology import Topology, is_given, load
 
 T = TypeVar("T")
+_log = structlog.get_logger("penstock.cli")
 
 
 class Session:
@@ -32,20 +36,33 @@ class Session:
 async def session() -> AsyncIterator[Session]:
     """Connect to the mesh that the environment and streams.yaml describe.
 
+    Where there is no streams.yaml, the topology is the one that the running services keep in Redis.
+
     Raises:
         ConfigurationError: the environment or streams.yaml is wrong.
         Unavailable: Redis does not answer; the message says where it was looked for.
     """
     settings = Settings.from_env()
     logs.configure(level=settings.log_level, form=settings.log_format)
-    topology = load(settings.topology)
     url = redis_url(settings)
     lanes = Lanes(url, name="penstock-cli")
     try:
         await _greet(lanes.client(), url)
-        yield Session(settings, topology, lanes.client())
+        yield Session(settings, await _topology(settings, lanes.client()), lanes.client())
     finally:
         await lanes.aclose()
+
+
+async def _topology(settings: Settings, redis: AsyncRedis) -> Topology:
+    if is_given(settings.topology):
+        return load(settings.topology)
+    running = await stored(redis, Keys(settings.prefix))
+    if running is None:
+        _log.warning(
+            "no streams.yaml here, and no service has kept its own in Redis: assuming the one that ships with "
+            "Penstock; go to your project's folder, or set PENSTOCK_TOPOLOGY"
+        )
+    return running or load()
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:

@@ -10,6 +10,7 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json, print_table
+from penstock.mesh.drift import undeclared
 from penstock.mesh.state import GroupState, MeshState, ServerState, mesh_state
 
 _COUNTS = ("lag", "pending", "delayed", "retry", "dead", "consumers")
@@ -21,7 +22,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for 
     lag: never delivered; pending: in flight; delayed: waiting for the next try; retry: due for it;
     dead: dead letters not replayed; consumers: processes alive.
 
-    JSON: {"redis": {"name", "version", "uptime", "memory"}, "streams": [{"name", "length", "scheduled"}],
+    JSON: {"redis": {"name", "version", "uptime", "memory"}, "streams": [{"name", "length", "scheduled", "declared"}],
     "groups": [{"stream", "group", "lag", "pending", "delayed", "retry", "dead", "consumers", "declared",
     "exists"}]}.
     """
@@ -34,7 +35,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for 
 
 async def _look() -> MeshState:
     async with session() as here:
-        return await mesh_state(here.redis, here.keys, here.topology)
+        beyond = await undeclared(here.redis, here.keys, here.topology)
+        return await mesh_state(here.redis, here.keys, here.topology, undeclared=beyond)
 
 
 def _print(found: MeshState) -> None:
@@ -45,7 +47,7 @@ def _print(found: MeshState) -> None:
     rows = []
     for stream in found.streams:
         length = f"{stream.length}" + (f" +{stream.scheduled} scheduled" if stream.scheduled else "")
-        first = [stream.name, length]
+        first = [stream.name if stream.declared else f"{stream.name} (not in streams.yaml)", length]
         for group in by_stream[stream.name]:
             rows.append([*first, _name(group), *_counts(group)])
             first = ["", ""]

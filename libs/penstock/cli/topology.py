@@ -11,7 +11,7 @@ from penstock.cli.terminal import console, print_json
 from penstock.cli.up.programs import programs
 from penstock.mesh.drift import Difference, drift
 from penstock.settings import Settings
-from penstock.topology import Topology, load
+from penstock.topology import FILE, Topology, is_given, load
 
 app = typer.Typer(name="topology", help="Check streams.yaml.", no_args_is_help=True)
 
@@ -28,35 +28,42 @@ def check(
 ) -> None:
     """Check streams.yaml as a whole and compare it with the live Redis.
 
-    Exits with 1 if they differ: a group that does not exist yet, one that streams.yaml does not know (retention
-    does not wait for it), a stream that nobody declares.
+    Exits with 1 if they differ: a group that does not exist yet, one that streams.yaml does not know, a stream that
+    nobody declares. Without a streams.yaml it checks the topology that the running services keep in Redis.
 
     JSON: {"ok", "differences": [{"kind", "stream", "group", "message"}]}.
     """
-    topology = load(Settings.from_env().topology)
-    if any(spec.run for spec in topology.services.values()):
-        programs(topology)
-    differences = [] if file_only else run(_compare())
+    given = Settings.from_env().topology
+    differences: list[Difference] = []
+    if file_only or is_given(given):
+        name, topology = FILE, load(given)
+        if any(spec.run for spec in topology.services.values()):
+            programs(topology)
+        if not file_only:
+            differences = run(_compare())[1]
+    else:
+        name = "no streams.yaml here; the topology in Redis"
+        topology, differences = run(_compare())
     if as_json:
         print_json({"ok": not differences, "differences": differences})
     else:
-        _print(topology, differences, file_only=file_only)
+        _print(name, topology, differences, file_only=file_only)
     if differences:
         raise typer.Exit(1)
 
 
-async def _compare() -> list[Difference]:
+async def _compare() -> tuple[Topology, list[Difference]]:
     async with session() as here:
-        return await drift(here.redis, here.keys, here.topology)
+        return here.topology, await drift(here.redis, here.keys, here.topology)
 
 
-def _print(topology: Topology, differences: list[Difference], *, file_only: bool) -> None:
+def _print(name: str, topology: Topology, differences: list[Difference], *, file_only: bool) -> None:
     out = console()
     groups = sum(len(spec.consumes) for spec in topology.services.values())
     size = f"{len(topology.streams)} streams, {len(topology.services)} services, {groups} groups"
     if not differences:
-        out.print(f"streams.yaml is sound: {size}" + ("" if file_only else "; Redis agrees"))
+        out.print(f"{name} is sound: {size}" + ("" if file_only else "; Redis agrees"))
         return
-    out.print(f"streams.yaml is sound: {size}; Redis differs:")
+    out.print(f"{name} is sound: {size}; Redis differs:")
     for difference in differences:
         out.print(f"  {difference.message}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
 
 from penstock.keys import Keys
-from penstock.mesh.state import mesh_state
+from penstock.mesh.state import GroupState, StreamState, Undeclared, mesh_state
 from penstock.redis.connection import AsyncRedis
 from penstock.topology import Topology
 
 _SCAN_COUNT = 1_000
+_STREAM = re.compile(r"(?P<stream>[^:]+)(?::(?P<group>[^:]+):retry)?")
+_PUT_OFF = re.compile(r"(?!state:)(?P<stream>[^:]+):(?:(?P<group>[^:]+):delayed|scheduled)")
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -29,23 +32,37 @@ async def drift(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Diff
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
-    found = await mesh_state(client, keys, topology)
+    found = await mesh_state(client, keys, topology, undeclared=await undeclared(client, keys, topology))
     differences = []
-    for state in found.groups:
-        if not state.declared:
-            differences.append(_undeclared_group(state.stream, state.group))
-        elif not state.exists:
-            differences.append(_missing_group(state.stream, state.group, state.lag))
-    known = {keys.stream(name) for name in topology.streams}
-    known |= {keys.retry(name, group) for name in topology.streams for group in topology.groups(name)}
-    unknown = await _streams(client, keys) - known
-    return differences + [_undeclared_stream(key) for key in sorted(unknown)]
+    for stream in found.streams:
+        groups = [state for state in found.groups if state.stream == stream.name]
+        if not stream.declared:
+            differences.append(_undeclared_stream(stream, groups))
+            continue
+        for state in groups:
+            if not state.declared and state.group not in topology.streams[state.stream].abandoned:
+                differences.append(_undeclared_group(state))
+            elif state.declared and not state.exists:
+                differences.append(_missing_group(state.stream, state.group, state.lag))
+    return differences
 
 
-async def _streams(client: AsyncRedis, keys: Keys) -> set[str]:
-    ours = _literal(keys.prefix) + "*"
-    found = client.scan_iter(match=ours, count=_SCAN_COUNT, _type="STREAM")
-    return {key.decode(errors="replace") async for key in found}
+async def undeclared(client: AsyncRedis, keys: Keys, topology: Topology) -> Undeclared:
+    """Look through all keys for streams, and for groups with work put off, that the topology does not know.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
+    found: Undeclared = {}
+    for kind, pattern in (("STREAM", _STREAM), ("ZSET", _PUT_OFF)):
+        async for key in client.scan_iter(match=_literal(keys.prefix) + "*", count=_SCAN_COUNT, _type=kind):
+            parts = pattern.fullmatch(key.decode(errors="replace").removeprefix(keys.prefix))
+            if parts is None:
+                continue
+            stream, group = parts["stream"], parts["group"]
+            if stream not in topology.streams or (group and group not in topology.groups(stream)):
+                found.setdefault(stream, set()).update([group] if group else [])
+    return found
 
 
 def _literal(prefix: str) -> str:
@@ -62,20 +79,27 @@ def _missing_group(stream: str, group: str, waiting: int) -> Difference:
     )
 
 
-def _undeclared_group(stream: str, group: str) -> Difference:
+def _undeclared_group(state: GroupState) -> Difference:
+    stream, group, work = state.stream, state.group, state.unsettled
     return Difference(
         "undeclared-group",
         stream,
         group,
-        f"{stream}: group {group} is not in streams.yaml: declare a service {group} that consumes {stream}; "
-        f"or if nobody uses it any more, name it under streams.{stream}.abandoned, or remove it (XGROUP DESTROY)",
+        f"{stream}: group {group} is not in streams.yaml and has {work} events to do: declare a service {group} that "
+        f"consumes {stream}; if nobody uses it any more, name it under streams.{stream}.abandoned or remove it (XGROUP "
+        f"DESTROY{', which loses them' if work else ''})",
     )
 
 
-def _undeclared_stream(key: str) -> Difference:
+def _undeclared_stream(stream: StreamState, groups: list[GroupState]) -> Difference:
+    work = [f"{state.group} has {state.unsettled} events of it to do" for state in groups if state.unsettled]
+    work += [f"{stream.scheduled} more are scheduled"] if stream.scheduled else []
+    keys = " and their keys" if groups or stream.scheduled else ""
+    advice = f"declare it to have them done; deleting it{keys} loses them" if work else "declare it, or delete it (DEL)"
+    holds = ", ".join([f"it holds {stream.length} entries", *work])
     return Difference(
         "undeclared-stream",
-        key,
+        stream.name,
         None,
-        f"{key}: no stream of this key is in streams.yaml, so no service reads it: declare it, or delete it (DEL)",
+        f"{stream.name}: no stream of this name is in streams.yaml, so no service reads it; {holds}: {advice}",
     )

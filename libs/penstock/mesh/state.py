@@ -32,6 +32,7 @@ class StreamState(msgspec.Struct, frozen=True):
     name: str
     length: int
     scheduled: int
+    declared: bool = True
 
 
 class GroupState(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,11 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True):
     declared: bool
     exists: bool
 
+    @property
+    def unsettled(self) -> int:
+        """How many events it has yet to settle."""
+        return self.lag + self.pending + self.delayed + self.retry
+
 
 class MeshState(msgspec.Struct, frozen=True):
     """The whole mesh."""
@@ -63,19 +69,26 @@ class MeshState(msgspec.Struct, frozen=True):
     groups: list[GroupState]
 
 
-async def mesh_state(client: AsyncRedis, keys: Keys, topology: Topology) -> MeshState:
-    """Read the state of every declared stream and of every group there is or should be on it.
+Undeclared = dict[str, set[str]]
+"""Streams, and groups of each, that are in Redis and not in the topology; a group may be there by its retries alone."""
+
+
+async def mesh_state(
+    client: AsyncRedis, keys: Keys, topology: Topology, *, undeclared: Undeclared | None = None
+) -> MeshState:
+    """Read the state of every declared stream, and of those `undeclared`, with every group there is or should be on it.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
     dead = await _count_dead(client, keys)
     streams, groups = [], []
-    for name in topology.streams:
-        state, infos = await _stream(client, keys, name)
+    beyond = undeclared or {}
+    for name in [*topology.streams, *sorted(beyond.keys() - topology.streams.keys())]:
+        state, infos = await _stream(client, keys, name, declared=name in topology.streams)
         streams.append(state)
         declared = topology.groups(name)
-        for group in dict.fromkeys([*declared, *infos]):
+        for group in dict.fromkeys([*declared, *infos, *sorted(beyond.get(name, ()))]):
             counts = await _counts(client, keys, state, group, infos.get(group))
             groups.append(
                 GroupState(
@@ -101,7 +114,7 @@ async def _server(client: AsyncRedis) -> ServerState:
     )
 
 
-async def _stream(client: AsyncRedis, keys: Keys, name: str) -> tuple[StreamState, dict[str, Any]]:
+async def _stream(client: AsyncRedis, keys: Keys, name: str, *, declared: bool) -> tuple[StreamState, dict[str, Any]]:
     """Return a stream's state and what the server says of its groups, by name."""
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.xlen(keys.stream(name))
@@ -109,7 +122,7 @@ async def _stream(client: AsyncRedis, keys: Keys, name: str) -> tuple[StreamStat
         pipeline.xinfo_groups(keys.stream(name))
         replies = await pipeline.execute(raise_on_error=False)
     length, scheduled, infos = (_unless_missing(reply) for reply in replies)
-    return StreamState(name, length, scheduled), {info["name"].decode(): info for info in infos or ()}
+    return StreamState(name, length or 0, scheduled, declared), {info["name"].decode(): info for info in infos or ()}
 
 
 async def _counts(

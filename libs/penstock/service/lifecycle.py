@@ -32,6 +32,7 @@ from penstock.streams.publish import Publisher, check_durability
 from penstock.streams.read import Reader
 from penstock.streams.rescue import Rescuer
 from penstock.streams.retention import Retention
+from penstock.streams.running_topology import store
 from penstock.telemetry import logs
 from penstock.telemetry.setup import telemetry
 from penstock.telemetry.spans import NullTelemetry, Telemetry
@@ -90,6 +91,7 @@ async def _runtime(
     try:
         await wait_until_ready(redis, url)
         await check_server(redis)
+        await store(redis, Keys(settings.prefix), topology)
         durability = await check_durability(redis, settings.durability)
         publisher = Publisher(
             redis,
