@@ -14,10 +14,21 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 
 from penstock.config import Duration
-from penstock_services.notifier.channels import AnyChannel, Discord, Email, Slack, Telegram, Webhook
+from penstock_services.notifier.channels import (
+    AnyChannel,
+    Discord,
+    Email,
+    Ntfy,
+    Opsgenie,
+    PagerDuty,
+    Slack,
+    Teams,
+    Telegram,
+    Webhook,
+)
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests import standins
-from tests.alerts import RESOLVED, make_delivery
+from tests.alerts import ALERT, RESOLVED, make_alert, make_delivery
 from tests.processes import ROOT
 from tests.standins import Reply, StandIn, refusal
 
@@ -444,3 +455,51 @@ async def test_410_disables_a_webhook() -> None:
 
         assert isinstance(failure, SendRefused)
         assert failure.gone
+
+
+# Vendors whose alerts have a life of their own
+
+
+def vendors(server: StandIn) -> dict[str, AnyChannel]:
+    return {
+        "pagerduty": PagerDuty(routing_key="0123456789abcdef0123456789abcdef", api=server.base),
+        "opsgenie": Opsgenie(key="eb243592-faa2", api=server.base),
+        "teams": Teams(url=server.base),
+        "ntfy": Ntfy(topic="ops", server=server.base, token="tk_0123456789"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["pagerduty", "opsgenie", "teams", "ntfy"])
+async def test_a_vendor_takes_begin_acknowledgement_and_end(kind: str) -> None:
+    with StandIn() as server:
+        server.answer = lambda: Reply(200 if kind in ("ntfy", "teams") else 202, "{}")
+        channel = vendors(server)[kind]
+        for alert in (ALERT, make_alert(acknowledged_by="ann"), RESOLVED):
+            await channel.send(make_delivery(alert), allow_private=True)
+
+        paths = [request.path.partition("?")[0].rpartition("/")[2] for request in server.requests]
+        assert paths == {"pagerduty": ["enqueue"] * 3, "opsgenie": ["alerts", "acknowledge", "close"]}.get(
+            kind, [""] * 3
+        )
+        sent = server.requests[0].headers.get("authorization", "")
+        assert sent == {"opsgenie": "GenieKey eb243592-faa2", "ntfy": "Bearer tk_0123456789"}.get(kind, "")
+
+
+@pytest.mark.parametrize("kind", ["pagerduty", "opsgenie", "teams", "ntfy"])
+async def test_a_vendors_refusal_is_final_and_its_haste_is_not(kind: str) -> None:
+    with StandIn() as server:
+        server.script.extend([Reply(400, "no"), Reply(429, "", {"Retry-After": "7"}), Reply(500)])
+        channel = vendors(server)[kind]
+        refused, busy, broken = [await fail(channel) for _ in range(3)]
+
+    assert isinstance(refused, SendRefused)
+    assert (isinstance(busy, SendRefused), busy.after) == (False, 7.0)
+    assert not isinstance(broken, SendRefused)
+
+
+async def test_what_teams_refuses_with_a_200_is_no_success() -> None:
+    with StandIn() as server:
+        server.script.append(Reply(200, "Webhook message delivery failed with error: returned HTTP error 429"))
+        failure = await fail(Teams(url=server.base))
+
+    assert (isinstance(failure, SendRefused), failure.code) == (False, 429)

@@ -42,13 +42,14 @@ def test_the_examples_in_the_file_that_ships_are_sound() -> None:
     config = read(
         text,
         SLACK_OPS_URL=SLACK,
+        PAGERDUTY_KEY="0123456789abcdef0123456789abcdef",
         DISCORD_DEV_URL="https://discord.com/api/webhooks/1/x",
         ON_CALL_BOT_TOKEN="1:x",
         MAIL_PASSWORD="p",
         PAGER_SECRET="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     )
 
-    assert len(config.channels) == 6
+    assert len(config.channels) == 7
     assert len(config.routes) == 2
 
 

@@ -41,15 +41,8 @@ class Apprise(Channel, frozen=True, kw_only=True, tag="apprise"):
 
     def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return what apprise is given."""
-        message = delivery.message
-        lines = [message.text, "", *(f"{fact.name}: {fact.value}" for fact in message.facts)]
-        for name, items in (("Labels", message.labels), ("Traces", message.traces)):
-            if items:
-                lines.append(f"{name}: {', '.join(items)}")
-        lines += [f"Runbook: {message.runbook}"] if message.runbook else []
-        lines += ["", *message.notices] if message.notices else []
         kind = "success" if delivery.resolved else _KINDS[delivery.alert.severity]
-        return {"title": message.title, "body": "\n".join(lines), "notify_type": kind}
+        return {"title": delivery.message.title, "body": delivery.message.plain, "notify_type": kind}
 
     async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
         """Notify, without retries or redirects of apprise's own."""

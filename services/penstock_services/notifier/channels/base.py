@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from penstock.schemas import Alert
 from penstock_services.notifier.message.message import Message, web_address
 from penstock_services.notifier.message.templates import Templates
 
+T = TypeVar("T")
 _LONGEST_TIMEOUT = 300.0
 _PERIODS = {"s": 1.0, "min": 60.0, "h": 3_600.0}
 _RATE = re.compile(r"([1-9]\d{0,2})/(s|min|h)")
@@ -70,6 +71,12 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     def resolved(self) -> bool:
         """Whether it says that the alert is over."""
         return self.alert.status == "resolved"
+
+    def choose(self, fires: T, acknowledged: T, resolved: T) -> T:
+        """Return what fits the change that it tells of."""
+        if self.resolved:
+            return resolved
+        return acknowledged if self.alert.acknowledged_by else fires
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -158,6 +165,11 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbi
             SendRefused: it will not.
         """
         raise NotImplementedError
+
+
+def fingerprint_key(delivery: Delivery) -> str:
+    """Return a key for one episode of an alert, the same for all its changes, of at most 64 characters."""
+    return f"penstock-{hashlib.blake2b(delivery.episode.encode(), digest_size=16).hexdigest()}"
 
 
 def checked_url(url: str) -> None:

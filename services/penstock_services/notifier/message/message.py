@@ -53,6 +53,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         """Return the text, headed by more of the title where only `title_limit` of it can be shown above."""
         return f"{cut(self.title, _MOST_TITLE)}\n\n{self.text}" if len(self.title) > title_limit else self.text
 
+    @property
+    def plain(self) -> str:
+        """All of it but the title, in lines."""
+        said = [self.text, "", *(f"{fact.name}: {fact.value}" for fact in self.facts)]
+        for name, items in (("Labels", self.labels), ("Traces", self.traces)):
+            if items:
+                said.append(f"{name}: {', '.join(items)}")
+        said += [f"Runbook: {self.runbook}"] if self.runbook else []
+        return "\n".join([*said, *(["", *self.notices] if self.notices else [])])
+
 
 class Remarks(msgspec.Struct, frozen=True, kw_only=True):
     """What a message says beside its alert: earlier changes it stands for, and the channel it replaces.
