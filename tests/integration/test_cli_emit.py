@@ -76,6 +76,7 @@ def test_a_job_is_queued_then_running_then_what_its_record_says(cli: Cli, raw: A
         "duration": 0.25,
         "queue_wait": None,
         "trace_id": None,
+        "tenant": None,
     }
     shown = cli("job", job_id).stdout
     assert f"{job_id} dead" in shown
