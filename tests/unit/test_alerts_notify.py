@@ -200,6 +200,19 @@ def test_another_severity_is_told_at_once(severity: str) -> None:
     assert mesh.told[1] == "repeated lag ingest/worker"
 
 
+def test_an_acknowledgement_does_not_hold_for_another_severity() -> None:
+    mesh = Mesh(rules_text(lag=LAG))
+    mesh.window(lag(40))
+    mesh.acknowledge(mesh.last.fingerprint)
+    mesh.window(lag(40))
+    mesh.use(rules_text(lag=f"{LAG}\nseverity: critical"))
+    mesh.window(lag(40))
+
+    assert mesh.told == [f"{what} lag ingest/worker" for what in ("triggered", "acknowledged", "repeated")]
+    assert mesh.last.acknowledged_by is None
+    assert len(mesh.state.acknowledgements) == 0
+
+
 def test_what_is_acknowledged_is_told_once_and_repeated_no_more() -> None:
     mesh = Mesh(rules_text(lag=LAG + "\nrepeat: 1h"))
     mesh.window(lag(40))

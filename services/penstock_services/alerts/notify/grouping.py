@@ -29,8 +29,7 @@ def notify(rules: Rules, state: AlertState, now: float) -> None:
     firing = [record for _, record in state.alerts.items() if record.state == "firing"]
     why = suppressed(firing, [silence for _, silence in state.silences.items()], rules.inhibit, now)
     groups = _grouped(rules, firing)
-    taken_on = _acknowledged(state, groups)
-    _mark(state, why, {record.fingerprint: ack.by for key, ack in taken_on.items() for record in groups[key]})
+    said = _said(state, groups)
     notices = sorted(state.notices.items(), key=lambda row: (row[1].alert.rule, *row[1].alert.labels.values()))
     for key, notice in notices:
         if key not in groups:
@@ -39,9 +38,10 @@ def notify(rules: Rules, state: AlertState, now: float) -> None:
         audible = [record for record in members if record.fingerprint not in why]
         _forget_members_that_ended(state, key, members)
         if audible:
-            _notify_of(rules.rules[audible[0].rule], state, key, audible, acknowledged=key in taken_on, now=now)
-        if key in taken_on:
-            _acknowledge(state, key, taken_on[key])
+            _notify_of(rules.rules[audible[0].rule], state, key, audible, acknowledged=key in said, now=now)
+        if key in said:
+            _acknowledge(state, key, said[key])
+    _mark(state, groups, why)
 
 
 def _grouped(rules: Rules, firing: Sequence[AlertRecord]) -> dict[str, list[AlertRecord]]:
@@ -52,10 +52,13 @@ def _grouped(rules: Rules, firing: Sequence[AlertRecord]) -> dict[str, list[Aler
     return groups
 
 
-def _acknowledged(state: AlertState, groups: _Groups) -> dict[str, Acknowledgement]:
-    """Return who has taken on which group; forget what was said of alerts that do not fire any more."""
+def _said(state: AlertState, groups: _Groups) -> dict[str, Acknowledgement]:
+    """Return who takes on which group, from now on; forget what is said of alerts that do not fire, or so no more."""
     found: dict[str, Acknowledgement] = {}
     for key, members in groups.items():
+        notice = state.notices.get(key)
+        if notice and notice.alert.severity != members[0].severity:
+            continue  # what was taken on was something else
         for fingerprint in (key, *(record.fingerprint for record in members)):
             if said := state.acknowledgements.get(fingerprint):
                 found.setdefault(key, said)
@@ -66,7 +69,15 @@ def _acknowledged(state: AlertState, groups: _Groups) -> dict[str, Acknowledgeme
     return found
 
 
-def _mark(state: AlertState, why: Mapping[str, str], by: Mapping[str, str]) -> None:
+def _mark(state: AlertState, groups: _Groups, why: Mapping[str, str]) -> None:
+    """Note on each alert why nobody is notified of it, and who has taken it on."""
+    notices = {key: state.notices.get(key) for key in groups}
+    by = {
+        record.fingerprint: notice.alert.acknowledged_by
+        for key, notice in notices.items()
+        if notice is not None
+        for record in groups[key]
+    }
     for key, record in state.alerts.items():
         marked = msgspec.structs.replace(record, suppressed=why.get(key), acknowledged_by=by.get(key))
         state.alerts.put(key, marked)
@@ -91,13 +102,12 @@ def _notify_of(
         state.record(of_notification("notified", alert, state.clock))
         known = ever = names
     elif _is_due(rule, notice, alert, names, acknowledged=acknowledged, now=now):
-        before = notice.alert  # fingerprint and `since` name the episode: they stay
-        alert = msgspec.structs.replace(
-            alert,
-            since=before.since,
-            acknowledged_by=before.acknowledged_by,
-            acknowledged_at=before.acknowledged_at,
-        )
+        before = notice.alert
+        alert = msgspec.structs.replace(alert, since=before.since)  # it names the episode, with the fingerprint
+        if before.severity == alert.severity:  # else it is not what somebody has taken on
+            alert = msgspec.structs.replace(
+                alert, acknowledged_by=before.acknowledged_by, acknowledged_at=before.acknowledged_at
+            )
         state.outbox.append((REPEATED, alert))
         state.record(of_notification("renotified", alert, state.clock))
         known, ever = names.union(notice.known), names.union(notice.members)
@@ -113,12 +123,16 @@ def _is_due(rule: Rule, notice: Notice, alert: Alert, names: set[str], *, acknow
         return True  # others may have to know now
     if names.difference(notice.known):
         return now - notice.sent >= _GROUP_INTERVAL
-    return not acknowledged and now - notice.sent >= rule.repeat
+    taken_on = acknowledged or before.acknowledged_by is not None
+    return not taken_on and now - notice.sent >= rule.repeat
 
 
 def _acknowledge(state: AlertState, key: str, said: Acknowledgement) -> None:
     notice = state.notices.get(key)
-    if notice is None or notice.alert.acknowledged_by is not None:
+    if notice is None:
+        return  # nobody was notified of it yet
+    state.acknowledgements.drop(said.fingerprint)
+    if notice.alert.acknowledged_by is not None:
         return
     alert = msgspec.structs.replace(notice.alert, acknowledged_by=said.by, acknowledged_at=rfc3339(said.at))
     state.outbox.append((ACKNOWLEDGED, alert))
