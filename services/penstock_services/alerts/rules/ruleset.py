@@ -83,6 +83,7 @@ class Ruleset:
                 await _first_of(asked, runtime.stopping)
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     async def _look(self, store: AlertStore, *, again: bool) -> None:
         seen = self._seen
