@@ -11,7 +11,8 @@ import pytest
 
 from tests.chaos.torture import experiment
 from tests.chaos.torture.behaviour import FOR_EVER
-from tests.chaos.torture.check import Deaths, check
+from tests.chaos.torture.check import check
+from tests.chaos.torture.evidence import Evidence
 from tests.chaos.torture.faults import KINDS, ON, Fault, schedule
 from tests.chaos.torture.model import Expected, predict
 from tests.chaos.torture.plan import Plan, draw
@@ -113,7 +114,7 @@ def perfect(expected: Expected) -> Seen:
 
 
 def test_the_checker_finds_nothing_where_nothing_is_wrong(expected: Expected) -> None:
-    assert check(expected, perfect(expected), Deaths()) == []
+    assert check(expected, perfect(expected), Evidence()) == []
 
 
 def lose_an_output(seen: Seen) -> None:
@@ -218,7 +219,14 @@ def leave_a_checkpoint(seen: Seen) -> None:
 def test_the_checker_finds(expected: Expected, damage: Callable[[Seen], None], kind: str) -> None:
     seen = perfect(expected)
     damage(seen)
-    assert kind in {finding.kind for finding in check(expected, seen, Deaths())}
+    assert kind in {finding.kind for finding in check(expected, seen, Evidence())}
+
+
+def test_the_checker_finds_runs_that_were_in_vain(expected: Expected) -> None:
+    done = next(key for key, one in expected.handled.items() if one.retried == 0 and not (one.deaths or one.snoozed))
+    assert check(expected, perfect(expected), Evidence(runs={done: 1})) == []
+    (finding,) = check(expected, perfect(expected), Evidence(runs={done: 2}))
+    assert finding.kind == "wrong"
 
 
 # The shrinker

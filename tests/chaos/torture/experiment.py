@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 from penstock.dlq.queue import DeadLetters
 from penstock.keys import Keys
 from tests.chaos.torture.behaviour import FOR_EVER
-from tests.chaos.torture.check import Deaths, Finding, check
+from tests.chaos.torture.check import Finding, check
+from tests.chaos.torture.evidence import gather
 from tests.chaos.torture.faults import Fault
 from tests.chaos.torture.fleet import Fleet
 from tests.chaos.torture.injection import Injector, run_schedule
@@ -201,7 +202,7 @@ class _Experiment:
             seen = look(raw, self._plan)
         expected = self.expected()
         # What is stuck is lost too, so to speak; the one finding says it.
-        findings = stuck or check(expected, seen, self._deaths())
+        findings = stuck or check(expected, seen, gather(self._fleet))
         findings = [*findings, *(Finding("exit", what) for what in self._fleet.exits)]
         return Result(
             findings=[finding for finding in findings if not finding.known],
@@ -212,12 +213,3 @@ class _Experiment:
             crashed=sum(dead.reason == "crashed" for dead in seen.dead_letters),
             seconds=0.0,
         )
-
-    def _deaths(self) -> Deaths:
-        begun: defaultdict[str, set[str]] = defaultdict(set)
-        for service, pids in self._fleet.deaths.items():
-            for pid in pids:
-                diary = self._fleet.diary / f"{service}.{pid}"
-                if diary.exists():
-                    begun[service].update(line.split()[1] for line in diary.read_text().splitlines())
-        return Deaths({service: len(pids) for service, pids in self._fleet.deaths.items()}, begun)

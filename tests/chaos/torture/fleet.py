@@ -15,6 +15,7 @@ from tests.chaos.torture.link import Link
 from tests.chaos.torture.plan import Plan
 from tests.processes import ROOT
 
+_DEATH = 1.5  # seconds of silence after which a process may be taken for dead: it beats every second, for three
 _STOPS_WITHIN = 40.0  # seconds for a SIGTERM: the drain time of 3 s, and what Redis makes it wait for
 
 
@@ -49,6 +50,8 @@ class Fleet:
         self.diary = folder / "diary"
         self.members: list[Member] = []
         self.deaths: dict[str, list[int]] = {one.name: [] for one in plan.services}
+        self.disturbed: set[int] = set()
+        """Processes to which something was done: what they had in flight may be another's now."""
         self._killed: set[int] = set()
         self.exits: list[str] = []
         """What ended though nobody ended it, or did not end though it was told to."""
@@ -113,12 +116,22 @@ class Fleet:
         """Write down that process `pid` was seen to die, or was as good as dead to the others."""
         if pid:
             self.deaths[member.service].append(pid)
+            self.disturbed.add(pid)
         return bool(pid)
+
+    def silence(self, member: Member, seconds: float) -> None:
+        """Write down that nobody will hear of a process for `seconds`."""
+        if member.process is not None and member.running:
+            self.disturbed.add(member.process.pid)
+            if seconds > _DEATH:
+                self.died(member, member.process.pid)
 
     async def stop(self, member: Member) -> bool:
         """SIGTERM; return whether there was a process."""
         member.wanted = False
         process = member.process
+        if process is not None:
+            self.disturbed.add(process.pid)
         if process is None or not member.send(signal.SIGTERM):
             return False
         try:

@@ -21,7 +21,6 @@ from tests.chaos.torture.link import Pipe
 from tests.chaos.torture.plan import Root, payload
 from tests.servers import Server
 
-_DEATH = 1.9  # seconds of silence after which a process may be taken for dead: it beats every second, for three
 _REPLIES = 3.0
 
 
@@ -60,9 +59,8 @@ class Injector:
 
     async def _freeze(self, fault: Fault) -> bool:
         member, seconds = self._member(fault), fault.how["seconds"]
+        self._fleet.silence(member, seconds)
         pid = member.send(signal.SIGSTOP)
-        if seconds > _DEATH:
-            self._fleet.died(member, pid)
         await asyncio.sleep(seconds)
         member.send(signal.SIGCONT)
         return bool(pid)
@@ -134,8 +132,7 @@ class Injector:
     async def _drop(self, fault: Fault) -> bool:
         """Nothing gets through; then what was open is gone (or, late, all of it arrives)."""
         member, seconds = self._member(fault), fault.how["seconds"]
-        if seconds > _DEATH and member.process is not None:
-            self._fleet.died(member, member.process.pid)
+        self._fleet.silence(member, seconds)
         member.link.flowing.clear()
         await asyncio.sleep(seconds)
         if not fault.kind.endswith("late"):
@@ -157,6 +154,7 @@ class Injector:
         pipe = self._pipe(fault)
         if pipe is None:
             return False
+        self._fleet.silence(self._member(fault), fault.how["seconds"])
         pipe.flowing.clear()
         await asyncio.sleep(fault.how["seconds"])
         pipe.cut()
@@ -165,7 +163,9 @@ class Injector:
     _mute = _drop_one
 
     async def _refuse(self, fault: Fault) -> bool:
-        link = self._member(fault).link
+        member = self._member(fault)
+        link = member.link
+        self._fleet.silence(member, fault.how["seconds"])
         link.refusing = True
         link.cut()
         await asyncio.sleep(fault.how["seconds"])
@@ -209,11 +209,13 @@ class Injector:
         return await self._configure("min-replicas-to-write", "1", "0", fault.how["seconds"])
 
     async def _configure(self, name: str, value: str, back: str, seconds: float) -> bool:
-        async with self._control() as control:
-            await control.config_set(name, value)
-        await asyncio.sleep(seconds)
-        await self._insist(lambda control: control.config_set(name, back))
-        return True
+        try:
+            async with self._control() as control:
+                await control.config_set(name, value)
+            await asyncio.sleep(seconds)
+            return True
+        finally:  # also when it seems to have failed: only its reply may be late
+            await self._insist(lambda control: control.config_set(name, back))
 
     async def _insist(self, command: Callable[[Any], Awaitable[object]]) -> None:
         """Run a command until Redis has taken it: other faults may be in the way."""
@@ -257,6 +259,8 @@ class Injector:
             link.delay, link.refusing = 0.0, False
             link.flowing.set()
         await self._insist(lambda control: control.client_unpause())
+        await self._insist(lambda control: control.config_set("maxmemory", "0"))
+        await self._insist(lambda control: control.config_set("min-replicas-to-write", "0"))
 
 
 async def run_schedule(injector: Injector, faults: list[Fault]) -> None:

@@ -44,6 +44,7 @@ class State(msgspec.Struct, kw_only=True):
     done: dict[str, int] = {}
     retried: dict[str, int] = {}
     snoozed: dict[str, int] = {}
+    waited: dict[str, int] = {}
     died: dict[str, int] = {}
     nonces: dict[str, int] = {}
     surprises: dict[str, str] = {}
@@ -148,6 +149,7 @@ def _state(raw: Any, service: str) -> State:
         done=counts("done"),
         retried=counts("retried"),
         snoozed=counts("snoozed"),
+        waited=counts("waited"),
         died=counts("died"),
         nonces=dict(collections.Counter(pair.partition(" ")[0] for pair in counts("nonces"))),
         surprises=texts("surprises"),

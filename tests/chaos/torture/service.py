@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import multiprocessing
 import os
 import secrets
@@ -75,8 +76,8 @@ def count(context: Context, outcome: Outcome) -> None:
         case Retried(snoozed=False):
             context.state.hincrby("retried", key)
             _note_surprise(context, key, outcome.error)
-        case Retried() if context.notes.get("planned"):
-            context.state.hincrby("snoozed", key)
+        case Retried():  # unless it was planned, Redis was away
+            context.state.hincrby("snoozed" if context.notes.get("planned") else "waited", key)
 
 
 def _note_surprise(context: Context, key: str, error: str) -> None:
@@ -85,43 +86,49 @@ def _note_surprise(context: Context, key: str, error: str) -> None:
         context.state.hset("surprises", {f"{key}, attempt {context.attempt}": error})
 
 
-def register(reads: Reads) -> None:
-    """Make the handler of one stream."""
-
-    async def work(data: Work, context: Context) -> None:
-        does = _begin(reads, data)
-        died, snoozed = await _past(context, data.key) if does.deaths or does.snoozes else (0, 0)
-        if does.step:
-            context.notes["nonce"] = await context.step("draw", draw_nonce)
-        await asyncio.sleep(does.seconds)
-        if snoozed < does.snoozes:
-            context.notes["planned"] = True
-            raise Snooze(0.1)
-        _fail(does, context, died)
-        if plan.sabotaged:
-            await _betray(does, context, data.key)
-        else:
-            _finish(does, context, context.event, data.key)
-
-    def plain(data: Work, context: Context) -> None:
-        does = _begin(reads, data)
-        time.sleep(does.seconds)
-        _wait(does, context.event)
-        _fail(does, context, 0)
+async def work(reads: Reads, data: Work, context: Context) -> None:
+    """Handle an event of a stream that is read by an `async def`."""
+    does = _begin(reads, data)
+    died, snoozed = await _past(context, data.key) if does.deaths or does.snoozes else (0, 0)
+    if does.step:
+        context.notes["nonce"] = await context.step("draw", draw_nonce)
+    await asyncio.sleep(does.seconds)
+    if snoozed < does.snoozes:
+        context.notes["planned"] = True
+        raise Snooze(0.1)
+    _fail(does, context, died)
+    if plan.sabotaged:
+        await _betray(does, context, data.key)
+    else:
         _finish(does, context, context.event, data.key)
 
-    async def batch(items: list[Work], context: BatchContext) -> None:
-        planned = [_begin(reads, data) for data in items]
-        await asyncio.sleep(max(does.seconds for does in planned))
-        for does, event in zip(planned, context.events, strict=True):
-            _wait(does, event)
-            if does.deaths:
-                _die(does, context)
-        for does, event, data in zip(planned, context.events, items, strict=True):
-            _finish(does, context, event, data.key)
 
+def plain(reads: Reads, data: Work, context: Context) -> None:
+    """Handle an event of a stream that is read by a `def`."""
+    does = _begin(reads, data)
+    time.sleep(does.seconds)
+    _wait(does, context.event)
+    _fail(does, context, 0)
+    _finish(does, context, context.event, data.key)
+
+
+async def batch(reads: Reads, items: list[Work], context: BatchContext) -> None:
+    """Handle events of a stream that is read in batches."""
+    planned = [_begin(reads, data) for data in items]
+    await asyncio.sleep(max(does.seconds for does in planned))
+    for does, event in zip(planned, context.events, strict=True):
+        _wait(does, event)
+        if does.deaths:
+            _die(does, context)
+    for does, event, data in zip(planned, context.events, items, strict=True):
+        _finish(does, context, event, data.key)
+
+
+def register(reads: Reads) -> None:
+    """Let one of these handle the events of a stream."""
     handlers: dict[str, Callable[..., Any]] = {"async": work, "plain": plain, "batch": batch}
-    service.on(reads.stream, type=WORK, batch=reads.batch if reads.kind == "batch" else None)(handlers[reads.kind])
+    most = reads.batch if reads.kind == "batch" else None
+    service.on(reads.stream, type=WORK, batch=most)(functools.partial(handlers[reads.kind], reads))
 
 
 @service.on(me.reads[0].stream, type=HARMFUL, retry=Retry(attempts=HARMFUL_ATTEMPTS, base=0.1))
