@@ -53,6 +53,8 @@ KINDS = [
     Kind(("alert.watchdog",), "alerts", "alerts", schemas.Watchdog),
     Kind(("notification.due",), "notifications", "notifier", schemas.Notification),
     Kind(("notification.test",), "notifications", "penstock notify test", schemas.ChannelTest),
+    Kind(("notification.escalate",), "notifications", "notifier", schemas.Escalation),
+    Kind(("notification.digest",), "notifications", "notifier", schemas.Digest),
     Kind(("notification.unblock",), "notifications", "penstock notify unblock", schemas.ChannelUnblock),
     Kind(("channel.unblocked",), "deliveries", "notifier", schemas.ChannelUnblocked),
     Kind(("notify.reloaded",), "deliveries", "notifier", schemas.NotifyReloaded),

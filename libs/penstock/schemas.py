@@ -200,7 +200,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     `order` sorts the changes of one alert. `recipient` is the one of several, where the channel has several.
     `failover` lists the channels that stand in should this one fail for good; `instead_of` is the channel that
-    this one stands in for, and `why` it failed.
+    this one stands in for, and `why` it failed. `escalated` says why it is told to others.
     """
 
     channel: str
@@ -210,6 +210,28 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     failover: list[str] = []
     instead_of: str | None = None
     why: str | None = None
+    escalated: str | None = None
+
+
+class Escalation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """notification.escalate, on `notifications`, `after` seconds: an alert is told to others unless it is acknowledged.
+
+    `fingerprint` and `since` name the episode of the alert.
+    """
+
+    fingerprint: str
+    since: str
+    channels: list[str]
+    failover: list[str] = []
+    after: float
+
+
+class Digest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """notification.digest, on `notifications`, after at most `every` seconds: a channel is told what was gathered."""
+
+    channel: str
+    every: float
+    failover: list[str] = []
 
 
 class ChannelTest(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,11 @@ import pytest
 from penstock.redis.connection import client
 from penstock.schemas import Alert, Notification
 from penstock.testing import Harness
+from penstock_services.notifier.config.config import parse
 from penstock_services.notifier.service import build
 from tests.alerts import ALERT, RESOLVED, make_alert
 from tests.servers import Server
-from tests.unit.test_notifier_routing import config
+from tests.unit.test_notifier_routing import CONFIG, config
 
 
 @pytest.fixture
@@ -142,3 +143,81 @@ async def test_an_acknowledgement_goes_to_whoever_was_told(redis: Any) -> None:
 
     acknowledged = make_alert(acknowledged_by="ann", acknowledged_at="2026-11-22T10:05:00.000Z")
     assert sorted(await told(harness, "alert.acknowledged", acknowledged)) == ["a", "console"]
+
+
+def planned(events: list[Any], kind: str) -> list[Any]:
+    return [one for one in events if one.event.type == kind]
+
+
+ESCALATING = "{channels: [a], failover: [c], then: ['b, mail after 10m unless acknowledged']}"
+
+
+async def commit(redis: Any, run: Any) -> None:
+    """Carry out the state operations of a run, as its commit does."""
+    for command, name, *arguments in run.state:
+        await redis.execute_command(command, f"state:notifier:{name}", *arguments)
+
+
+async def test_what_nobody_acknowledges_is_told_to_others(redis: Any) -> None:
+    harness = Harness(build(config(ESCALATING)), redis=redis)
+    run = await harness.send("alerts", "alert.triggered", ALERT)
+    await commit(redis, run)
+    again = await harness.send("alerts", "alert.repeated", make_alert(summary="worse by now"))
+
+    (step,) = planned(run.events, "notification.escalate")
+    assert step.delay == 600
+    assert planned(again.events, "notification.escalate") == [], "once in an episode"
+    due = notifications((await harness.send("notifications", "notification.escalate", step.event.json())).events)
+    assert [one.channel for one in due] == ["b", "mail", "mail"]
+    assert {one.alert.summary for one in due} == {"worse by now"}
+    assert {one.escalated for one in due} == {"Nobody has acknowledged it within 10 min."}
+    assert due[0].failover == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "alert"),
+    [
+        ("alert.acknowledged", make_alert(acknowledged_by="ann")),
+        ("alert.resolved", RESOLVED),
+        ("alert.triggered", make_alert(since="2027-01-01T00:00:00.000Z")),
+    ],
+)
+async def test_what_somebody_is_on_or_is_over_is_not_escalated(redis: Any, kind: str, alert: Alert) -> None:
+    harness = Harness(build(config(ESCALATING)), redis=redis)
+    run = await harness.send("alerts", "alert.triggered", ALERT)
+    await harness.send("alerts", kind, alert)
+    (step,) = planned(run.events, "notification.escalate")
+
+    assert (await harness.send("notifications", "notification.escalate", step.event.json())).events == []
+
+
+async def test_alerts_that_can_wait_are_told_in_one_message(redis: Any) -> None:
+    harness = Harness(build(config("{channels: [a], batch: 15m}", "{channels: [b]}")), redis=redis)
+    for number, severity in enumerate(("info", "warning")):
+        alert = make_alert(fingerprint=f"f{number}", severity=severity, summary=f"alert {number}\nforged")
+        run = await harness.send("alerts", "alert.triggered", alert)
+        await commit(redis, run)
+    run = await harness.send("alerts", "alert.resolved", make_alert(RESOLVED, fingerprint="f0", summary="alert 0"))
+    await commit(redis, run)
+
+    assert "a" not in {one.channel for one in notifications(planned(run.events, "notification.due"))}
+    (due, *_) = planned(run.events, "notification.digest")
+    assert 0 < due.delay <= 900
+    run = await harness.send("notifications", "notification.digest", due.event.json())
+    (told,) = notifications(run.events)
+    assert (told.channel, told.alert.severity, told.alert.summary) == ("a", "warning", "2 alerts in 15 min")
+    assert told.alert.reason.splitlines() == ["warning: alert 1 forged", "resolved: alert 0"]
+    assert run.guards, "what joins meanwhile is not lost"
+    await commit(redis, run)
+    assert (await harness.send("notifications", "notification.digest", due.event.json())).events == []
+
+
+async def test_what_is_quiet_waits_for_the_end_of_it(redis: Any) -> None:
+    made = parse(f"{CONFIG}  - {{channels: [a]}}\nquiet: [{{hours: 00:00-24:00}}]", environ={})
+    run = await Harness(build(made), redis=redis).send("alerts", "alert.triggered", make_alert(severity="warning"))
+    grave = await Harness(build(made), redis=redis).send("alerts", "alert.triggered", make_alert(fingerprint="f2"))
+
+    delays = {one.event.json()["channel"]: one.delay for one in run.events}
+    assert 0 < delays["a"] <= 15 * 86_400
+    assert delays["console"] == 0
+    assert {one.delay for one in grave.events} == {0}

@@ -9,6 +9,7 @@ import msgspec
 
 from penstock.errors import ConfigurationError
 from penstock.schemas import Alert
+from penstock.times import duration
 from penstock_services.notifier.channels import AnyChannel
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery.test_message import sample_alert, sample_delivery
@@ -36,7 +37,11 @@ def describe(config: Config) -> str:
     for route in config.routes:
         takes = ", ".join([f"{route.min_severity} and graver", *route.match])
         instead = f", instead {', '.join(route.substitutes)}" if route.substitutes else ""
-        lines.append(f"route to {', '.join(route.channels)}{instead}: {takes}")
+        later = "".join(f", then {step}" for step in route.then)
+        gathered = "" if route.batch is None else f", gathered for {duration(round(route.batch))}"
+        lines.append(f"route to {', '.join(route.channels)}{instead}: {takes}{later}{gathered}")
+    lines += [f"on call for {name} now: {one.on_duty(time.time())}" for name, one in config.on_call.items()]
+    lines += [f"quiet {one.hours} {one.timezone}: below {one.below}" for one in config.quiet]
     return "\n".join([*lines, "it is all right\n"])
 
 

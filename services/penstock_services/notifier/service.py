@@ -5,10 +5,19 @@ from __future__ import annotations
 from penstock import Context, Event, Retry, Service
 from penstock.keys import ALERTS, NOTIFICATIONS
 from penstock.mesh.deliveries import DUE, SERVICE, TEST, UNBLOCK
-from penstock.schemas import Alert, ChannelChanged, ChannelTest, ChannelUnblock, Notification
+from penstock.schemas import Alert, ChannelChanged, ChannelTest, ChannelUnblock, Digest, Escalation, Notification
 from penstock_services.notifier.api import serve_api
 from penstock_services.notifier.config.config import Config
-from penstock_services.notifier.delivery import channel_health, deliver, fanout, report, test_message, unblock
+from penstock_services.notifier.delivery import (
+    channel_health,
+    deliver,
+    digest,
+    escalation,
+    fanout,
+    report,
+    test_message,
+    unblock,
+)
 from penstock_services.notifier.reload import LiveConfig
 
 # An attempt has its channel's own time limit; this one holds while Redis is away and a confirmation must be kept.
@@ -30,6 +39,14 @@ def build(config: Config | LiveConfig) -> Service:
     @service.on(NOTIFICATIONS, type=DUE, retry=_RETRY, timeout=_HANDLER_TIMEOUT)
     async def send(notification: Notification, ctx: Context) -> None:
         await deliver.deliver(live.current, notification, ctx)
+
+    @service.on(NOTIFICATIONS, type=escalation.ESCALATE)
+    async def escalate(planned: Escalation, ctx: Context) -> None:
+        await fanout.escalate(live.current, planned, ctx)
+
+    @service.on(NOTIFICATIONS, type=digest.DIGEST)
+    async def send_digest(gathered: Digest, ctx: Context) -> None:
+        await fanout.send_digest(live.current, gathered, ctx)
 
     @service.on(NOTIFICATIONS, type=TEST, retry=Retry(attempts=2))
     async def test(request: ChannelTest, ctx: Context) -> None:

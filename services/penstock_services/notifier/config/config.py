@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -13,7 +14,8 @@ from penstock.settings import Settings
 from penstock_services.notifier.channels import AnyChannel, Apprise, Channel, Console
 from penstock_services.notifier.config import notify_file
 from penstock_services.notifier.config.environment import read_environment
-from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, destinations
+from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, destinations, rank
+from penstock_services.notifier.config.schedule import OnCall, Quiet, quiet_for
 from penstock_services.notifier.message.templates import Templates
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0  # seconds, beyond the schedule
@@ -27,10 +29,33 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     retry: tuple[Duration, ...]
     templates: Templates
     allow_private: bool
+    on_call: dict[str, OnCall] = {}
+    quiet: tuple[Quiet, ...] = ()
 
     def destinations(self, alert: Alert, failing: frozenset[str] = frozenset()) -> list[Destination]:
-        """Return where an alert goes, but for channels that are `failing`."""
-        return destinations(alert, self.routes, tuple(self.channels), failing)
+        """Return where an alert goes now, but for channels that are `failing`."""
+        now = time.time()
+        routes = tuple(
+            msgspec.structs.replace(
+                route, channels=self.on_duty(route.channels, now), failover=self.on_duty(route.substitutes, now)
+            )
+            for route in self.routes
+        )
+        return destinations(alert, routes, tuple(self.channels), failing)
+
+    def on_duty(self, names: Iterable[str], now: float) -> tuple[str, ...]:
+        """Return channels for names: those on call for a name of a schedule, each once."""
+        found = (self.on_call[name].on_duty(now) if name in self.on_call else name for name in names)
+        return tuple(dict.fromkeys(found))
+
+    def quiet_for(self, channel: str, severity: str, now: float) -> float:
+        """Return for how many seconds from `now` on a channel is not to be disturbed by alerts of a severity."""
+        rules = [
+            rule
+            for rule in self.quiet
+            if rank(severity) < rank(rule.below) and (channel in rule.channels if rule.channels else channel != CONSOLE)
+        ]
+        return quiet_for(rules, now) if rules else 0.0
 
     def schedule(self, channel: Channel) -> tuple[float, ...]:
         """Return the seconds to wait after each of the first attempts; when they are used up it counts as failing."""
@@ -91,6 +116,8 @@ def parse(
         routes=tuple(_without(off, (*file.routes, *_implied(given.routes, file.routes)))),
         retry=file.retry,
         templates=file.templates,
+        on_call=file.on_call,
+        quiet=file.quiet,
         allow_private=allow_private,
     )
     problems = [*_clashes(file, given.channels), *_problems(config)]
@@ -105,12 +132,13 @@ def _without(off: frozenset[str], routes: Iterable[Route]) -> Iterator[Route]:
         left = tuple(name for name in route.channels if name not in off)
         if left:
             rest = tuple(name for name in route.substitutes if name not in off)
-            yield msgspec.structs.replace(route, channels=left, failover=rest)
+            then = tuple(step for step in (one.without(off) for one in route.then) if step is not None)
+            yield msgspec.structs.replace(route, channels=left, failover=rest, then=then)
 
 
 def _implied(routes: dict[str, Route], written: tuple[Route, ...]) -> list[Route]:
     """Return the environment's own routes to channels that the file says nothing of."""
-    named = {name for route in written for name in (*route.channels, *route.substitutes)}
+    named = {name for route in written for _, names in _names(route) for name in names}
     return [route for name, route in routes.items() if name not in named]
 
 
@@ -132,15 +160,32 @@ def _problems(config: Config) -> list[str]:
                 f"channels.{name}: apprise makes its own connections, so their addresses cannot be checked; "
                 "say allow_private: true if that is all right"
             )
+    known = set(config.channels) | set(config.on_call)
     for index, route in enumerate(config.routes):
-        problems += [f"routes[{index}].{problem}" for problem in _unresolved(route, set(config.channels))]
+        problems += _unknown(f"routes[{index}].", _names(route), known)
+    for name, schedule in config.on_call.items():
+        if name in config.channels:
+            problems.append(f"on_call.{name}: a channel has this name; call the schedule otherwise")
+        problems += _unknown(f"on_call.{name}.", [("rotation, overrides", schedule.channels)], set(config.channels))
+    for index, rule in enumerate(config.quiet):
+        try:
+            rank(rule.below)
+        except ValueError as error:
+            problems.append(f"quiet[{index}].below: {error}")
+        problems += _unknown(f"quiet[{index}].", [("channels", rule.channels)], set(config.channels))
     return problems
 
 
-def _unresolved(route: Route, known: set[str]) -> list[str]:
+def _names(route: Route) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the channels and schedules that a route names, by key."""
+    steps = [("then", step.channels) for step in route.then]
+    return [("channels", route.channels), ("failover", route.substitutes), *steps]
+
+
+def _unknown(where: str, given: Iterable[tuple[str, tuple[str, ...]]], known: set[str]) -> list[str]:
     return [
-        f"{key}: there is no channel {name}; {did_you_mean(name, known)}"
-        for key, names in (("channels", route.channels), ("failover", route.substitutes))
+        f"{where}{key}: there is no channel {name}; {did_you_mean(name, known)}"
+        for key, names in given
         for name in names
         if name not in known
     ]

@@ -11,6 +11,7 @@ from penstock.config import Duration, Section, convert, fill_in, read_yaml
 from penstock.errors import ConfigurationError
 from penstock_services.notifier.channels import AnyChannel
 from penstock_services.notifier.config.routing import Route
+from penstock_services.notifier.config.schedule import OnCall, Quiet
 from penstock_services.notifier.message.templates import Templates
 
 FILE = "notify.yaml"
@@ -24,6 +25,8 @@ class _Raw(Section, frozen=True, kw_only=True):
     routes: tuple[Any, ...] = ()
     retry: tuple[Duration, ...] = (Duration(1), Duration(2), Duration(4))
     templates: Templates = Templates()
+    on_call: dict[str, Any] = msgspec.field(default_factory=dict)
+    quiet: tuple[Any, ...] = ()
 
 
 class NotifyFile(msgspec.Struct, frozen=True):
@@ -33,6 +36,8 @@ class NotifyFile(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...]
     retry: tuple[Duration, ...]
     templates: Templates
+    on_call: dict[str, OnCall] = {}
+    quiet: tuple[Quiet, ...] = ()
 
 
 def read(text: str, name: str, environ: Mapping[str, str] | None) -> NotifyFile:
@@ -50,6 +55,8 @@ def read(text: str, name: str, environ: Mapping[str, str] | None) -> NotifyFile:
         routes=tuple(_read_as(Route, route, f"{name}: routes[{index}]") for index, route in enumerate(raw.routes)),
         retry=raw.retry,
         templates=raw.templates,
+        on_call={key: _read_as(OnCall, one, f"{name}: on_call.{key}") for key, one in raw.on_call.items()},
+        quiet=tuple(_read_as(Quiet, one, f"{name}: quiet[{index}]") for index, one in enumerate(raw.quiet)),
     )
 
 

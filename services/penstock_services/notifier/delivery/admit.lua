@@ -20,7 +20,7 @@
 -- returns  {'sent', receipt}        this very delivery has been confirmed, but has not been settled
 --          {'superseded'}           a newer change is on its way or has arrived, or this one has by another way
 --          {'wait', ms}
---          {'go', reference of the episode's last message that arrived, or '', 1 if one has arrived,
+--          {'go', reference of the episode's last message that arrived, or '', 1 if one has arrived or was meant to,
 --           name of a waiting change ...}
 
 local log, blocked, record = KEYS[1], KEYS[2], KEYS[3]
@@ -40,7 +40,12 @@ if known.delivered and known.delivered >= order then return {'superseded'} end
 if status == 'resolved' and known.status == 'resolved' and known.episode == episode then return {'superseded'} end
 if status == 'firing' and channel ~= '' then
   local newest = redis.call('HMGET', record, 'status', 'episode')
-  if newest[1] == 'resolved' and newest[2] == episode then return {'superseded'} end
+  if newest[1] == 'resolved' and newest[2] == episode then
+    -- where the end is told too, it stands for this
+    if redis.call('HGET', record, 'to:' .. channel) == episode then redis.call('HSET', log, 'waiting:' .. order, ARGV[5]) end
+    if redis.call('EXISTS', log) == 1 then redis.call('PEXPIRE', log, ARGV[7]) end
+    return {'superseded'}
+  end
   if not newest[2] or newest[2] == episode then
     redis.call('HSET', record, 'to:' .. channel, episode)
     redis.call('PEXPIRE', record, ARGV[7])
@@ -87,6 +92,7 @@ end
 redis.call('HDEL', log, 'slot')
 redis.call('HSET', log, 'holder', event, 'held_until', now + ARGV[6])
 local same = known.episode == episode
-local reply = {'go', same and known.reference or '', same and 1 or 0}
+local meant = status == 'resolved' and redis.call('HGET', record, 'to:' .. channel) == episode
+local reply = {'go', same and known.reference or '', (same or meant) and 1 or 0}
 for _, change in ipairs(waiting) do reply[#reply + 1] = known['waiting:' .. change] end
 return reply

@@ -150,6 +150,7 @@ def compose_delivery(
         superseded=go.superseded,
         instead_of=notification.instead_of,
         why=notification.why,
+        escalated=notification.escalated,
         unrecorded=go.first and not go.superseded and alert.status == "resolved",
     )
     who_and_what = f"{address(notification)} {alert.fingerprint}"

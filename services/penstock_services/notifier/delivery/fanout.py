@@ -12,10 +12,10 @@ from penstock.event import Event
 from penstock.keys import NOTIFICATIONS
 from penstock.mesh.deliveries import DUE
 from penstock.redis.scripts import Script
-from penstock.schemas import Alert, Notification
+from penstock.schemas import Alert, Digest, Escalation, Notification
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.config.routing import CHANNEL_RULE, CONSOLE, Destination
-from penstock_services.notifier.delivery import channel_health
+from penstock_services.notifier.delivery import channel_health, digest, escalation
 from penstock_services.notifier.delivery.notification_log import LIFETIME_MS, record_name
 from penstock_services.notifier.message.message import moment
 
@@ -29,12 +29,40 @@ async def fan_out(config: Config, alert: Alert, ctx: Context) -> None:
     there is no record of that, where the routes say.
     """
     failing = await channel_health.failing(ctx) if alert.rule == CHANNEL_RULE else frozenset()
-    routed = config.destinations(alert, failing)
+    found = config.destinations(alert, failing)
+    routed = [one for one in found if one.batch is None]
+    for destination in found:
+        if destination.batch is not None:
+            digest.gather(destination, alert, ctx)
     begins = alert.status == "firing" and alert.acknowledged_by is None
     order = order_of(alert, ctx.event)
-    told = await _note(ctx, alert, order, [one.channel for one in routed] if begins else [])
+    told, planned = await _note(ctx, alert, order, [one.channel for one in routed] if begins else [])
+    if begins:
+        escalation.plan(config, alert, ctx, planned)
     for destination in routed if begins or not told else _where(config, told, routed):
         send_to(config, ctx, Notification(channel=destination.channel, alert=alert, order=order), destination.failover)
+
+
+async def escalate(config: Config, planned: Escalation, ctx: Context) -> None:
+    """Tell others of an alert that is still firing, and that nobody has acknowledged."""
+    notification = await escalation.due(ctx, planned)
+    if notification is None:
+        return
+    now = time.time()
+    failover = config.on_duty(planned.failover, now)
+    for name in config.on_duty(planned.channels, now):
+        if name in config.channels:
+            rest = [one for one in failover if one != name]
+            send_to(config, ctx, msgspec.structs.replace(notification, channel=name), rest)
+
+
+async def send_digest(config: Config, gathered: Digest, ctx: Context) -> None:
+    """Tell a channel what was gathered for it."""
+    if gathered.channel not in config.channels:
+        return
+    notification = await digest.take(ctx, gathered)
+    if notification is not None:
+        send_to(config, ctx, notification, gathered.failover)
 
 
 def send_to(config: Config, ctx: Context, notification: Notification, failover: Sequence[str]) -> None:
@@ -42,9 +70,10 @@ def send_to(config: Config, ctx: Context, notification: Notification, failover: 
     channel = config.channels[notification.channel]
     if notification.alert.status == "resolved" and not channel.send_resolved:
         return
+    delay = config.quiet_for(notification.channel, notification.alert.severity, time.time())
     for recipient in channel.recipients:
         one = msgspec.structs.replace(notification, recipient=recipient, failover=list(failover))
-        ctx.emit(NOTIFICATIONS, DUE, one, subject=notification.alert.fingerprint)
+        ctx.emit(NOTIFICATIONS, DUE, one, subject=notification.alert.fingerprint, delay=delay)
 
 
 def hand_over(config: Config, failed: Notification, why: str, ctx: Context) -> None:
@@ -55,8 +84,8 @@ def hand_over(config: Config, failed: Notification, why: str, ctx: Context) -> N
         send_to(config, ctx, instead, left[1:])
 
 
-async def _note(ctx: Context, alert: Alert, order: str, channels: list[str]) -> list[str]:
-    """Note the change as the newest of its alert, and `channels` as told; return all who were told of the episode."""
+async def _note(ctx: Context, alert: Alert, order: str, channels: list[str]) -> tuple[list[str], set[str]]:
+    """Note the change as the newest of its alert, and `channels` as told; return who was told, and what is planned."""
     found: list[bytes] = await _fanout(
         ctx.redis,
         [ctx.state.key(record_name(alert.fingerprint))],
@@ -70,8 +99,8 @@ async def _note(ctx: Context, alert: Alert, order: str, channels: list[str]) -> 
             *channels,
         ],
     )
-    fields = (field.decode().partition(":") for field in found)
-    return [name for kind, _, name in fields if kind == "to"]
+    fields = [field.decode().partition(":") for field in found]
+    return [name for kind, _, name in fields if kind == "to"], {name for kind, _, name in fields if kind == "then"}
 
 
 def _where(config: Config, told: Iterable[str], routed: Sequence[Destination]) -> Iterator[Destination]:

@@ -42,7 +42,8 @@ class Go(msgspec.Struct, frozen=True):
     """Send it now; nobody else sends about this alert on this channel meanwhile.
 
     `previous` is the reference of the last message of the same episode; `superseded` names the changes that this
-    message stands for as well, oldest first. `first`: no message of the episode is known to have arrived.
+    message stands for as well, oldest first. `first`: none of the episode is known to have arrived, or
+    to have been meant for this channel.
     """
 
     previous: str | None

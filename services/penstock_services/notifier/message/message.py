@@ -8,7 +8,7 @@ import msgspec
 
 from penstock.schemas import Alert
 from penstock.times import duration, rfc3339, seconds_of
-from penstock_services.notifier.config.routing import CHANNEL_RULE
+from penstock_services.notifier.config.routing import CHANNEL_RULE, DIGEST_RULE
 from penstock_services.notifier.message.text import cut, lines, one_line
 
 _MOST_LABELS = 12
@@ -73,6 +73,7 @@ class Remarks(msgspec.Struct, frozen=True, kw_only=True):
     superseded: tuple[str, ...] = ()
     instead_of: str | None = None
     why: str | None = None
+    escalated: str | None = None
     test: bool = False
     unrecorded: bool = False
 
@@ -100,7 +101,7 @@ def compose(
 
 def _reason(alert: Alert) -> str:
     """Return the reason: on one line, since what events are called stands in it, unless it is of our own making."""
-    return lines(alert.reason) if alert.rule == CHANNEL_RULE else one_line(alert.reason)
+    return lines(alert.reason) if alert.rule in (CHANNEL_RULE, DIGEST_RULE) else one_line(alert.reason)
 
 
 def label(alert: Alert) -> str:
@@ -194,6 +195,8 @@ def _notices(alert: Alert, remarks: Remarks) -> list[str]:
     notices = []
     if remarks.test:
         notices.append("This is a test: nothing is wrong.")
+    if remarks.escalated:
+        notices.append(remarks.escalated)
     if remarks.instead_of:
         why = f": {remarks.why}" if remarks.why else ""
         notices.append(cut(one_line(f"Sent here because channel {remarks.instead_of} failed{why}"), 500))

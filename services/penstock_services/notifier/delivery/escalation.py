@@ -1,0 +1,53 @@
+"""Escalation: who is told of an alert that nobody has acknowledged by then. The wait is a delayed event in Redis."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import msgspec
+
+from penstock import Context
+from penstock.keys import NOTIFICATIONS
+from penstock.schemas import Alert, Escalation, Notification
+from penstock.times import duration
+from penstock_services.notifier.config.config import Config
+from penstock_services.notifier.delivery.notification_log import record_name
+
+ESCALATE = "notification.escalate"
+
+
+def plan(config: Config, alert: Alert, ctx: Context, planned: Collection[str]) -> None:
+    """Plan the steps of every route that takes the alert, with the commit, but for those `planned` in this episode."""
+    for route in config.routes:
+        if not route.takes(alert):
+            continue
+        for step in route.then:
+            name = hashlib.blake2b(f"{route.channels}{route.match}{step}".encode(), digest_size=6).hexdigest()
+            if name in planned:
+                continue
+            ctx.state.hset(record_name(alert.fingerprint), {f"then:{name}": alert.since})
+            escalation = Escalation(
+                fingerprint=alert.fingerprint,
+                since=alert.since,
+                channels=list(step.channels),
+                failover=list(route.substitutes),
+                after=float(step.after),
+            )
+            ctx.emit(NOTIFICATIONS, ESCALATE, escalation, subject=alert.fingerprint, delay=float(step.after))
+
+
+async def due(ctx: Context, escalation: Escalation) -> Notification | None:
+    """Return what is to be told now, to no channel yet; None if it is over, or somebody is on it."""
+    key = ctx.state.key(record_name(escalation.fingerprint))
+    fields = await ctx.redis.hmget(key, ["status", "episode", "acknowledged", "alert", "order"])
+    status, episode, acknowledged, alert, order = [(field or b"").decode() for field in fields]
+    if (status, episode) != ("firing", escalation.since) or acknowledged:
+        return None
+    waited = duration(round(escalation.after))
+    return Notification(
+        channel="",
+        alert=msgspec.json.decode(alert, type=Alert),
+        order=order,
+        escalated=f"Nobody has acknowledged it within {waited}.",
+    )
