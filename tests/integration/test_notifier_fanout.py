@@ -201,6 +201,7 @@ async def test_alerts_that_can_wait_are_told_in_one_message(redis: Any) -> None:
     await commit(redis, run)
 
     assert "a" not in {one.channel for one in notifications(planned(run.events, "notification.due"))}
+    assert run.done, run.outcome
     (due, *_) = planned(run.events, "notification.digest")
     assert 0 < due.delay <= 900
     run = await harness.send("notifications", "notification.digest", due.event.json())

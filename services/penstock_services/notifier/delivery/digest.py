@@ -22,7 +22,7 @@ _MOST_SHOWN = 30
 
 def gather(destination: Destination, alert: Alert, ctx: Context) -> None:
     """Put the newest change of an alert with what its channel is told next, at the end of the time that runs."""
-    every = destination.batch or 1.0
+    every = float(destination.batch or 1.0)
     ctx.state.hset(_name(destination.channel), {_FIELD + alert.fingerprint: msgspec.json.encode(alert).decode()})
     ctx.state.hincrby(_name(destination.channel), "version")
     told = Digest(channel=destination.channel, every=every, failover=list(destination.failover))
