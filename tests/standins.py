@@ -124,7 +124,7 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_POST = do_PATCH = _take  # noqa: N815 - names of the standard library
+        do_GET = do_POST = do_PATCH = _take  # noqa: N815 - names of the standard library
 
         def log_message(self, *_: object) -> None:
             pass

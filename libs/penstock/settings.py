@@ -77,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     notify: str | None = _env("PENSTOCK_NOTIFY", None)
     notifier_host: str = _env("PENSTOCK_NOTIFIER_HOST", "127.0.0.1")
     notifier_port: Port = _env("PENSTOCK_NOTIFIER_PORT", 8083)
+    heartbeat_url: str | None = _env("PENSTOCK_HEARTBEAT_URL", None)
     allow_private_targets: bool = _env("PENSTOCK_ALLOW_PRIVATE_TARGETS", False)
     allowed_targets: str = _env("PENSTOCK_ALLOWED_TARGETS", "")
 

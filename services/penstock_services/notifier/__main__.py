@@ -7,6 +7,7 @@ from penstock.service.main import report_errors
 from penstock.settings import Settings
 from penstock_services.notifier import preview
 from penstock_services.notifier.config.config import load
+from penstock_services.notifier.heartbeat import add_heartbeat
 from penstock_services.notifier.reload import LiveConfig
 from penstock_services.notifier.service import build
 
@@ -19,4 +20,6 @@ if __name__ == "__main__":
             case ["check"]:
                 sys.stdout.write(preview.describe(load(settings)))
             case _:
-                run(build(LiveConfig.read(settings)), settings)
+                service = build(LiveConfig.read(settings))
+                add_heartbeat(service, settings)
+                run(service, settings)
