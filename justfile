@@ -33,8 +33,13 @@ chaos *arguments: _dev
 soak hours="24" seed="1": _dev
     @SOAK_HOURS={{ hours }} SOAK_SEED={{ seed }} .venv/bin/pytest -q -s tests/integration/test_alerts_soak.py -k must_be_told
 
-# Do what CI does: lint, then test
+# Feed every decoder a million inputs that nobody should send: `just fuzz --seconds 60`
+fuzz *arguments: _dev
+    @.venv/bin/python -m tests.fuzz "$@"
+
+# Do what CI does: lint, test, and fuzz for a minute
 check: lint test
+    @just fuzz --seconds 60
 
 # Write the docs that come from the code
 docs: _dev

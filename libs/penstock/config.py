@@ -93,6 +93,10 @@ def read_yaml(text: str, name: str) -> Any:
         return yaml.load(text, _Loader) or {}  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{name}: not YAML: {str(error).replace(chr(10), ' ')}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{name}: nested too deep") from None
+    except (ValueError, TypeError, OverflowError) as error:  # a date that is none, a list as a key
+        raise ConfigurationError(f"{name}: not YAML that can be used: {error}") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -180,7 +180,7 @@ def retry_after(header: str | None) -> float | None:
         return min(float(text), _LONGEST_WAIT)
     try:
         when = parsedate_to_datetime(text)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError, TypeError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

@@ -130,7 +130,22 @@ def test_retry_after_in_seconds(header: str, seconds: float) -> None:
     assert retry_after(header) == seconds
 
 
-@pytest.mark.parametrize("header", [None, "", "soon", "-1", "inf", "nan", "1e9", ".", "²", "1.2.3"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "soon",
+        "Fri, 31 Dec 1999 23:59:5900000000000000000000 GMT",
+        "-1",
+        "inf",
+        "nan",
+        "1e9",
+        ".",
+        "²",
+        "1.2.3",
+    ],
+)
 def test_what_is_no_retry_after_asks_for_nothing(header: str | None) -> None:
     assert retry_after(header) is None
 

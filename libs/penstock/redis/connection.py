@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from penstock.errors import ConfigurationError, Unavailable
 from penstock.redaction import hide_url
+from penstock.redis.tls import tls_problem
 
 if TYPE_CHECKING:
     from redis.exceptions import RedisError
@@ -125,7 +126,7 @@ def unavailable(error: BaseException) -> Unavailable | None:
     # redis-py makes its ConnectionError of every OSError of its sockets; the others come from beside it, and
     # are about files, or ours or a handler's own.
     if isinstance(error, exceptions.ConnectionError | ConnectionError | TimeoutError | socket.gaierror):
-        return Unavailable("cannot connect")
+        return Unavailable(tls_problem(error) or "cannot connect")
     return None
 
 

@@ -67,7 +67,9 @@ def read_binary(headers: Mapping[str, str], body: bytes) -> Draft:
 
 
 def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
-    names = {name: name[len(_PREFIX) :].lower() for name in headers if name.lower().startswith(_PREFIX)}
+    names = {
+        name: name[len(_PREFIX) :].lower() for name in headers if name.isascii() and name.lower().startswith(_PREFIX)
+    }
     return {attribute: headers[name] for name, attribute in names.items() if attribute != "data"}
 
 

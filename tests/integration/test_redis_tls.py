@@ -1,0 +1,92 @@
+"""TLS to Redis: it works, and what is wrong with it is said."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.redis.connection import client, unavailable
+from tests.servers import BINARIES, Server, free_port, running_server
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def authority(folder: Path, name: str) -> None:
+    openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+            "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}")  # fmt: skip
+
+
+def certificate(folder: Path, name: str, *, by: str, names: str) -> None:
+    (folder / f"{name}.ext").write_text(f"subjectAltName={names}\n")
+    openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")  # fmt: skip
+    openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{by}.crt", "-CAkey", f"{by}.key",
+            "-CAcreateserial", "-days", "2", "-out", f"{name}.crt", "-extfile", f"{name}.ext")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("openssl") or not BINARIES["redis-7"]:
+        pytest.skip("needs openssl and redis-server")
+    folder = tmp_path_factory.mktemp("tls")
+    authority(folder, "ours")
+    authority(folder, "theirs")
+    certificate(folder, "server", by="ours", names="IP:127.0.0.1")
+    certificate(folder, "client", by="ours", names="DNS:client")
+    certificate(folder, "stranger", by="theirs", names="DNS:client")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tls(folder: Path) -> Iterator[tuple[Server, int]]:
+    """A server that speaks TLS on a port of its own, to clients that its authority has signed."""
+    port = free_port()
+    options: tuple[str, ...] = ("--tls-port", str(port), "--tls-cert-file", str(folder / "server.crt"))
+    options += ("--tls-key-file", str(folder / "server.key"), "--tls-ca-cert-file", str(folder / "ours.crt"))
+    with running_server("redis-7", *options) as server:
+        yield server, port
+
+
+def url(folder: Path, port: int, *, host: str = "127.0.0.1", ca: str = "ours", certificate: str = "client") -> str:
+    own = f"&ssl_certfile={folder}/{certificate}.crt&ssl_keyfile={folder}/{certificate}.key" if certificate else ""
+    return f"rediss://{host}:{port}/0?ssl_ca_certs={folder}/{ca}.crt{own}"
+
+
+async def said(address: str) -> str:
+    redis = client(address)
+    try:
+        await redis.ping()
+    except Exception as error:
+        found = unavailable(error)
+        if found is None:
+            raise
+        return found.reason
+    finally:
+        await redis.aclose()
+    return "PONG"
+
+
+async def said_at_last(words: str, address: str) -> bool:
+    return any([words in await said(address) for _ in range(30)])
+
+
+async def test_a_server_with_its_own_authority_and_client_certificates_is_reached(
+    folder: Path, tls: tuple[Server, int]
+) -> None:
+    assert await said(url(folder, tls[1])) == "PONG"
+
+
+async def test_every_mistake_is_told_apart(folder: Path, tls: tuple[Server, int]) -> None:
+    _, port = tls
+    assert "ssl_ca_certs" in await said(f"rediss://127.0.0.1:{port}/0")
+    assert "ssl_ca_certs" in await said(url(folder, port, ca="theirs"))
+    assert "another name" in await said(url(folder, port, host="localhost"))
+    # A server refuses our certificate after the handshake (TLS 1.3): its reason and its reset may overtake each other.
+    assert await said_at_last("client certificate", url(folder, port, certificate=""))
+    assert await said_at_last("another authority", url(folder, port, certificate="stranger"))
