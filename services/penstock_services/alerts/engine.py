@@ -26,6 +26,7 @@ from penstock_services.alerts.state.lifecycle import Transition, forgettable, po
 from penstock_services.alerts.state.state import AlertState, of_transition
 
 _MINUTE = 60.0
+_MOST_TYPES = 10_000
 _log = structlog.get_logger("penstock.alerts")
 
 
@@ -37,6 +38,7 @@ class Engine:
         self._series = [rule for rule in rules.rules.values() if isinstance(rule, SeriesRule)]
         self._absences = [rule for rule in self._series if isinstance(rule, Absence)]
         self._events = [rule for rule in rules.rules.values() if isinstance(rule, EventRule)]
+        self._wanted: dict[str, bool] = {}
         self._lateness = lateness
 
     def fold(self, state: AlertState, item: MetricsWindow | Tick) -> None:
@@ -70,8 +72,14 @@ class Engine:
             state.is_alive()
 
     def wants(self, event: Event) -> bool:
-        """Return whether any rule looks at such events."""
-        return any(arrivals.concerns(rule, event.type) for rule in self._events)
+        """Return whether any rule looks at such events: asked of every event of the mesh, so known by its type."""
+        known = self._wanted.get(event.type)
+        if known is None:
+            if len(self._wanted) >= _MOST_TYPES:  # types come from outside
+                self._wanted.clear()
+            known = any(arrivals.concerns(rule, event.type) for rule in self._events)
+            self._wanted[event.type] = known
+        return known
 
     def event(self, state: AlertState, event: Event, at: float) -> None:
         """Fold one event that arrived at `at`."""
