@@ -508,3 +508,35 @@ def test_a_restart_repeats_nothing_and_edits_still(
             eventually(lambda: mesh.statuses() == ["sent", "sent"])
 
         assert [request.method for request in discord.requests] == ["POST", "PATCH"]
+
+
+def test_escalation_and_digest_come_when_their_time_has(
+    server: Server, raw: Any, tmp_path: Path, substitute: StandIn
+) -> None:
+    with StandIn() as hook, StandIn() as gathered:
+        notify = f"""
+channels:
+  main: {{type: webhook, url: "{hook.url}"}}
+  pager: {{type: webhook, url: "{substitute.url}"}}
+  later: {{type: webhook, url: "{gathered.url}"}}
+routes:
+  - {{channels: [main], match: [service=worker], then: pager after 1s unless acknowledged}}
+  - {{channels: [later], match: [service=worker], batch: 1s}}
+"""
+        mesh = Mesh(server, raw, tmp_path, notify)
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: len(substitute.requests) == 1 and gathered.requests and hook.requests)
+            mesh.tell(make_alert(acknowledged_by="ann"), "acknowledged")
+            eventually(lambda: len(substitute.requests) == len(hook.requests) == 2)
+            mesh.tell(RESOLVED)
+            eventually(lambda: len(substitute.requests) == len(hook.requests) == 3)
+            eventually(lambda: "resolved: " in gathered.payloads[-1]["data"]["reason"])
+
+        assert [one["type"].partition(".")[2] for one in substitute.payloads] == [
+            "triggered",
+            "acknowledged",
+            "resolved",
+        ]
+        assert "Nobody has acknowledged it within 1 s." in substitute.payloads[0]["data"]["notices"][0]
+        assert "1 alert in 1 s" in gathered.payloads[0]["data"]["summary"]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from penstock import Context, Event, Retry, Service
 from penstock.keys import ALERTS, NOTIFICATIONS
 from penstock.mesh.deliveries import DUE, SERVICE, TEST, UNBLOCK
-from penstock.schemas import Alert, ChannelChanged, ChannelTest, ChannelUnblock, Digest, Escalation, Notification
+from penstock.schemas import (
+    Alert,
+    ChannelChanged,
+    ChannelTest,
+    ChannelUnblock,
+    Digest,
+    Escalation,
+    Notification,
+)
 from penstock_services.notifier.api import serve_api
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import (

@@ -14,7 +14,7 @@ from penstock.settings import Settings
 from penstock_services.notifier.channels import AnyChannel, Apprise, Channel, Console
 from penstock_services.notifier.config import notify_file
 from penstock_services.notifier.config.environment import read_environment
-from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, destinations, rank
+from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, Steps, destinations, rank
 from penstock_services.notifier.config.schedule import OnCall, Quiet, quiet_for
 from penstock_services.notifier.message.templates import Templates
 
@@ -132,7 +132,7 @@ def _without(off: frozenset[str], routes: Iterable[Route]) -> Iterator[Route]:
         left = tuple(name for name in route.channels if name not in off)
         if left:
             rest = tuple(name for name in route.substitutes if name not in off)
-            then = tuple(step for step in (one.without(off) for one in route.then) if step is not None)
+            then = Steps(step for step in (one.without(off) for one in route.then) if step is not None)
             yield msgspec.structs.replace(route, channels=left, failover=rest, then=then)
 
 

@@ -50,6 +50,19 @@ class Step(str):
         return Step.parse(f"{', '.join(left)} after {self.after:g}s") if left else None
 
 
+class Steps(tuple[Step, ...]):
+    """Steps of an escalation, written as one or as a list of them."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read steps.
+
+        Raises:
+            ValueError: one of them has not the form of a step.
+        """
+        return cls(Step.parse(one) for one in (value if isinstance(value, list) else [value]))
+
+
 class Route(Section, frozen=True, kw_only=True):
     """Alerts of at least `min_severity` that meet every matcher go to `channels`; every such route sends.
 
@@ -62,7 +75,7 @@ class Route(Section, frozen=True, kw_only=True):
     min_severity: str = "info"
     match: tuple[Matcher, ...] = ()
     failover: str | tuple[str, ...] = ()
-    then: tuple[Step, ...] = ()
+    then: Steps = Steps()
     batch: Duration | None = None
 
     def __post_init__(self) -> None:
