@@ -60,6 +60,30 @@ def test_every_container_is_confined_probed_and_restarted(name: str) -> None:
     assert {"mem_limit", "cpus", "pids_limit", "healthcheck", "stop_grace_period"} <= service.keys()
 
 
+OBSERVERS = {name for name, service in SERVICES.items() if "profiles" in service}
+
+
+def test_redis_is_reached_by_the_services_only_and_by_no_way_from_outside() -> None:
+    assert WRITTEN["networks"]["state"] == WRITTEN["networks"]["telemetry"] == {"internal": True}
+    assert SERVICES["redis"]["networks"] == ["state"]
+    assert {name for name, service in SERVICES.items() if "state" in service["networks"]} == {*declared(), "redis"}
+    assert {name for name, service in SERVICES.items() if "world" in service["networks"]} == {
+        "gateway",
+        "worker",
+        "notifier",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(OBSERVERS))
+def test_what_looks_at_the_mesh_is_confined_too(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"mem_limit", "pids_limit"} <= service.keys()
+    assert set(service.get("secrets", [])) <= {"scrape"}
+
+
 @pytest.mark.parametrize("name", TOPOLOGY.services)
 def test_a_service_starts_after_redis_is_healthy_and_has_the_time_to_drain(name: str) -> None:
     service = SERVICES[name]

@@ -56,7 +56,8 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Manifests:
     folder = tmp_path_factory.mktemp("overlay", numbered=True)
     relative = Path(*[".."] * (len(folder.parts) - 1), *FOLDER.parts[1:])
     (folder / "kustomization.yaml").write_text(OVERLAY.replace("../penstock/deploy/kubernetes", str(relative)))
-    (folder / "secrets.env").write_text("REDIS_URL=rediss://:secret@redis.example.com:6379/0\n")
+    for name in ("redis", "gateway", "notifier"):
+        (folder / f"{name}.env").write_text("password=secret\n")
     shutil.copy(ROOT / "streams.yaml", folder)
     return build(folder)
 
@@ -128,18 +129,45 @@ def test_redis_keeps_everything_as_in_compose(base: Manifests) -> None:
     (container,) = base["StatefulSet", "redis"]["spec"]["template"]["spec"]["containers"]
     ours = compose_file()["services"]["redis"]
     assert container["image"] == ours["image"]
-    assert container["args"][:-1] == ours["command"][:-1]  # all but how much memory
+    assert [one for one in container["args"][:-1] if one not in ("--requirepass", "$(REDIS_PASSWORD)")] == ours[
+        "command"
+    ][:-1]
 
 
 def test_an_overlay_brings_its_image_its_topology_and_its_secrets(overlay: Manifests) -> None:
     configs = {name: found["data"] for (kind, name), found in overlay.items() if kind == "ConfigMap"}
-    secrets = {name for kind, name in overlay if kind == "Secret"}
     for service in TOPOLOGY.services:
         spec, container = pod(overlay, service)
         assert container["image"] == "registry.example.com/penstock:1.0"
         (config,) = [volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume]
         assert configs[config]["streams.yaml"] == (ROOT / "streams.yaml").read_text()
-        assert {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source} == secrets
+        (secret,) = [source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source]
+        assert secret.startswith(f"penstock-{service}")
+        assert (("Secret", secret) in overlay) == (service in ("gateway", "notifier"))
+
+
+def test_redis_asks_for_the_password_that_the_services_have(base: Manifests) -> None:
+    (redis,) = base["StatefulSet", "redis"]["spec"]["template"]["spec"]["containers"]
+    assert redis["args"][redis["args"].index("--requirepass") + 1] == "$(REDIS_PASSWORD)"
+    for service in TOPOLOGY.services:
+        _, container = pod(base, service)
+        assert container["env"][:1] == redis["env"][:1]
+        assert container["env"][1] == {"name": "REDIS_URL", "value": "redis://:$(REDIS_PASSWORD)@redis:6379/0"}
+
+
+def test_nobody_talks_but_those_who_must(base: Manifests) -> None:
+    policies = {name: found["spec"] for (kind, name), found in base.items() if kind == "NetworkPolicy"}
+    assert policies["nobody"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in policies["nobody"]
+    assert "egress" not in policies["nobody"]
+    assert policies["nobody"]["podSelector"]["matchLabels"] == {"app.kubernetes.io/part-of": "penstock"}
+    (to_redis,) = policies["to-redis"]["podSelector"]["matchExpressions"]
+    assert set(to_redis["values"]) == set(TOPOLOGY.services)
+    (world,) = policies["to-the-world"]["podSelector"]["matchExpressions"]
+    assert set(world["values"]) == {"worker", "notifier"}
+    for service in TOPOLOGY.services:
+        labels = base["Deployment", service]["spec"]["template"]["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "penstock"
 
 
 def test_keda_alone_scales_the_worker_by_its_lag(base: Manifests, overlay: Manifests) -> None:
@@ -153,3 +181,6 @@ def test_keda_alone_scales_the_worker_by_its_lag(base: Manifests, overlay: Manif
     assert metadata["consumerGroup"] in TOPOLOGY.groups(metadata["stream"])
     assert int(metadata["lagCount"]) > 0
     assert all(isinstance(value, str) for value in metadata.values())
+    assert metadata["address"] == "redis.tickets.svc:6379"
+    (secret,) = overlay["TriggerAuthentication", "penstock-redis"]["spec"]["secretTargetRef"]
+    assert ("Secret", secret["name"]) in overlay

@@ -143,6 +143,12 @@ async def test_clients_do_what_their_scopes_say_and_nothing_else(service: str, h
                 assert (status not in (401, 403)) == enough, (name, path, status)
 
 
+async def test_where_names_are_listed_no_other_name_gets_in_and_addresses_do(server: Server) -> None:
+    async with serving("gateway", server, host="0.0.0.0", opened=True, hosts="gateway") as port:
+        for host, status in (("gateway", 200), ("192.0.2.7:8080", 200), ("localhost", 200), ("evil.example", 421)):
+            assert await port("GET", "/livez", Host=host) == status
+
+
 async def test_prometheus_may_scrape_and_nothing_else(server: Server) -> None:
     scraper = "scrape-" + os.urandom(16).hex()
     async with serving("metrics", server, host="0.0.0.0", scrape_secret=scraper) as port:

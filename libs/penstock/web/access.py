@@ -100,10 +100,9 @@ class Access:
         return caller
 
     def _caller(self, request: web.BaseRequest) -> Caller:
-        if self._clients.declared or self._clients.scraper:
-            found = self._clients.find(request.headers.get("Authorization"))
-            if found is not None:
-                return found
+        found = self._clients.find(request.headers.get("Authorization"))
+        if found is not None:
+            return found
         if self._clients.declared:
             return NOBODY
         if self._rules.opened or (self._rules.loopback and self._is_local(request)):
@@ -116,7 +115,8 @@ class Access:
 
     def _is_known(self, host: str) -> bool:
         name = _name(host)
-        return self._is_ours(name) or name in self._rules.names
+        # A name can be pointed at us by whoever owns it; an address cannot.
+        return self._is_ours(name) or name in self._rules.names or (not self._rules.loopback and _is_address(name))
 
     def _is_ours(self, name: str) -> bool:
         return name in self._local_names or _is_loopback_address(name)
@@ -149,11 +149,16 @@ def _authority(origin: str) -> str:
         return ""
 
 
-def _is_loopback_address(name: str) -> bool:
+def _is_address(name: str) -> bool:
     try:
-        return ipaddress.ip_address(name).is_loopback
+        ipaddress.ip_address(name)
     except ValueError:
         return False
+    return True
+
+
+def _is_loopback_address(name: str) -> bool:
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
 
 
 def _forwarded(request: web.BaseRequest) -> bool:

@@ -93,10 +93,9 @@ class Caller:
 class Clients:
     """Finds a caller by what a request presents."""
 
-    def __init__(self, callers: Mapping[bytes, Caller], *, declared: bool, scraper: bool = False) -> None:
+    def __init__(self, callers: Mapping[bytes, Caller], *, declared: bool) -> None:
         self._callers = callers
         self.declared = declared
-        self.scraper = scraper
 
     @classmethod
     def of(cls, topology: Topology, settings: Settings) -> Clients:
@@ -118,10 +117,10 @@ class Clients:
         if settings.scrape_secret:
             scraper = Caller("prometheus", scopes=frozenset({"scrape"}))
             callers.setdefault(_digest("PENSTOCK_SCRAPE_SECRET", settings.scrape_secret), scraper)
-        return cls(callers, declared=bool(topology.clients), scraper=bool(settings.scrape_secret))
+        return cls(callers, declared=bool(topology.clients))
 
     def find(self, authorization: str | None) -> Caller | None:
-        """Return who presents this, None for a request that presents nothing.
+        """Return who presents this, None for a request that presents nothing, or anything where there are no clients.
 
         Raises:
             Problem: 401 it is no client's secret.
@@ -132,7 +131,7 @@ class Clients:
         secret = value.strip() if kind.lower() == "bearer" else _password(value) if kind.lower() == "basic" else ""
         # Looked up by hash: how long that takes says nothing of any secret.
         caller = self._callers.get(hashlib.sha256(secret.encode(errors="surrogateescape")).digest())
-        if caller is None:
+        if caller is None and self.declared:
             challenge = {"WWW-Authenticate": 'Bearer realm="penstock", error="invalid_token"'}
             raise Problem(401, "this is no client's secret", headers=challenge)
         return caller
