@@ -90,9 +90,12 @@ COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
     "jobs": ("job_type", "service", "tenant"),
 }
 """The series that count events, with the labels they may have."""
-GAUGES: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
-    ("lag_age", "lag", "oldest_pending", "pending", "delayed", "retry", "dead", "consumers"), ("stream", "group")
-)
+GAUGES: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("lag_age", "lag", "oldest_pending", "pending", "delayed", "retry", "dead", "consumers"), ("stream", "group")
+    ),
+    **dict.fromkeys(("memory", "memory_share", "time_to_full"), ()),
+}
 """The series that tell a state of the mesh, with their labels."""
 MEASURED: Final[Mapping[str, tuple[str, ...]]] = {"skew": ("service",), "malformed": ("service",), "overflow": ()}
 """The series that tell what is wrong with what is counted, with their labels; they come with the counted ones."""
@@ -111,7 +114,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Gauges of the mesh (labels stream, group) carry the last `value` of the window: `lag_age` (seconds that
     the first undelivered event has waited), `lag`, `oldest_pending` (seconds), `pending`, `delayed`, `retry`,
-    `dead` (dead letters not replayed) and `consumers` (processes alive).
+    `dead` (dead letters not replayed) and `consumers` (processes alive). Without labels: `memory` (bytes that Redis
+    uses) and, if it has a maxmemory, `memory_share` of that and, while it grows, `time_to_full` (seconds).
 
     Beside the counted series come, with a `value` and only where there is something to tell: `skew` (label service:
     seconds between the time that a source's events state and their arrival, the least of the window; its clock

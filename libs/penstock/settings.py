@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health_port: Port = _env("PENSTOCK_HEALTH_PORT", 0)
     job_ttl: Count = _env("PENSTOCK_JOB_TTL", 604_800)
     job_started: bool = _env("PENSTOCK_JOB_STARTED", False)
+    memory_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = _env("PENSTOCK_MEMORY_SHARE", 0.7)
     durability: Literal["memory", "aof", "replica"] = _env("PENSTOCK_DURABILITY", "memory")
     durability_timeout: Positive = _env("PENSTOCK_DURABILITY_TIMEOUT", 2.0)
     dedupe_ttl: Count = _env("PENSTOCK_DEDUPE_TTL", 86_400)

@@ -18,6 +18,13 @@ async def test_one_of_many_wins_a_tick(server: Server, raw: Raw) -> None:
         assert [await one.won() for one in reversed(candidates)] == [True, False, False, False, False]
 
 
+async def test_where_there_is_no_room_for_the_lock_everybody_wins(own_server: Server) -> None:
+    async with connected(own_server) as client:
+        await client.config_set("maxmemory", 1)
+
+        assert [await Election(client, Keys(), "sweep", tick=60.0).won() for _ in range(2)] == [True, True]
+
+
 async def test_a_lock_that_lives_on_because_the_clock_went_back_is_taken(server: Server, raw: Raw) -> None:
     async with connected(server) as client:
         election = Election(client, Keys(), "sweep", tick=1.0)

@@ -134,6 +134,8 @@ def _mesh_rows(look: Look, course: _Course) -> list[list[str]]:
     gauges = next((window.gauges for window in reversed(look.windows) if window.gauges), [])
     groups: dict[tuple[str, str], dict[str, Series]] = {}
     for series in filter(look.query.wants, gauges):
+        if not series.labels:
+            continue
         place = series.labels.get("stream", ""), series.labels.get("group", "")
         groups.setdefault(place, {})[series.name] = series
     return [

@@ -28,6 +28,7 @@ from penstock.settings import Settings, redis_url
 from penstock.streams.commit import Committer, Settled, Source
 from penstock.streams.delay import Promoter
 from penstock.streams.heartbeat import Heartbeat
+from penstock.streams.memory import MemoryRelief
 from penstock.streams.publish import Publisher, check_durability
 from penstock.streams.read import Reader
 from penstock.streams.rescue import Rescuer
@@ -179,7 +180,10 @@ def _trimming(runtime: Runtime) -> list[Any]:
     )
     events = events_key(runtime.keys, runtime.topology)
     retention = Retention(runtime.redis, runtime.keys, runtime.topology, streams, events=events)
-    return [retention.run(), dead_letters.run()]
+    relief = MemoryRelief(
+        runtime.redis, runtime.keys, runtime.topology, share=settings.memory_share, job_ttl=settings.job_ttl
+    )
+    return [retention.run(), dead_letters.run(), relief.run()]
 
 
 class _Consumption:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from redis.exceptions import OutOfMemoryError
+
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 
@@ -27,10 +29,16 @@ class Election:
     async def won(self) -> bool:
         """Return whether this process does the chore in this tick.
 
+        Where Redis is too full for the lock everybody does it: the chore may be the one that makes room.
+
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        if await self._client.set(self._key, "1", nx=True, px=self._lifetime):
+        try:
+            won = await self._client.set(self._key, "1", nx=True, px=self._lifetime)
+        except OutOfMemoryError:
+            return True
+        if won:
             self._lost = 0
             return True
         self._lost += 1

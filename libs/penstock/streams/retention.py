@@ -17,6 +17,7 @@ from penstock.topology import Topology
 
 _trim = Script("penstock.streams", "retention")
 _TICK = 5.0
+_NEWEST = 1_000  # entries of a stream that never give way
 _TELL_EVERY = 60.0  # seconds between two events that say the same
 _UNDECLARED = "no service of this streams.yaml: name it under streams.{stream}.abandoned if nobody uses it any more"
 _MOST_ENTRIES = 1_000  # looked at in one call, payloads and all: with more it would hold Redis for long
@@ -73,6 +74,17 @@ class Retention:
             _log.error("unread entries dropped: beyond retention.hard_limit", stream=stream, group=group, count=unread)
             await self._tell("retention.dropped", EntriesDropped(stream=stream, group=group, count=unread))
         return total
+
+    async def give_way(self, stream: str) -> int:
+        """Trim some of the oldest entries that every group has settled, though retention would keep them.
+
+        The newest stay, for whoever looks on. Returns how many went.
+        """
+        key, groups = self._keys.stream(stream), self._topology.groups(stream)
+        kept = max(_NEWEST, await self._client.xlen(key) - _MOST_ENTRIES)
+        abandoned = self._topology.streams[stream].abandoned
+        reply = await _trim(self._client, [key], ["0-0", kept, _MOST_ENTRIES, "", len(groups), *groups, *abandoned])
+        return int(reply[0])
 
     async def _say_who_holds(self, stream: str, group: str) -> None:
         if group and self._held.get(stream) != group:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from redis.exceptions import WatchError
@@ -12,10 +14,12 @@ from penstock.mesh.state import GroupState, mesh_state
 from penstock.metrics.windows import KEPT, LONG, SERVICE, SHORT, gauges_encoder, mesh
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
+from penstock.streams.memory import Memory, measure
 from penstock.streams.position import Position, position
 from penstock.topology import Topology
 from penstock_services.metrics.publish import add_window
 
+_LOOK_BACK, _LEAST_PAST = 600_000, 60_000  # ms
 _MARK = "mesh_mark"  # start of the last window of 10 s whose gauges were published
 
 
@@ -30,7 +34,34 @@ async def gauges(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Ser
         stood = await position(client, keys, state.stream, state.group)
         labels = {"stream": state.stream, "group": state.group}
         series += [Series(name=name, labels=labels, value=value) for name, value in _values(state, stood).items()]
-    return series
+    return [*series, *_of_memory(await measure(client))]
+
+
+def _of_memory(memory: Memory) -> Iterator[Series]:
+    yield Series(name="memory", value=memory.used)
+    if memory.limit:
+        yield Series(name="memory_share", value=memory.share)
+
+
+class Growth:
+    """How fast memory has filled over the last ten minutes."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[int, int]] = deque()
+
+    def time_to_full(self, now: int, memory: Memory) -> float | None:
+        """Return the seconds until memory is full if it goes on like this; None while that is not to be told.
+
+        `now` is in ms.
+        """
+        while self._seen and now - self._seen[0][0] > _LOOK_BACK:
+            self._seen.popleft()
+        self._seen.append((now, memory.used))
+        then, used = self._seen[0]
+        grown = memory.used - used
+        if now - then < _LEAST_PAST or grown <= 0 or not memory.limit:
+            return None
+        return max(0, memory.limit - memory.used) / grown * (now - then) / 1000
 
 
 def _values(state: GroupState, stood: Position) -> dict[str, float]:
@@ -54,6 +85,7 @@ class MeshWatch:
         self._keys = keys
         self._topology = topology
         self._mark = keys.state(SERVICE, _MARK)
+        self._growth = Growth()
 
     async def tick(self, now: int) -> None:
         """Publish the gauges of the window that ended last before `now` (in ms), if nobody has yet.
@@ -70,6 +102,8 @@ class MeshWatch:
             if last >= start:
                 return
             series = await gauges(self._client, self._keys, self._topology)
+            left = self._growth.time_to_full(now, await measure(self._client))
+            series += [] if left is None else [Series(name="time_to_full", value=left)]
             pipeline.multi()
             pipeline.set(self._mark, start)
             self._add(pipeline, SHORT, start, series)

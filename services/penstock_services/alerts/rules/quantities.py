@@ -8,7 +8,7 @@ from typing import Self
 from penstock.config import Duration
 from penstock.times import duration
 
-_SECONDS = ("lag_age", "oldest_pending", "skew")
+_SECONDS = ("lag_age", "oldest_pending", "skew", "time_to_full")
 
 
 class DurationOrZero(Duration):
@@ -63,7 +63,7 @@ def unit_of(series: str, field: str) -> str:
     """Return what a field of a series counts in: `s`, `share`, or nothing in particular."""
     if field.startswith(("duration.", "queue_wait.")) or (field == "value" and series in _SECONDS):
         return "s"
-    return "share" if field == "error_rate" else ""
+    return "share" if field == "error_rate" or series == "memory_share" else ""
 
 
 def in_words(value: float | None, unit: str = "") -> str:
