@@ -83,7 +83,8 @@ class Torture:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(faults)))
         print(f"the smallest list of faults that was found for seed {seed}, kept in {path}:")
         print("\n".join(f"  {fault}" for fault in faults))
-        print(f"again: just chaos 0.1 {seed} --schedule {path}", flush=True)
+        again = f"just chaos 0.1 {seed} --seconds {options.seconds:g} --events {options.events:g} --schedule {path}"
+        print(f"again: {again}", flush=True)
         return False
 
     async def _run(self, plan: plans.Plan, faults: list[Fault]) -> experiment.Result:

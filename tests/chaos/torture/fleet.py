@@ -26,6 +26,7 @@ class Member:
         self.service = service
         self.link = link
         self.wanted = False
+        self.starting = asyncio.Lock()
         self.process: asyncio.subprocess.Process | None = None
 
     @property
@@ -53,6 +54,7 @@ class Fleet:
         self.disturbed: set[int] = set()
         """Processes to which something was done: what they had in flight may be another's now."""
         self._killed: set[int] = set()
+        self._stopped: set[int] = set()
         self.exits: list[str] = []
         """What ended though nobody ended it, or did not end though it was told to."""
         self._watchers: set[asyncio.Task[None]] = set()
@@ -71,10 +73,13 @@ class Fleet:
     async def start(self, member: Member) -> None:
         """Start a process in the place of `member`, unless there is one."""
         member.wanted = True
-        if member.process is not None and member.process.pid in self._killed:
-            await member.process.wait()
-        if member.running:
-            return
+        async with member.starting:  # two faults may end at once
+            if member.process is not None and member.process.pid in self._killed:
+                await member.process.wait()
+            if not member.running:
+                await self._spawn(member)
+
+    async def _spawn(self, member: Member) -> None:
         log = self._folder / f"{member.service}.{self.members.index(member)}.log"
         with log.open("ab") as output:
             member.process = await asyncio.create_subprocess_exec(
@@ -130,10 +135,11 @@ class Fleet:
         """SIGTERM; return whether there was a process."""
         member.wanted = False
         process = member.process
-        if process is not None:
-            self.disturbed.add(process.pid)
-        if process is None or not member.send(signal.SIGTERM):
+        if process is None or not member.running:
             return False
+        self.disturbed.add(process.pid)
+        self._stopped.add(process.pid)
+        member.send(signal.SIGTERM)
         try:
             async with asyncio.timeout(_STOPS_WITHIN):
                 await process.wait()
@@ -153,10 +159,11 @@ class Fleet:
 
     async def _watch(self, member: Member, process: asyncio.subprocess.Process, log: Path) -> None:
         code = await process.wait()
-        stopped = code in (0, -signal.SIGTERM) and not member.wanted  # by the signal itself if it was just starting
-        if process.pid in self._killed or stopped:
-            return
-        if code == -signal.SIGKILL and self._was_poisoned(member.service, process.pid):
+        # While it is just starting the signal itself ends it.
+        stopped = process.pid in self._stopped and code in (0, -signal.SIGTERM)
+        if stopped or process.pid in self._killed:
+            pass
+        elif code == -signal.SIGKILL and self._was_poisoned(member.service, process.pid):
             self.died(member, process.pid)
         else:
             last = _last_words(log)
