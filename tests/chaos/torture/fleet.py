@@ -38,7 +38,7 @@ class Member:
         if self.process is None or self.process.returncode is not None:
             return 0
         with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
+            os.kill(self.process.pid, number)  # Popen.send_signal would collect the exit code that asyncio waits for
         return self.process.pid
 
 
