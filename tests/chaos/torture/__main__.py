@@ -15,7 +15,7 @@ import msgspec
 
 from tests.chaos.torture import experiment
 from tests.chaos.torture import plan as plans
-from tests.chaos.torture.check import KNOWN
+from tests.chaos.torture.check import KNOWN, Finding
 from tests.chaos.torture.faults import KINDS, ON, Fault, schedule
 from tests.chaos.torture.shrink import shrink
 from tests.servers import required_kinds
@@ -74,9 +74,10 @@ class Torture:
             + (f", {len(result.known)} known" if result.known else ""),
             flush=True,
         )
+        _print_findings("known", result.known)
         if not result.findings:
             return True
-        _print_findings(result)
+        _print_findings("wrong", result.findings)
         if options.shrink:
             faults = await self._shrunk(plan, faults, {finding.kind for finding in result.findings})
         path = Path(tempfile.gettempdir()) / f"penstock-chaos-{seed}.json"
@@ -123,10 +124,10 @@ class Torture:
         print(f"  {self._injected.total():6}  faults in all")
 
 
-def _print_findings(result: experiment.Result) -> None:
-    for kind, count in Counter(finding.kind for finding in result.findings).items():
-        print(f"  {count} {kind}, such as:")
-        for finding in [one for one in result.findings if one.kind == kind][:5]:
+def _print_findings(what: str, findings: list[Finding]) -> None:
+    for kind, count in Counter(finding.kind for finding in findings).items():
+        print(f"  {what}: {count} {kind}, such as")
+        for finding in [one for one in findings if one.kind == kind][:5]:
             print(f"    {finding.what}")
 
 
