@@ -81,6 +81,10 @@ An entry of a stream has flat fields named after CloudEvents attributes:
 | `cause` | id of the event that led to this one | - |
 | `links` | traceparents of other traces it comes from, separated by spaces | - |
 
+The gateway itself sets who sent an event and what its id is: `source` is `client/NAME`, `gateway` (while it is open) or
+`webhook/NAME`, followed by / and the source that the sender named, if any; `id` cannot be guessed, and is the same for
+what is sent twice. The sender's own id is kept as `sender_id`, a webhook's delivery id as `delivery`.
+
 Unknown fields are kept. In a group's retry stream `attempt`, `retry.entry`, `retry.crashes` and `retry.error` tell how
 the event has fared; a dead letter has `dlq.stream`, `dlq.group`, `dlq.entry`, `dlq.reason` (invalid, unhandled,
 rejected, failed, crashed), `dlq.error`, `dlq.attempts`, `dlq.time`, `dlq.fingerprint`, `dlq.traceparent` and

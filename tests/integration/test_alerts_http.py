@@ -22,6 +22,7 @@ LAG = "kind: threshold\nseries: lag_age\nabove: 30s"
 REFUSED = [
     (b"{", "the body is not JSON"),
     (b"\xff", "the body is not JSON"),
+    (b"[" * 90_000, "the body is nested more than 100 levels deep"),
     (b"", "the body is not JSON"),
     ([], "silence: Expected a mapping"),
     ({"matchers": ["a=b"], "author": "ada"}, "silence: Object missing required field `duration`"),

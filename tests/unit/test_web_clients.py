@@ -61,8 +61,10 @@ def test_a_browser_gives_the_secret_as_a_password() -> None:
     ["", "Bearer", f"Bearer {SECRET}x", "Bearer \udcff", f"Token {SECRET}", "Basic !", "Basic YQ==", "Basic \udcff"],
 )
 def test_what_is_no_secret_is_401(authorization: str) -> None:
-    with pytest.raises(Problem, match="no client's secret"):
+    with pytest.raises(Problem, match="no client's secret") as refused:
         clients(shop=spec(secret=None, sha256=(hashed(SECRET),))).find(authorization)
+    kind = "Basic" if authorization.startswith("Basic") else "Bearer"
+    assert refused.value.headers["WWW-Authenticate"].startswith(kind)
 
 
 def test_two_clients_cannot_share_a_secret_and_a_short_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

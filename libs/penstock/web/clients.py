@@ -132,8 +132,13 @@ class Clients:
         # Looked up by hash: how long that takes says nothing of any secret.
         caller = self._callers.get(hashlib.sha256(secret.encode(errors="surrogateescape")).digest())
         if caller is None and self.declared:
-            challenge = {"WWW-Authenticate": 'Bearer realm="penstock", error="invalid_token"'}
-            raise Problem(401, "this is no client's secret", headers=challenge)
+            # A browser asks its user again for what it was told to be wrong.
+            again = (
+                'Basic realm="penstock"'
+                if kind.lower() == "basic"
+                else 'Bearer realm="penstock", error="invalid_token"'
+            )
+            raise Problem(401, "this is no client's secret", headers={"WWW-Authenticate": again})
         return caller
 
 
