@@ -11,7 +11,7 @@ from penstock.settings import Settings
 from penstock.telemetry.spans import NullTelemetry
 from penstock.topology import load
 from penstock.web.health import common_routes
-from penstock.web.routes import Route
+from penstock.web.routes import HttpRoute
 from penstock_services.alerts import api as alerts
 from penstock_services.gateway import service as gateway
 from penstock_services.gateway.identity import Identities
@@ -20,11 +20,11 @@ from penstock_services.metrics import api as metrics
 from penstock_services.notifier import api as notifier
 
 
-def _gateway(runtime: Runtime) -> list[Route]:
+def _gateway(runtime: Runtime) -> list[HttpRoute]:
     return gateway.routes(runtime, Identities(runtime), Upstream(runtime, frozenset()), {})
 
 
-OWN: dict[str, Callable[[Runtime], list[Route]]] = {
+OWN: dict[str, Callable[[Runtime], list[HttpRoute]]] = {
     "gateway": _gateway,
     "metrics": metrics.routes,
     "alerts": alerts.routes,
@@ -33,7 +33,7 @@ OWN: dict[str, Callable[[Runtime], list[Route]]] = {
 }
 
 
-def routes(service: str) -> list[Route]:
+def routes(service: str) -> list[HttpRoute]:
     runtime = Runtime(
         service,
         settings=Settings(),

@@ -17,7 +17,7 @@ from penstock.streams.publish import Publisher
 from penstock.telemetry.spans import NullTelemetry
 from penstock.topology import parse
 from penstock.web.limits import Limits
-from penstock.web.routes import Route
+from penstock.web.routes import HttpRoute
 from penstock.web.server import Server as HttpServer
 from tests.processes import ROOT
 from tests.routes import OWN
@@ -45,7 +45,7 @@ ENOUGH = {
 class Port:
     """A service's HTTP in this event loop."""
 
-    def __init__(self, session: aiohttp.ClientSession, port: int, routes: tuple[Route, ...]) -> None:
+    def __init__(self, session: aiohttp.ClientSession, port: int, routes: tuple[HttpRoute, ...]) -> None:
         self._session = session
         self._port = port
         self.requests = [

@@ -39,7 +39,7 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="penstock", Basic realm="penstock"'}
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
+class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How one port takes callers.
 
     `loopback`: it listens on this machine only. `opened`: an operator has said that everybody may do everything.
@@ -54,9 +54,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class Access:
     """Decides for one port."""
 
-    def __init__(self, clients: Clients, rules: Rules) -> None:
+    def __init__(self, clients: Clients, policy: AccessPolicy) -> None:
         self._clients = clients
-        self._rules = rules
+        self._policy = policy
         self._local_names = _local_names()
 
     def check_origin(self, request: web.BaseRequest, *, navigable: bool) -> None:
@@ -76,7 +76,7 @@ class Access:
         origin = headers.get("Origin")
         if origin is not None and _authority(origin) != host.lower():
             raise Problem(403, "this comes from a page of another origin, which may not speak for whoever reads it")
-        if (self._rules.loopback or self._rules.names) and not self._is_known(host):
+        if (self._policy.loopback or self._policy.names) and not self._is_known(host):
             raise Problem(
                 421, f"{host!r} is no name of this service; PENSTOCK_HOSTS names those under which it may be asked"
             )
@@ -105,7 +105,7 @@ class Access:
             return found
         if self._clients.declared:
             return NOBODY
-        if self._rules.opened or (self._rules.loopback and self._is_local(request)):
+        if self._policy.opened or (self._policy.loopback and self._is_local(request)):
             return EVERYBODY
         return NOBODY
 
@@ -116,7 +116,7 @@ class Access:
     def _is_known(self, host: str) -> bool:
         name = _name(host)
         # A name can be pointed at us by whoever owns it; an address cannot.
-        return self._is_ours(name) or name in self._rules.names or (not self._rules.loopback and _is_address(name))
+        return self._is_ours(name) or name in self._policy.names or (not self._policy.loopback and _is_address(name))
 
     def _is_ours(self, name: str) -> bool:
         return name in self._local_names or _is_loopback_address(name)

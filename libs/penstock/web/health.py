@@ -14,7 +14,7 @@ from penstock.mesh.health import breakers_health, dlq_health
 from penstock.redis.connection import AsyncRedis
 from penstock.service.runtime import Runtime
 from penstock.web.problems import Problem
-from penstock.web.routes import Endpoint, Request, Route, get, json
+from penstock.web.routes import Endpoint, HttpRoute, Request, get, json
 from penstock.web.single_flight import SingleFlight
 
 HEALTH: dict[str, Callable[[AsyncRedis, Keys], Awaitable[object]]] = {
@@ -36,7 +36,7 @@ class Ready(msgspec.Struct, frozen=True):
     status: Literal["ready"] = "ready"
 
 
-def common_routes(runtime: Runtime, own: Sequence[Route] = ()) -> list[Route]:
+def common_routes(runtime: Runtime, own: Sequence[HttpRoute] = ()) -> list[HttpRoute]:
     """Return the routes that every service has, but for those that it has of its own."""
     routes = [
         get("/livez", _live, scope="public", vital=True),

@@ -56,7 +56,7 @@ class Request(msgspec.Struct, frozen=True):
 Endpoint = Callable[[Request], Awaitable[web.StreamResponse]]
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path; a path that ends in `{name}` takes the rest of the address.
 
     `own_tenant`: the endpoint keeps callers to their tenant by itself. `navigable`: a page that links from elsewhere
@@ -72,19 +72,19 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     vital: bool = False
 
 
-def get(path: str, endpoint: Endpoint, *, scope: Scope = "read", **how: bool) -> Route:
+def get(path: str, endpoint: Endpoint, *, scope: Scope = "read", **how: bool) -> HttpRoute:
     """Return a route that reads; HEAD is answered as well."""
-    return Route(method="GET", path=path, endpoint=endpoint, scope=scope, **how)
+    return HttpRoute(method="GET", path=path, endpoint=endpoint, scope=scope, **how)
 
 
-def post(path: str, endpoint: Endpoint, *, scope: Scope, **how: bool) -> Route:
+def post(path: str, endpoint: Endpoint, *, scope: Scope, **how: bool) -> HttpRoute:
     """Return a route that acts."""
-    return Route(method="POST", path=path, endpoint=endpoint, scope=scope, **how)
+    return HttpRoute(method="POST", path=path, endpoint=endpoint, scope=scope, **how)
 
 
-def delete(path: str, endpoint: Endpoint, *, scope: Scope, **how: bool) -> Route:
+def delete(path: str, endpoint: Endpoint, *, scope: Scope, **how: bool) -> HttpRoute:
     """Return a route that removes."""
-    return Route(method="DELETE", path=path, endpoint=endpoint, scope=scope, **how)
+    return HttpRoute(method="DELETE", path=path, endpoint=endpoint, scope=scope, **how)
 
 
 def json(value: Any, status: int = 200) -> web.Response:
@@ -95,10 +95,10 @@ def json(value: Any, status: int = 200) -> web.Response:
 class RouteTable:
     """Every route of a port. They are few and fixed, so a table serves."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[HttpRoute]) -> None:
         self.routes = tuple(routes)
-        self._exact: dict[str, dict[str, Route]] = {}
-        self._prefixes: dict[str, dict[str, Route]] = {}
+        self._exact: dict[str, dict[str, HttpRoute]] = {}
+        self._prefixes: dict[str, dict[str, HttpRoute]] = {}
         for route in self.routes:
             prefix, brace, _ = route.path.partition("{")
             methods = (self._prefixes if brace else self._exact).setdefault(prefix, {})
@@ -106,7 +106,7 @@ class RouteTable:
             if route.method == "GET":
                 methods["HEAD"] = route
 
-    def find(self, method: str, path: str) -> tuple[Route, str]:
+    def find(self, method: str, path: str) -> tuple[HttpRoute, str]:
         """Return the route of a path as it was sent, and what stands for its `{...}`.
 
         Raises:
@@ -118,7 +118,7 @@ class RouteTable:
             raise Problem(405, f"this address takes {allowed}", headers={"Allow": allowed})
         return methods[method], rest
 
-    def _resolve(self, path: str) -> tuple[Mapping[str, Route], str]:
+    def _resolve(self, path: str) -> tuple[Mapping[str, HttpRoute], str]:
         if methods := self._exact.get(path):
             return methods, ""
         for prefix, methods in self._prefixes.items():

@@ -16,19 +16,19 @@ from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
 from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import is_loopback
-from penstock.web.access import Access, Rules
+from penstock.web.access import Access, AccessPolicy
 from penstock.web.clients import Clients
 from penstock.web.connections import SEND_BUFFER, SPARE, Connection
 from penstock.web.health import common_routes
 from penstock.web.limits import Limits
 from penstock.web.problems import Problem, away, overloaded
-from penstock.web.routes import Request, Route, RouteTable
+from penstock.web.routes import HttpRoute, Request, RouteTable
 
 _QUEUE = 1024  # connections that the kernel holds for us
 _log = structlog.get_logger("penstock.http")
 
 
-async def serve(runtime: Runtime, routes: Sequence[Route], *, host: str, port: int, variable: str) -> None:
+async def serve(runtime: Runtime, routes: Sequence[HttpRoute], *, host: str, port: int, variable: str) -> None:
     """Serve `routes`, and those that every service has, until the service is asked to stop.
 
     Replicas on one machine share the port: the kernel spreads connections over them. `variable` names the
@@ -47,14 +47,14 @@ class Server(web.Server):
     """Accepts connections up to a cap, admits requests, and knows how many are under way."""
 
     def __init__(
-        self, runtime: Runtime, routes: Sequence[Route], *, host: str, limits: Limits, opened: bool = False
+        self, runtime: Runtime, routes: Sequence[HttpRoute], *, host: str, limits: Limits, opened: bool = False
     ) -> None:
         super().__init__(self._take)
         settings = runtime.settings
         self.table = RouteTable([*routes, *common_routes(runtime, routes)])
         self._clients = Clients.of(runtime.topology, settings)
-        self._rules = Rules(loopback=is_loopback(host), opened=opened, names=settings.host_names)
-        self._access = Access(self._clients, self._rules)
+        self._policy = AccessPolicy(loopback=is_loopback(host), opened=opened, names=settings.host_names)
+        self._access = Access(self._clients, self._policy)
         self._limits = limits
         self._drain_timeout = settings.drain_timeout
         self._peers: Counter[str] = Counter()
@@ -128,9 +128,9 @@ class Server(web.Server):
         return Connection(self, self._limits)
 
     def _say_who_may(self) -> None:
-        if self._rules.opened and not self._clients.declared:
+        if self._policy.opened and not self._clients.declared:
             _log.warning("OPEN: whoever reaches this address may publish, read and act; declare clients to close it")
-        elif not self._rules.loopback and not self._clients.declared:
+        elif not self._policy.loopback and not self._clients.declared:
             _log.warning("closed but for probes and signed webhooks: streams.yaml declares no clients")
 
     # Requests
@@ -165,7 +165,7 @@ class Server(web.Server):
         except Exception as error:  # noqa: BLE001 - it becomes an answer, and a log line if it is ours
             return _failure(error).response()
 
-    def _find(self, request: web.BaseRequest, *, spare: bool) -> tuple[Route, str]:
+    def _find(self, request: web.BaseRequest, *, spare: bool) -> tuple[HttpRoute, str]:
         """Return the route, once it is sure that there is room, and that no page of another site asks."""
         try:
             route, rest = self.table.find(request.method, request.rel_url.raw_path)

@@ -13,7 +13,7 @@ from penstock.mesh.alerts import AlertStore, LifecycleState, present
 from penstock.service.runtime import Runtime
 from penstock.web.body import parse
 from penstock.web.problems import Problem
-from penstock.web.routes import Request, Route, delete, get, json, post
+from penstock.web.routes import HttpRoute, Request, delete, get, json, post
 from penstock.web.server import serve
 
 Text = Annotated[str, msgspec.Meta(max_length=1_000)]
@@ -44,7 +44,7 @@ async def serve_api(runtime: Runtime) -> None:
     )
 
 
-def routes(runtime: Runtime) -> list[Route]:
+def routes(runtime: Runtime) -> list[HttpRoute]:
     """Return what answers on /v1/alerts, /v1/alerts/history and /v1/silences, as `openapi.API` describes it."""
     store = AlertStore(runtime.redis, runtime.keys)
 

@@ -13,7 +13,7 @@ from penstock.service.runtime import Runtime
 from penstock.settings import Settings, is_loopback
 from penstock.topology import Topology
 from penstock.web.limits import Limits
-from penstock.web.routes import Request, Route, get
+from penstock.web.routes import HttpRoute, Request, get
 from penstock.web.server import Server
 from penstock_services.gateway.events import STREAM, Events
 from penstock_services.gateway.identity import Identities
@@ -62,7 +62,7 @@ def build(settings: Settings, topology: Topology) -> Service:
 
 def routes(
     runtime: Runtime, identities: Identities, upstream: Upstream, sources: Mapping[str, WebhookSource]
-) -> list[Route]:
+) -> list[HttpRoute]:
     """Return what the gateway answers beside what every service does; `openapi.API` describes it."""
     document = resources.files(__package__).joinpath("openapi.json").read_bytes()
 

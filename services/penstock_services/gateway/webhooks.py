@@ -10,7 +10,7 @@ from aiohttp import web
 from penstock.service.runtime import Runtime
 from penstock.web import body
 from penstock.web.problems import Problem, overloaded
-from penstock.web.routes import Request, Route, get, post
+from penstock.web.routes import HttpRoute, Request, get, post
 from penstock_services.gateway import handshakes
 from penstock_services.gateway.acceptance import DELIVERY, Acceptance, Draft, Sender
 from penstock_services.gateway.events import answer
@@ -41,7 +41,7 @@ class Webhooks:
         self.routes = [
             post(path, self._take, scope="public"),
             get(path, self._greet, scope="public"),
-            Route(method="OPTIONS", path=path, endpoint=self._allow, scope="public"),
+            HttpRoute(method="OPTIONS", path=path, endpoint=self._allow, scope="public"),
         ]
 
     async def _take(self, request: Request) -> web.Response:

@@ -7,7 +7,7 @@ from aiohttp import web
 from penstock.metrics.report import WindowQuery, report
 from penstock.metrics.windows import WindowReader
 from penstock.service.runtime import Runtime
-from penstock.web.routes import Request, Route, get, json
+from penstock.web.routes import HttpRoute, Request, get, json
 from penstock.web.server import serve
 from penstock_services.metrics.mesh import gauges
 from penstock_services.metrics.prometheus import CONTENT_TYPE, exposition
@@ -25,7 +25,7 @@ async def serve_api(runtime: Runtime) -> None:
     )
 
 
-def routes(runtime: Runtime) -> list[Route]:
+def routes(runtime: Runtime) -> list[HttpRoute]:
     """Return what answers on /v1/metrics and /metrics; services.metrics.openapi describes it."""
 
     async def windows(request: Request) -> web.Response:

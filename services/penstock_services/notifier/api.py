@@ -6,7 +6,7 @@ from aiohttp import web
 
 from penstock.mesh.deliveries import DeliveryQuery, attempts, failed
 from penstock.service.runtime import Runtime
-from penstock.web.routes import Request, Route, get, json
+from penstock.web.routes import HttpRoute, Request, get, json
 from penstock.web.server import serve
 
 
@@ -22,7 +22,7 @@ async def serve_api(runtime: Runtime) -> None:
     )
 
 
-def routes(runtime: Runtime) -> list[Route]:
+def routes(runtime: Runtime) -> list[HttpRoute]:
     """Return what answers on /v1/deliveries and /v1/deliveries/failed; services.notifier.openapi describes it."""
 
     async def deliveries(request: Request) -> web.Response:

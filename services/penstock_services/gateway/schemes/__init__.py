@@ -5,7 +5,7 @@ from penstock_services.gateway.schemes.github import GitHub
 from penstock_services.gateway.schemes.gitlab import GitLab
 from penstock_services.gateway.schemes.hmac_options import Hmac
 from penstock_services.gateway.schemes.shopify import Shopify
-from penstock_services.gateway.schemes.slack import Slack
+from penstock_services.gateway.schemes.slack import SlackScheme
 from penstock_services.gateway.schemes.standard_webhooks import StandardWebhooks, Svix
 from penstock_services.gateway.schemes.stripe import Stripe
 from penstock_services.gateway.schemes.token import Token
@@ -16,7 +16,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "svix": Svix,
     "github": GitHub,
     "stripe": Stripe,
-    "slack": Slack,
+    "slack": SlackScheme,
     "shopify": Shopify,
     "gitlab": GitLab,
     "twilio": Twilio,

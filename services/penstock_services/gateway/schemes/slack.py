@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from penstock_services.gateway.schemes.base import Plain, Signed, Verified, check_time, compare, header, in_body
 
 
-class Slack(Plain):
+class SlackScheme(Plain):
     """`X-Slack-Signature: v0=<hex HMAC-SHA256 of v0:timestamp:body>`; commands come as forms, events as JSON."""
 
     def verify(self, request: Signed) -> Verified:
