@@ -159,6 +159,8 @@ class Fleet:
 
     async def _watch(self, member: Member, process: asyncio.subprocess.Process, log: Path) -> None:
         code = await process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # children that it left
         # While it is just starting the signal itself ends it.
         stopped = process.pid in self._stopped and code in (0, -signal.SIGTERM)
         if stopped or process.pid in self._killed:
