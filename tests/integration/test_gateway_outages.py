@@ -50,7 +50,8 @@ def test_out_of_memory_is_503_and_nothing_is_half_enqueued(own_server: Server, t
         raw.config_set("maxmemory", 1)
         assert_unavailable(gateway.post(EVENT, key), "out of memory")
         assert_unavailable(gateway.post([EVENT, {**EVENT, "id": "e-1"}]), "out of memory")
-        assert raw.keys() == []
+        assert raw.keys("dedupe:*") == []
+        assert not raw.exists("ingest")
         raw.config_set("maxmemory", 0)
         answer = gateway.post(EVENT, key)
         assert (answer.status, "duplicate" in answer.json) == (202, False)
