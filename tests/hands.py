@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, client
-from penstock.streams.commit import Committer, Entry, Output, Settled, Source, Unit
+from penstock.streams.commit import Committer, Entry, Output, Settled, Source, UnitOfWork
 from tests.servers import Server
 
 Raw: TypeAlias = Any  # redis-py annotates every reply as a union over all its modes
@@ -77,8 +77,8 @@ def done(entry_id: str, *, source: Source = FRESH) -> Entry:
     return Entry(source.index, entry_id)
 
 
-def unit(*entries: Entry, outputs: list[Output] | None = None, operations: list[list[Any]] | None = None) -> Unit:
-    return Unit(list(entries), outputs or [], operations or [])
+def unit(*entries: Entry, outputs: list[Output] | None = None, operations: list[list[Any]] | None = None) -> UnitOfWork:
+    return UnitOfWork(list(entries), outputs or [], operations or [])
 
 
 def event(event_type: str = "out", *, key: str = "events", delay_ms: int = 0) -> Output:
@@ -104,7 +104,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
 
 
 class Hand:
-    """A settler under way, and what it reports."""
+    """A committer under way, and what became of the units it was given."""
 
     def __init__(self, redis_client: AsyncRedis, *, consumer: str = ME, dead_letters: str = "dlq") -> None:
         self.reports: list[Settled] = []
@@ -114,13 +114,11 @@ class Hand:
             consumer=consumer,
             sources=SOURCES,
             dead_letters=dead_letters,
-            report=self.reports.append,
         )
 
-    async def settle(self, *units: Unit) -> list[Settled]:
+    async def settle(self, *units: UnitOfWork) -> list[Settled]:
         """Settle units as one batch; return what became of each."""
-        for one in units:
-            self.committer.submit(one)
+        commits = [self.committer.submit(one) for one in units]
         run = asyncio.create_task(self.committer.run())
         drain = asyncio.create_task(self.committer.drain())
         try:
@@ -129,6 +127,7 @@ class Hand:
                 run.result()  # it only ends by an error
         finally:
             await end(run, drain)
+        self.reports += [commit.settled for commit in commits if commit.settled is not None]
         return self.reports
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from penstock.redis.connection import client
+from penstock.redis.lanes import Lanes
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.telemetry.spans import NullTelemetry
@@ -38,7 +38,7 @@ def routes(service: str) -> list[HttpRoute]:
         service,
         settings=Settings(),
         topology=load(),
-        redis=client("redis://127.0.0.1:1/0"),
+        lanes=Lanes("redis://127.0.0.1:1/0", name=service),
         publisher=cast(Any, None),
         telemetry=NullTelemetry(),
     )

@@ -5,7 +5,7 @@ PenstockError
 ├── UnsuitableRedis         the server is too old or set up so that events would be lost
 ├── Unavailable             Redis cannot be reached or refuses writes now: try again
 ├── InvalidEvent            an entry or payload breaks the event format
-└── Outcome                 raised by a handler to say what becomes of its event
+└── Directive               raised by a handler to say what is to become of its event
     ├── Snooze              hand it to me again later; no attempt is used up
     ├── Reject              it can never succeed: dead-letter it now
     └── TryAgain            this attempt failed; says when the next may run
@@ -38,11 +38,11 @@ class InvalidEvent(PenstockError):
     """An entry or payload breaks the event format; the message names the field."""
 
 
-class Outcome(PenstockError):
-    """Base of what a handler raises to decide its event's fate."""
+class Directive(PenstockError):
+    """Base of what a handler raises to say what is to become of its event."""
 
 
-class Snooze(Outcome):
+class Snooze(Directive):
     """Hand this event back after `seconds`, without using up an attempt."""
 
     def __init__(self, seconds: float) -> None:
@@ -52,7 +52,7 @@ class Snooze(Outcome):
         self.seconds = seconds
 
 
-class Reject(Outcome):
+class Reject(Directive):
     """Dead-letter this event now: trying again cannot help."""
 
     def __init__(self, reason: str) -> None:
@@ -60,7 +60,7 @@ class Reject(Outcome):
         self.reason = reason
 
 
-class TryAgain(Outcome):
+class TryAgain(Directive):
     """This attempt failed, try again: like any other exception, but with a say in when.
 
     `after` is the delay in seconds, such as a server's Retry-After; None leaves it to the retry policy.

@@ -18,9 +18,9 @@ from penstock.trace_context import TraceContext
 
 UNKNOWN_SOURCE = "redis-cli"
 _KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause"})
-# What Penstock adds to an entry that it parks in a group's retry stream. The names are ours alone there;
-# on any other stream a field of such a name is an unknown field like every other.
+# What Penstock puts behind an entry's own fields when it parks it in a group's retry stream; see encode_retry.
 RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = "retry.entry", "attempt", "retry.crashes", "retry.error"
+RETRY_FIELDS = "retry.fields"
 
 json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
 
@@ -131,7 +131,7 @@ def encode(
     Raises:
         InvalidEvent: an attribute is no text, or none that UTF-8 can hold.
     """
-    fields = ["type", _checked("type", event_type), "data", data]
+    fields = ["type", event_type, "data", data]
     for name, value in (
         ("id", event_id),
         ("source", source),
@@ -143,24 +143,26 @@ def encode(
         ("cause", cause),
     ):
         if value is not None:
-            fields.append(name)
-            fields.append(_checked(name, value))
+            fields += (name, value)
     if extra:
-        for name, value in extra.items():
-            if name not in _KNOWN:
-                fields += (_checked(name, name), _checked(name, value))
+        fields += (part for name, value in extra.items() if name not in _KNOWN for part in (name, value))
+    try:
+        if not "".join(fields).isascii():
+            "".join(fields).encode()
+    except (TypeError, UnicodeEncodeError):
+        raise InvalidEvent(_unwritable(fields)) from None
     return fields
 
 
-def _checked(name: str, value: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidEvent(f"{name} must be text, not {type(value).__name__}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidEvent(f"{name} holds what UTF-8 cannot: {value!r}") from None
-    return value
+def _unwritable(fields: list[Any]) -> str:
+    """Say which field is no text, or none that UTF-8 can hold."""
+    for name, value in zip(fields[::2], fields[1::2], strict=True):
+        for part in (name, value):
+            if not isinstance(part, str):
+                return f"{name} must be text, not {type(part).__name__}"
+            if len(part.encode(errors="ignore")) != len(part.encode(errors="replace")):
+                return f"{name} holds what UTF-8 cannot: {part!r}"
+    return "a field holds what UTF-8 cannot"
 
 
 def decode(stream: str, entry_id: str, fields: Iterable[bytes]) -> Event:
@@ -178,24 +180,44 @@ def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[E
     Raises:
         InvalidEvent: as for `decode`.
     """
-    raw = _pairs(fields)
-    origin = _origin(entry_id, raw)
+    own, added = split_retry(list(fields))
+    origin = _origin(entry_id, added)
     if not is_entry_id(origin.entry_id):
         raise InvalidEvent(f"{RETRY_ENTRY} is no entry id: {origin.entry_id!r}")
-    return _decode(stream, origin.entry_id, raw), origin
+    return _decode(stream, origin.entry_id, _pairs(own)), origin
 
 
-def encode_retry(entry_id: str, *, attempt: int, error: str) -> list[str]:
-    """Return the fields that are added to an entry that is parked for attempt number `attempt`.
+def encode_retry(entry_id: str, *, attempt: int, error: str, crashes: int = 0) -> list[str]:
+    """Return the fields that are put behind an entry's own when it is parked for attempt number `attempt`.
 
-    `entry_id` is where the event first lay, `error` why the last attempt failed.
+    `entry_id` is where the event first lay, `error` why the last attempt failed, `crashes` how many processes died
+    with it in flight. They are always these four in this order, so that the last eight values of a parked entry
+    are ours, whatever names its producer has given to fields of its own.
     """
-    return [RETRY_ENTRY, entry_id, RETRY_ATTEMPT, str(attempt), RETRY_ERROR, error]
+    return [RETRY_ENTRY, entry_id, RETRY_ATTEMPT, str(attempt), RETRY_CRASHES, str(crashes), RETRY_ERROR, error]
 
 
-def is_retry_field(name: str) -> bool:
-    """Return whether a field is one that parking an entry adds."""
-    return name == RETRY_ATTEMPT or name.startswith("retry.")
+def split_retry(values: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
+    """Return an entry's own fields, and those that parking it has put behind them."""
+    added: dict[bytes, bytes] = {}
+    if values[-8:-7] == [RETRY_ENTRY.encode()]:
+        values, added = values[:-8], _pairs(values[-8:])
+    return unfold(values), added
+
+
+def unfold(values: list[bytes]) -> list[bytes]:
+    """Return the fields of an entry that had too many for a script to copy: they then travel in one.
+
+    That one holds each name and value behind its length, as `4:type1:t`.
+    """
+    if len(values) != 2 or values[0] != RETRY_FIELDS.encode():
+        return values
+    unfolded, packed = [], values[1]
+    while packed:
+        length, _, rest = packed.partition(b":")
+        unfolded.append(rest[: int(length)])
+        packed = rest[int(length) :]
+    return unfolded
 
 
 def _pairs(fields: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -203,20 +225,18 @@ def _pairs(fields: Iterable[bytes]) -> dict[bytes, bytes]:
     return dict(zip(parts, parts, strict=True))
 
 
-def _origin(entry_id: str, raw: dict[bytes, bytes]) -> Origin:
-    def take(name: str, default: str | None = None) -> str | None:
-        value = raw.pop(name.encode(), None)
-        return default if value is None else value.decode(errors="replace")
+def _origin(entry_id: str, added: dict[bytes, bytes]) -> Origin:
+    text = {name.decode(): value.decode(errors="replace") for name, value in added.items()}
 
     def number(name: str, default: int) -> int:
-        value = take(name) or ""
+        value = text.get(name, "")
         return int(value) if value.isdecimal() else default
 
     return Origin(
-        entry_id=take(RETRY_ENTRY, entry_id) or "",
+        entry_id=text.get(RETRY_ENTRY, entry_id),
         attempt=number(RETRY_ATTEMPT, 1),
         crashes=number(RETRY_CRASHES, 0),
-        error=take(RETRY_ERROR),
+        error=text.get(RETRY_ERROR) or None,
     )
 
 

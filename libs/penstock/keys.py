@@ -38,9 +38,9 @@ class Keys(msgspec.Struct, frozen=True):
         """Which suspect entry each consumer of `group` is running alone."""
         return f"{self.prefix}trials:{group}"
 
-    def live(self, consumer: str) -> str:
-        """Present while `consumer` is alive."""
-        return f"{self.prefix}live:{consumer}"
+    def beats(self, group: str) -> str:
+        """The last heartbeat of each consumer of `group`."""
+        return f"{self.prefix}beats:{group}"
 
     def lock(self, name: str) -> str:
         """Present for one tick: somebody does the chore `name` now."""

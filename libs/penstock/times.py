@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+LONGEST_DELAY = 365 * 86_400.0
+"""Seconds that anything may be put off by; a server may answer anything as its Retry-After."""
 _LAST = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the end of RFC 3339
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")

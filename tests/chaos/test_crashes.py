@@ -21,6 +21,9 @@ from tests.servers import Server, required_kinds
 every_server = pytest.mark.parametrize("own_server", required_kinds(), indirect=True)
 
 
+SHIPPED = (Path(__file__).parents[2] / "streams.yaml").read_text()
+
+
 def worker(
     server: Server, *, url: str | None = None, log: Path | None = None, **env: str
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
@@ -99,7 +102,7 @@ def test_each_job_completes_exactly_once_when_the_only_worker_is_killed_and_repl
 def test_the_living_take_over_from_a_killed_worker(own_server: Server) -> None:
     client = own_server.client()
     with worker(own_server) as victim, worker(own_server):
-        eventually(lambda: len(client.keys("live:worker-*")) == 2, what="both workers are alive")
+        eventually(lambda: client.hlen("beats:worker") == 2, what="both workers are alive")
         add_jobs(client, 1000, seconds=0.02)
         some_done(client, 100)
         victim.kill()
@@ -113,11 +116,13 @@ def test_the_living_take_over_from_a_killed_worker(own_server: Server) -> None:
 def test_a_frozen_worker_that_wakes_up_changes_nothing(own_server: Server, tmp_path: Path) -> None:
     client = own_server.client()
     log = tmp_path / "zombie.log"
-    with worker(own_server, log=log) as zombie:
+    mesh = tmp_path / "streams.yaml"
+    mesh.write_text(SHIPPED.replace("    concurrency: 200\n", "    concurrency: 200\n    lease: 4s\n"))
+    with worker(own_server, log=log, PENSTOCK_TOPOLOGY=str(mesh)) as zombie:
         add_jobs(client, 50, seconds=0.5)
         in_hand(client, 50)
-        zombie.send_signal(signal.SIGSTOP)
-        with worker(own_server):
+        zombie.send_signal(signal.SIGSTOP)  # it is silent and still connected: others wait for its lease
+        with worker(own_server, PENSTOCK_TOPOLOGY=str(mesh)):
             all_done_once(client, 50)
             zombie.send_signal(signal.SIGCONT)
             # It is over its shock once it does new work again.

@@ -153,7 +153,7 @@ class Mesh:
         for stream, group in (("ingest", "worker"), ("events", "shop")):
             for consumer in self.redis.xinfo_consumers(stream, group):
                 name = consumer["name"]
-                if self.redis.exists(f"live:{name}"):
+                if self.redis.hexists(f"beats:{group}", name):
                     found[group] = int(name.rsplit("-", 2)[1])
         return found
 

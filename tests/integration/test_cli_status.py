@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def test_every_unsettled_event_is_counted_in_one_place(cli: Cli, raw: Any) -> No
     raw.xgroup_create("ingest:worker:retry", "worker", "0", mkstream=True)
     raw.xreadgroup("worker", "alive", {"ingest": ">"}, count=3)
     raw.xreadgroup("worker", "gone", {"ingest": ">"}, count=1)
-    raw.set("live:alive", "1", px=60_000)
+    raw.hset("beats:worker", "alive", f"1:{round(time.time() * 1000)}")
     for _ in range(4):
         raw.xadd("ingest:worker:retry", {"type": "t"})
     raw.xreadgroup("worker", "alive", {"ingest:worker:retry": ">"}, count=1)

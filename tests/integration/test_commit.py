@@ -1,4 +1,4 @@
-"""The hop commit: what a handler brought about takes effect with its acknowledgement, or not at all."""
+"""The atomic commit: what a handler brought about takes effect with its acknowledgement, or not at all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import redis
 import structlog
 
-from penstock.errors import InvalidEvent
-from penstock.streams.commit import DEAD, DONE, RETRY, Entry, Output, Unit
+from penstock.dlq.dead_letter import decode
+from penstock.event import encode_retry
+from penstock.streams.commit import DEAD, DONE, RETRY, Entry, Output, UnitOfWork
 from tests.hands import (
     DELAYED,
     FRESH,
@@ -59,10 +60,12 @@ def buried(entry_id: str) -> Entry:
 
 def waiting(raw: Raw) -> list[dict[str, str]]:
     """Return the fields of what is parked for later."""
-    members = raw.zrange(DELAYED, 0, -1)
-    flat = [msgspec.msgpack.decode(member, type=list[str]) for member in members]
-    assert all(len(set(fields[::2])) == len(fields[::2]) for fields in flat)  # no field is there twice
-    return [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in flat]
+    return [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in waiting_values(raw)]
+
+
+def waiting_values(raw: Raw) -> list[list[str]]:
+    """Return names and values of what is parked for later, in their order: a name may be there twice."""
+    return [msgspec.msgpack.decode(member, type=list[str]) for member in raw.zrange(DELAYED, 0, -1)]
 
 
 async def test_a_done_entry_takes_effect_and_is_acknowledged_in_one(server: Server, raw: Raw) -> None:
@@ -70,7 +73,7 @@ async def test_a_done_entry_takes_effect_and_is_acknowledged_in_one(server: Serv
     async with hand(server) as mine:
         (report,) = await mine.settle(unit(done(entry), outputs=[event("a"), event("b")], operations=[COUNT, COUNT]))
 
-    assert (report.refused, report.invalid, report.stale) == (set(), None, False)
+    assert (report.refused, report.invalid, report.stale) == (frozenset(), None, False)
     assert [fields["type"] for fields in fields_of(raw, "events")] == ["a", "b"]
     assert raw.hgetall("state:worker:counts") == {b"a": b"2"}
     assert pending(raw) == {}
@@ -139,9 +142,11 @@ async def test_a_retry_entry_carries_what_the_next_attempt_must_know(server: Ser
     async with hand(server) as mine:
         await mine.settle(unit(parked(entry, **{"retry.entry": entry, "attempt": "2", "retry.error": "KeyError: 1"})))
 
-    assert waiting(raw) == [
-        {"type": "t", "data": '{"a": 1}', "mine": "x"}
-        | {"retry.entry": entry, "attempt": "2", "retry.error": "KeyError: 1"}
+    assert waiting_values(raw) == [
+        [
+            *("type", "t", "data", '{"a": 1}', "mine", "x", "attempt", "producer's own"),
+            *("retry.entry", entry, "attempt", "2", "retry.error", "KeyError: 1"),
+        ]
     ]
     due = raw.zrange(DELAYED, 0, -1, withscores=True)
     seconds, microseconds = raw.time()
@@ -152,13 +157,16 @@ async def test_a_retry_entry_carries_what_the_next_attempt_must_know(server: Ser
 async def test_a_retry_entry_that_fails_again_is_parked_anew_and_leaves_the_retry_stream(
     server: Server, raw: Raw
 ) -> None:
-    add(raw, key=RETRY_STREAM, **{"retry.entry": "5-0", "attempt": "2", "retry.crashes": "1"})
+    before, after = (encode_retry("5-0", attempt=number, error="KeyError: 1", crashes=1) for number in (2, 3))
+    add(raw, key=RETRY_STREAM, attempt="own")  # a producer may call its fields what it likes
+    (own,) = raw.xrange(RETRY_STREAM)
+    raw.xtrim(RETRY_STREAM, maxlen=0)
+    raw.execute_command("XADD", RETRY_STREAM, "*", *(part for pair in own[1].items() for part in pair), *before)
     (entry,) = take(raw, key=RETRY_STREAM)
-    again = Entry(PARKED.index, entry, RETRY, ["retry.entry", "5-0", "attempt", "3"], 1)
     async with hand(server) as mine:
-        await mine.settle(unit(again))
+        await mine.settle(unit(Entry(PARKED.index, entry, RETRY, after, 1)))
 
-    assert waiting(raw) == [{"type": "t", "retry.entry": "5-0", "attempt": "3", "retry.crashes": "1"}]
+    assert waiting_values(raw) == [["type", "t", "attempt", "own", *after]]
     assert raw.xlen(RETRY_STREAM) == 0
     assert pending(raw, RETRY_STREAM) == {}
 
@@ -303,8 +311,14 @@ async def test_an_operation_that_fails_in_spite_of_the_checks_is_told_and_the_re
 async def test_what_no_client_can_send_is_refused_at_once(server: Server, raw: Raw, text: str) -> None:
     (entry,) = taken(raw)
     async with hand(server) as mine:
-        with pytest.raises(InvalidEvent, match="surrogates"):
-            mine.committer.submit(unit(done(entry), operations=[["SET", "k", text]]))
+        fine, refused = taken(raw, 2)
+        reports = await mine.settle(
+            unit(done(fine)), unit(done(entry), operations=[["SET", "k", text]]), unit(done(refused))
+        )
+
+    assert [bool(report.invalid) for report in reports] == [False, True, False]
+    assert "surrogates" in (reports[1].invalid or "")
+    assert list(pending(raw)) == [entry]
 
 
 # Guards
@@ -314,8 +328,8 @@ async def test_a_unit_whose_guard_no_longer_holds_changes_nothing(server: Server
     raw.hset("turn", mapping={"number": "4"})
     held, changed, missing, late = taken(raw, 4)
 
-    def guarded(entry: str, field: str, value: str | Any, new: str) -> Unit:
-        return Unit([done(entry)], [event(new)], [["HSET", "turn", field, new]], [("turn", field, value)])
+    def guarded(entry: str, field: str, value: str | Any, new: str) -> UnitOfWork:
+        return UnitOfWork([done(entry)], [event(new)], [["HSET", "turn", field, new]], [("turn", field, value)])
 
     async with hand(server) as mine:
         reports = await mine.settle(
@@ -346,7 +360,7 @@ def as_replica(raw: Raw, *, refuse: bool) -> None:
     raw.execute_command("REPLICAOF", *(("127.0.0.1", "1") if refuse else ("NO", "ONE")))
 
 
-EFFECTS: dict[str, Callable[[str], Unit]] = {
+EFFECTS: dict[str, Callable[[str], UnitOfWork]] = {
     "an event": lambda entry: unit(done(entry), outputs=[event(entry)]),
     "an event for later": lambda entry: unit(
         done(entry), outputs=[event(entry, key="events:scheduled", delay_ms=60_000)]
@@ -379,7 +393,7 @@ async def test_while_redis_takes_no_writes_nothing_happens_and_afterwards_everyt
     finally:
         refusal(raw, refuse=False)
 
-    assert [(report.refused, report.invalid) for report in reports] == [(set(), None)] * 2
+    assert [(report.refused, report.invalid) for report in reports] == [(frozenset(), None)] * 2
     assert pending(raw) == {}
     counted = int(raw.hget("state:worker:counts", "a") or 0)
     found = [raw.xlen("events"), raw.zcard("events:scheduled"), raw.zcard(DELAYED), raw.xlen("dlq"), counted]
@@ -458,7 +472,10 @@ async def test_an_event_of_more_fields_than_lua_can_hold_does_not_stop_the_rest(
 
     assert pending(raw) == {}
     assert raw.xlen("events") == 1
-    assert fields_of(raw, "dlq")[0]["type"] == "t"
+    (letter,) = [decode(letter, fields, None) for letter, fields in raw.xrange("dlq")]
+    assert letter.type == "t"
+    assert letter.event["f19999"] == "v"
+    assert len(letter.event) == 20_001
 
 
 # Loss
@@ -476,7 +493,7 @@ async def test_an_entry_that_is_deleted_while_in_hand_is_settled_and_counted_as_
                 unit(Entry(FRESH.index, entry, verdict, BURIAL, 1), outputs=[event()], operations=[COUNT])
             )
 
-    assert (report.refused, report.invalid) == (set(), None)
+    assert (report.refused, report.invalid) == (frozenset(), None)
     assert pending(raw) == {}
     assert (raw.zcard(DELAYED), raw.xlen("dlq"), raw.xlen("events")) == (0, 0, 1)
     assert sum(line["count"] for line in lines) == lost
@@ -502,7 +519,7 @@ async def test_a_stream_that_became_something_else_is_refused_like_one_that_is_g
     assert not raw.exists("state:worker:counts")
 
 
-async def test_dead_letters_that_are_no_stream_stop_the_settler_with_a_sentence(server: Server, raw: Raw) -> None:
+async def test_dead_letters_that_are_no_stream_stop_the_committer_with_a_sentence(server: Server, raw: Raw) -> None:
     raw.set("dlq", json.dumps("x"))
     (entry,) = taken(raw)
     async with hand(server) as mine:

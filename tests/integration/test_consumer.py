@@ -26,11 +26,11 @@ from penstock import (
     TryAgain,
     UnsuitableRedis,
 )
+from penstock.event import encode_retry
 from penstock.service import intake
 from penstock.service.outcome import Outcome
 from penstock.service.runtime import Runtime
-from penstock.streams import heartbeat as presence
-from penstock.streams import rescue as janitor
+from penstock.streams import heartbeat, rescue
 from penstock.topology import parse
 from tests.hands import Raw, fields_of
 from tests.mesh import eventually, running, settled
@@ -51,9 +51,9 @@ DELAYED = "ingest:worker:delayed"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the dead be found sooner, for quicker tests."""
-    monkeypatch.setattr(presence, "INTERVAL", 0.25)
-    monkeypatch.setattr(presence, "LIFETIME", 1.0)
-    monkeypatch.setattr(janitor, "_TICK", 0.25)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.25)
+    monkeypatch.setattr(heartbeat, "LIFETIME", 1.0)
+    monkeypatch.setattr(rescue, "INTERVAL", 0.25)
 
 
 class Order(msgspec.Struct):
@@ -104,7 +104,7 @@ async def test_a_done_event_has_its_effects_and_nothing_is_left_of_it(
     assert types(raw) == ["seen", "seen.later"]
     assert raw.hgetall("state:worker:counts") == {b"t": b"1"}
     assert raw.xinfo_consumers("ingest", "worker") == []  # its name does not stay behind
-    assert not raw.keys("live:*")
+    assert not raw.exists("beats:worker")
 
 
 async def test_a_failing_event_is_tried_again_until_it_succeeds(service: Service, server: Server, raw: Raw) -> None:
@@ -205,6 +205,7 @@ async def test_a_retry_waits_in_redis_with_what_the_next_attempt_must_know(
         "mine": "x",
         "retry.entry": entry,
         "attempt": "2",
+        "retry.crashes": "0",
         "retry.error": "429 Too Many Requests",
     }
     assert due / 1000 > time.time() + 3_000
@@ -490,8 +491,8 @@ async def test_plain_handlers_run_side_by_side_as_many_as_are_allowed(
 
 
 def steal(raw: Raw, entry: str) -> None:
-    """Give an entry to another consumer, who is alive."""
-    raw.set("live:thief", "1")
+    """Give an entry to another consumer, who is there: a connection bears its name."""
+    raw.client_setname("thief")
     raw.xclaim("ingest", "worker", "thief", 0, [entry])
 
 
@@ -549,6 +550,26 @@ async def test_of_a_batch_only_the_culprits_fail_and_the_rest_counts_once(
     }
 
 
+async def test_of_a_batch_whose_effects_redis_refuses_only_the_culprit_is_dead(
+    service: Service, server: Server, raw: Raw
+) -> None:
+    raw.set("state:worker:taken", "a text")
+
+    @service.on("ingest", batch=10)
+    async def handle(events: list[Event], ctx: BatchContext) -> None:
+        for event in events:
+            ctx.state.hincrby("taken" if event.json() == 3 else "counts", "all")
+
+    for number in range(6):
+        add(raw, "t", number)
+    async with running(service, MESH, server):
+        await eventually(done(raw), what="all are settled")
+
+    assert raw.hget("state:worker:counts", "all") == b"5"
+    (letter,) = letters(raw)
+    assert (letter["data"], letter["dlq.reason"]) == ("3", "invalid")
+
+
 async def test_a_batch_is_not_counted_twice_when_one_of_it_is_taken_away(
     service: Service, server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,8 +620,8 @@ async def test_suspects_run_alone_and_say_so(service: Service, server: Server, r
 
     for number in range(3):
         for kind in ("single", "many"):
-            fields = {"type": kind, "id": f"{kind}-{number}", "retry.crashes": "2", "retry.entry": "1-1"}
-            raw.xadd("ingest:worker:retry", fields)
+            parked = encode_retry("1-1", attempt=1, error="", crashes=2)
+            raw.execute_command("XADD", "ingest:worker:retry", "*", "type", kind, "id", f"{kind}-{number}", *parked)
     async with running(service, MESH, server):
         await eventually(lambda: len(trials) == 6 and settled(raw, "ingest", "worker"), what="all are settled")
 
@@ -673,7 +694,7 @@ async def test_what_is_not_finished_when_the_grace_time_is_over_is_handed_back(
             await handling.wait()
 
     assert fields_of(raw, "ingest:worker:retry") == [
-        {"type": "t", "data": "1", "retry.entry": entry, "attempt": "1", "retry.crashes": "0"}
+        {"type": "t", "data": "1", "retry.entry": entry, "attempt": "1", "retry.crashes": "0", "retry.error": ""}
     ]
     assert raw.xinfo_consumers("ingest", "worker") == []
     assert [line["events"] for line in lines if "grace time" in line["event"]] == [[f"ingest-{entry}"]]
@@ -688,7 +709,8 @@ async def test_suspects_that_wait_do_not_hold_up_the_end(service: Service, serve
         await asyncio.Event().wait()
 
     for number in range(3):
-        raw.xadd("ingest:worker:retry", {"type": "t", "retry.crashes": "2", "retry.entry": f"{number}-1"})
+        parked = encode_retry(f"{number}-1", attempt=1, error="", crashes=2)
+        raw.execute_command("XADD", "ingest:worker:retry", "*", "type", "t", *parked)
     async with running(service, MESH, server, drain_timeout=0.05):
         await handling.wait()
 

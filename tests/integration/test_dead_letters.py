@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from penstock.dlq import dead_letter
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
 from penstock.dlq.retention import DeadLetterRetention
@@ -30,20 +31,21 @@ def bury(raw: Raw, number: int = 1, *, entry_id: str = "*", **fields: str) -> st
         "type": "ticket.created",
         "data": f'{{"n": {number}}}',
         "mine": "x",
-        "dlq.stream": "ingest",
-        "dlq.group": "worker",
-        "dlq.entry": f"{number}-0",
-        "dlq.reason": "failed",
-        "dlq.error": "KeyError: 'x'",
-        "dlq.attempts": "5",
-        "dlq.time": "2026-11-22T10:00:00.000Z",
-        "dlq.fingerprint": "ticket.created:failed:f:1234",
-        "dlq.traceback": "Traceback",
-        "attempt": "5",
-        "retry.entry": f"{number}-0",
-        "retry.crashes": "1",
+        "attempt": "the producer's own",
     }
-    added: bytes = raw.xadd("dlq", {**letter, **fields}, id=entry_id)
+    burial = dead_letter.encode(
+        stream="ingest",
+        group="worker",
+        entry=f"{number}-0",
+        reason="failed",
+        error="KeyError: 'x'",
+        attempts=5,
+        time=1_795_341_600.0,
+        fingerprint="ticket.created:failed:f:1234",
+        traceback="Traceback",
+    )
+    own = [part for pair in {**letter, **fields}.items() for part in pair]
+    added: bytes = raw.execute_command("XADD", "dlq", entry_id, *own, *burial)
     return added.decode()
 
 
@@ -65,7 +67,7 @@ async def test_a_dead_letter_tells_what_died_where_and_why(server: Server, raw: 
     assert (told.letter, told.event_id, told.type) == (letter, "ingest-1-0", "ticket.created")
     assert (told.stream, told.group, told.entry, told.reason, told.attempts) == ("ingest", "worker", "1-0", "failed", 5)
     assert (told.error, told.traceback, told.replayed) == ("KeyError: 'x'", "Traceback", None)
-    assert told.event == {"type": "ticket.created", "data": '{"n": 1}', "mine": "x"}
+    assert told.event == {"type": "ticket.created", "data": '{"n": 1}', "mine": "x", "attempt": "the producer's own"}
 
 
 async def test_a_letter_that_is_not_there_is_none(server: Server) -> None:
@@ -103,8 +105,9 @@ async def test_a_replay_gives_the_event_back_to_its_group_as_a_first_attempt(ser
         "data": '{"n": 1}',
         "mine": "x",
         "retry.entry": "1-0",
-        "attempt": "1",
+        "attempt": "1",  # ours, which come last; the producer's own field of that name is still before them
         "retry.crashes": "0",
+        "retry.error": "",
     }
 
 

@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from penstock.redis.connection import blocking_client
 from penstock.streams import heartbeat
-from penstock.streams.heartbeat import Heartbeat, Held
+from penstock.streams.heartbeat import GIVEN_UP, Beats, Heartbeat, Held, alive
 from tests.hands import FRESH, GROUP, KEYS, ME, OTHER, PARKED, SOURCES, STREAM, Raw, add, make_groups, take, taken
 from tests.mesh import eventually
 from tests.processes import eventually as eventually_while_blocking
 from tests.servers import Server
 
-LIVE = f"live:{ME}"
+BEATS = KEYS.beats(GROUP)
 
 
 class Hands:
@@ -23,20 +24,22 @@ class Hands:
     def __init__(self) -> None:
         self.held: list[Held] = []
         self.lost: list[Held] = []
+        self.seen: list[Beats] = []
 
 
 @asynccontextmanager
 async def beating(server: Server, *, lease: float = 30.0, hands: Hands | None = None) -> AsyncIterator[Hands]:
     holding = hands or Hands()
     heart = Heartbeat(
-        server.url,
+        blocking_client(server.url, timeout=1.0, name=f"{ME}:heartbeat"),
         KEYS,
         group=GROUP,
         consumer=ME,
         sources=SOURCES,
         lease=lease,
-        in_hand=lambda: holding.held,
+        in_flight=lambda: holding.held,
         lost=holding.lost.extend,
+        observe=holding.seen.append,
     )
     heart.start()
     try:
@@ -66,17 +69,34 @@ def deliveries(raw: Raw) -> list[int]:
     return [row["times_delivered"] for row in raw.xpending_range(STREAM, GROUP, "-", "+", 10_000)]
 
 
-async def test_a_consumer_that_beats_is_alive_for_seconds_and_gone_when_it_stops(server: Server, raw: Raw) -> None:
+def beat(raw: Raw) -> bytes | None:
+    found: bytes | None = raw.hget(BEATS, ME)
+    return found
+
+
+async def test_a_consumer_that_beats_is_alive_and_gone_when_it_stops(server: Server, raw: Raw) -> None:
     async with beating(server):
-        assert 0 < raw.pttl(LIVE) <= 1_000
+        seconds, microseconds = raw.time()
+        now = seconds * 1000 + microseconds // 1000
+        assert alive(raw.hgetall(BEATS), now) == {ME}
+        assert alive(raw.hgetall(BEATS), now + 7_000) == frozenset()
 
-    assert not raw.exists(LIVE)
+    assert not raw.exists(BEATS)
 
 
-async def test_the_beat_is_repeated(server: Server, raw: Raw) -> None:
+async def test_every_beat_differs_from_the_one_before(server: Server, raw: Raw) -> None:
     async with beating(server):
-        raw.delete(LIVE)
-        await eventually(lambda: raw.exists(LIVE), what="the next beat")
+        first = beat(raw)
+        await eventually(lambda: beat(raw) != first, what="the next beat")
+
+
+async def test_a_beat_tells_of_everybody_in_the_group(server: Server, raw: Raw) -> None:
+    raw.hset(BEATS, OTHER, "7:1")
+    hands = Hands()
+    async with beating(server, hands=hands):
+        await eventually(lambda: hands.seen, what="a look at the others")
+        assert hands.seen[0].of[OTHER] == "7:1"
+        assert hands.seen[0].of.keys() == {ME, OTHER}
 
 
 async def test_a_beat_resets_the_idle_time_of_what_is_in_hand_and_counts_no_delivery(server: Server, raw: Raw) -> None:
@@ -112,7 +132,7 @@ async def test_after_a_flush_everything_in_hand_is_lost_and_the_beat_goes_on(ser
         hands.held = fresh(taken(raw, 3))
         raw.flushall()
         await eventually(lambda: len(hands.lost) >= 3, what="the loss is told")
-        await eventually(lambda: raw.exists(LIVE), what="the next beat")
+        await eventually(lambda: raw.hexists(BEATS, ME), what="the next beat")
 
 
 async def test_thousands_in_hand_are_kept_with_one_beat(server: Server, raw: Raw) -> None:
@@ -137,23 +157,23 @@ def until_true(check: Callable[[], object], what: str) -> None:
 
 async def test_a_handler_that_blocks_the_loop_is_not_taken_for_a_dead_process(server: Server, raw: Raw) -> None:
     async with beating(server):
-        raw.delete(LIVE)
-        until_true(lambda: raw.exists(LIVE), "a beat while the loop is blocked")
+        raw.delete(BEATS)
+        until_true(lambda: raw.hexists(BEATS, ME), "a beat while the loop is blocked")
 
 
 async def test_a_loop_that_is_blocked_beyond_its_lease_is(server: Server, raw: Raw) -> None:
     async with beating(server, lease=0.1):
-        until_true(lambda: not raw.exists(LIVE), "the beat stops while the loop is blocked")
-        await eventually(lambda: raw.exists(LIVE), what="a beat now that the loop runs again")
+        until_true(lambda: beat(raw) == GIVEN_UP.encode(), "it gives up while the loop is blocked")
+        await eventually(lambda: beat(raw) != GIVEN_UP.encode(), what="a beat now that the loop runs again")
 
 
 async def test_a_beat_that_redis_cannot_take_is_followed_by_one_that_it_can(server: Server, raw: Raw) -> None:
     async with beating(server):
         raw.config_set("maxmemory", "1")
         try:
-            raw.delete(LIVE)
+            raw.delete(BEATS)
             refused = raw.info("errorstats")
             await eventually(lambda: raw.info("errorstats") != refused, what="a beat was refused")
         finally:
             raw.config_set("maxmemory", "0")
-        await eventually(lambda: raw.exists(LIVE), what="a beat")
+        await eventually(lambda: raw.hexists(BEATS, ME), what="a beat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -57,7 +58,7 @@ async def test_gauges_tell_what_waits_where(raw: Any, redis_client: AsyncRedis) 
     raw.xgroup_create("ingest", "worker", "0")
     raw.xreadgroup("worker", "worker-a", {"ingest": ">"}, count=2)
     raw.xreadgroup("worker", "worker-b", {"ingest": ">"}, count=1)
-    raw.set(KEYS.live("worker-a"), "1")
+    raw.hset(KEYS.beats("worker"), "worker-a", f"1:{round(time.time() * 1000)}")
     raw.zadd(KEYS.delayed("ingest", "worker"), {"one": 1, "two": 2})
     raw.xadd(KEYS.retry("ingest", "worker"), {"type": "x"})
     for _ in range(3):

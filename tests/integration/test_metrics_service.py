@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from penstock.event import encode_retry
 from penstock.metrics.tally import decode
 from tests.metrics import EPOCH_MS, Model, fields, published, until_closed
 from tests.processes import eventually, service_process
@@ -84,7 +85,7 @@ def test_a_window_stays_open_while_an_event_of_it_is_in_the_hands_of_another_rep
         model.add(EPOCH_MS + second * 1000, "ticket.triaged")
     model.publish()
     raw.xgroup_create("events", "metrics", "0")
-    raw.set("live:other", "1")
+    raw.client_setname("other")
     raw.xreadgroup("metrics", "reader", {"events": ">"}, count=6)
     raw.xclaim("events", "metrics", "other", 0, [f"{EPOCH_MS + 25_000}-5"])
     with service(server):
@@ -92,7 +93,7 @@ def test_a_window_stays_open_while_an_event_of_it_is_in_the_hands_of_another_rep
         eventually(lambda: len(published(raw, 10)) == 2, what="what ended before it is closed")
         eventually(lambda: raw.llen(f"state:metrics:open:{START + 50}") == 1)
         assert sorted(published(raw, 10)) == [START, START + 10]
-        raw.delete("live:other")
+        raw.client_setname("gone")
         until_closed(raw)
     model.check(10)
     model.check(60)
@@ -116,7 +117,9 @@ def test_a_replayed_dead_letter_of_a_closed_window_counts_as_late(server: Server
     model.publish()
     with service(server):
         until_closed(raw)
-        raw.xadd("events:metrics:retry", {**fields("x"), "retry.entry": f"{EPOCH_MS + 1}-0", "attempt": "1"})
+        own = [part for pair in fields("x").items() for part in pair]
+        parked = encode_retry(f"{EPOCH_MS + 1}-0", attempt=1, error="")
+        raw.execute_command("XADD", "events:metrics:retry", "*", *own, *parked)
         now = int(raw.time()[0])
 
         def counted_late() -> bool:

@@ -11,18 +11,33 @@ import redis
 
 from penstock.streams.read import Reader, Row
 from tests.chaos.cutter import cutter
-from tests.hands import FRESH, GROUP, ME, PARKED, RETRY_STREAM, SOURCES, STREAM, Raw, add, make_groups, pending, take
+from tests.hands import (
+    FRESH,
+    GROUP,
+    ME,
+    PARKED,
+    RETRY_STREAM,
+    SOURCES,
+    STREAM,
+    Raw,
+    add,
+    connected,
+    make_groups,
+    pending,
+    take,
+)
 from tests.mesh import eventually
 from tests.servers import Server
 
 
 @asynccontextmanager
 async def reading(url: str) -> AsyncIterator[Reader]:
-    reader = Reader(url, group=GROUP, consumer=ME, sources=SOURCES)
-    try:
-        yield reader
-    finally:
-        await reader.aclose()
+    async with connected(url) as client:
+        reader = Reader(client, group=GROUP, consumer=ME, sources=SOURCES)
+        try:
+            yield reader
+        finally:
+            await reader.aclose()
 
 
 def ids(rows: list[Row]) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from penstock.dlq import dead_letter
-from penstock.streams import rescue as sweeps
+from penstock.event import decode_retry, encode_retry
 from penstock.streams.commit import Source
+from penstock.streams.heartbeat import GIVEN_UP, INTERVAL, Beats
 from penstock.streams.rescue import MOST_DEATHS, Rescuer
 from tests.hands import (
     FRESH,
@@ -37,31 +39,50 @@ from tests.hands import (
 from tests.mesh import eventually
 from tests.servers import Server
 
-LIVE = f"live:{ME}"
-Mode = Literal["rescue", "release", "stale"]
+BEATS = KEYS.beats(GROUP)
+LEASE = 30.0
+Mode = Literal["rescue", "expired", "release", "stale"]
 
 
 class Hands:
-    """A janitor whose single moves a test can make."""
+    """A rescuer whose single moves a test can make."""
 
     def __init__(self, rescuer: Rescuer) -> None:
         self.rescuer = rescuer
 
-    async def move(self, mode: Mode, *, source: Source = FRESH, consumer: str = ME) -> list[int]:
-        return await self.rescuer._reassign(source, consumer, mode)
+    async def move(self, mode: Mode, *, source: Source = FRESH, consumer: str = ME, beat: str = "") -> list[int]:
+        return await self.rescuer._call(source, consumer, mode, beat)
+
+    async def see(self, *beats: dict[str, str], every: float = INTERVAL) -> None:
+        """Let it see beats, one look after another, and act on the last; the time is what the looks say."""
+        now = time.monotonic()
+        for number, seen in enumerate(beats, start=1):
+            self.rescuer.observe(Beats(now - (len(beats) - number) * every, seen))
+        await self.rescuer._tick()
 
 
 @asynccontextmanager
 async def rescuer(server: Server) -> AsyncIterator[Hands]:
     async with connected(server) as client:
-        yield Hands(Rescuer(client, KEYS, group=GROUP, sources=SOURCES, dlq="dlq"))
+        yield Hands(Rescuer(client, KEYS, group=GROUP, consumer="rescuer", sources=SOURCES, dlq="dlq", lease=LEASE))
 
 
 @pytest.fixture(autouse=True)
-def groups(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+def groups(raw: Raw) -> None:
     make_groups(raw)
-    monkeypatch.setattr(sweeps, "_TICK", 0.1)  # more often, for quicker tests
-    monkeypatch.setattr(sweeps, "LIFETIME", 0.1)
+
+
+def values(raw: Raw, number: int) -> list[str]:
+    """Return names and values of an entry of the retry stream, in their order: a name may be there twice."""
+    script = "return redis.call('XRANGE', KEYS[1], '-', '+')[tonumber(ARGV[1])][2]"
+    return [part.decode() for part in raw.eval(script, 1, RETRY_STREAM, number + 1)]
+
+
+def park(raw: Raw, entry: str, *, attempt: int = 1, crashes: int = 0, error: str = "", **fields: str) -> None:
+    """Put an event on the retry stream, as a commit or a rescue does."""
+    own = [part for pair in {"type": "t", **fields}.items() for part in pair]
+    parked = encode_retry(entry, attempt=attempt, error=error, crashes=crashes)
+    raw.execute_command("XADD", RETRY_STREAM, "*", *own, *parked)
 
 
 def consumers(raw: Raw, key: str = STREAM) -> set[str]:
@@ -73,8 +94,8 @@ async def test_what_a_dead_consumer_had_goes_to_whoever_reads_the_retry_stream_n
     async with rescuer(server) as hands:
         assert await hands.move("rescue") == [2, 0, 0, 1]
 
-    assert fields_of(raw, RETRY_STREAM) == [
-        {"type": "t", "data": "5", "retry.entry": entry, "attempt": "1", "retry.crashes": "1"}
+    assert [values(raw, number) for number in range(2)] == [
+        ["type", "t", "data", "5", "attempt", "producer's own", *encode_retry(entry, attempt=1, error="", crashes=1)]
         for entry in (first, second)
     ]
     assert pending(raw) == {}
@@ -82,14 +103,27 @@ async def test_what_a_dead_consumer_had_goes_to_whoever_reads_the_retry_stream_n
     assert len(take(raw, consumer=OTHER, key=RETRY_STREAM)) == 2
 
 
-async def test_a_consumer_that_turns_out_to_be_alive_is_left_alone(server: Server, raw: Raw) -> None:
+@pytest.mark.parametrize("mode", ["rescue", "expired"])
+@pytest.mark.parametrize("seen", ["", "6:1"])
+async def test_a_consumer_that_has_beaten_meanwhile_is_left_alone(
+    server: Server, raw: Raw, mode: Mode, seen: str
+) -> None:
     taken(raw, 2)
-    raw.set(LIVE, "1")
+    raw.hset(BEATS, ME, "7:1")
     before = snapshot(raw)
     async with rescuer(server) as hands:
-        assert await hands.move("rescue") == [-1]
+        assert await hands.move(mode, beat=seen) == [-1]
 
     assert snapshot(raw) == before
+
+
+async def test_what_a_silent_consumer_had_is_moved_and_nothing_is_charged(server: Server, raw: Raw) -> None:
+    (entry,) = taken(raw)
+    raw.hset(BEATS, ME, "7:1")
+    async with rescuer(server) as hands:
+        assert await hands.move("expired", beat="7:1") == [1, 0, 0, 1]
+
+    assert crashes(raw) == {entry: "0"}
 
 
 async def test_only_the_dead_consumers_entries_move(server: Server, raw: Raw) -> None:
@@ -105,7 +139,7 @@ async def test_only_the_dead_consumers_entries_move(server: Server, raw: Raw) ->
 
 
 async def test_an_attempt_that_died_is_counted_as_a_crash_and_not_as_an_attempt(server: Server, raw: Raw) -> None:
-    add(raw, key=RETRY_STREAM, **{"retry.entry": "5-0", "attempt": "3", "retry.crashes": "0", "retry.error": "x"})
+    park(raw, "5-0", attempt=3, error="x")
     take(raw, key=RETRY_STREAM)
     async with rescuer(server) as hands:
         await hands.move("rescue", source=PARKED)
@@ -127,7 +161,7 @@ async def test_what_is_handed_back_in_order_is_no_crash(server: Server, raw: Raw
 
 def suspects(raw: Raw, count: int, *, crashes: int = MOST_DEATHS - 1) -> list[str]:
     for number in range(count):
-        add(raw, key=RETRY_STREAM, **{"retry.entry": f"{number + 1}-0", "retry.crashes": str(crashes), "attempt": "1"})
+        park(raw, f"{number + 1}-0", crashes=crashes)
     return take(raw, key=RETRY_STREAM)
 
 
@@ -175,8 +209,7 @@ async def test_a_trial_that_ends_in_order_charges_nobody(server: Server, raw: Ra
 
 
 async def test_the_dead_letter_of_a_culprit_says_what_happened(server: Server, raw: Raw) -> None:
-    fields = {"type": "bomb", "data": "1", "retry.entry": "5-0", "attempt": "2", "retry.crashes": str(MOST_DEATHS - 1)}
-    add(raw, key=RETRY_STREAM, **fields)
+    park(raw, "5-0", attempt=2, crashes=MOST_DEATHS - 1, type="bomb", data="1")
     (culprit,) = take(raw, key=RETRY_STREAM)
     raw.hset("trials:worker", ME, culprit)
     async with rescuer(server) as hands:
@@ -188,13 +221,13 @@ async def test_the_dead_letter_of_a_culprit_says_what_happened(server: Server, r
         group=GROUP,
         entry="5-0",
         reason="crashed",
-        error="the process died 3 times with this event in hand, the last time alone",
+        error="the process died 3 times with this event in flight, the last time alone",
         attempts=2,
         time=0,
         fingerprint="crashed:bomb",
     )
     as_codec_has_it = dict(zip(codec[::2], codec[1::2], strict=True))
-    assert letter == {**fields, **as_codec_has_it, dead_letter.TIME: letter[dead_letter.TIME]}
+    assert letter == {"type": "bomb", "data": "1", **as_codec_has_it, dead_letter.TIME: letter[dead_letter.TIME]}
     assert letter[dead_letter.TIME].endswith("Z")
 
 
@@ -222,7 +255,6 @@ async def test_entries_that_nobody_has_worked_on_for_long_are_handed_back_whoeve
     server: Server, raw: Raw
 ) -> None:
     forgotten, worked_on = taken(raw, 2)
-    raw.set(LIVE, "1")
     raw.xclaim(STREAM, GROUP, ME, 0, [forgotten], idle=61_000, justid=True)
     async with rescuer(server) as hands:
         assert await hands.move("stale", consumer="") == [1, 0, 0, 0]
@@ -239,43 +271,113 @@ async def test_releasing_what_was_flushed_away_is_nothing(server: Server, raw: R
         assert await hands.rescuer.release(ME) == 0
 
 
-@asynccontextmanager
-async def sweeping(*janitors: Rescuer) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in janitors]
-    try:
-        yield
-    finally:
-        await end(*tasks)
+async def test_an_event_of_more_fields_than_lua_can_hold_is_moved_whole(server: Server, raw: Raw) -> None:
+    fields = {"type": "t", **{f"f{number}": "v" for number in range(20_000)}}
+    raw.xadd(STREAM, fields)
+    take(raw)
+    async with rescuer(server) as hands:
+        assert await hands.move("rescue") == [1, 0, 0, 1]
+
+    event, origin = decode_retry(STREAM, "9-0", [part.encode() for part in values(raw, 0)])
+    assert len(event.extra) == 20_000
+    assert origin.crashes == 1
 
 
-def old_enough(server: Server) -> bool:
-    """Whether the server has been up for longer than a consumer may take to show that it is alive."""
-    with server.client() as raw:
-        info: Any = raw.info("server")
-        return bool(info["uptime_in_seconds"] > 0)
+async def test_large_entries_are_moved_in_several_calls(server: Server, raw: Raw) -> None:
+    taken(raw, 5, data="x" * 400_000)
+    async with rescuer(server) as hands:
+        assert await hands.move("rescue") == [3, 0, 0, 0]
 
 
-async def test_a_janitor_finds_the_dead_and_leaves_the_living(server: Server, raw: Raw) -> None:
-    dead = taken(raw, 3)
-    add(raw, 2)
-    living = take(raw, consumer=OTHER)
-    raw.set(f"live:{OTHER}", "1")
-    await eventually(lambda: old_enough(server), what="the janitor trusts the server")
-    async with rescuer(server) as one, rescuer(server) as two, sweeping(one.rescuer, two.rescuer):
-        await eventually(lambda: raw.xlen(RETRY_STREAM) == 3, what="the dead consumer's entries are handed back")
+# Who is dead? Silence alone proves nothing.
 
-    assert pending(raw) == dict.fromkeys(living, OTHER)
-    assert sorted(crashes(raw)) == sorted(dead)
-    assert consumers(raw) == {OTHER}
+SILENT = [{ME: "7:1", "rescuer": f"{number}:1"} for number in range(5)]  # for four seconds
+BEYOND_ITS_LEASE = [{ME: "7:1", "rescuer": f"{number}:1"} for number in range(32)]
 
 
-async def test_a_janitor_outlives_a_flush(server: Server, raw: Raw) -> None:
-    await eventually(lambda: old_enough(server), what="the janitor trusts the server")
-    async with rescuer(server) as hands, sweeping(hands.rescuer):
-        lock = "lock:janitor:worker"
-        await eventually(lambda: raw.exists(lock), what="it sweeps")
+@pytest.fixture
+def silent(raw: Raw) -> str:
+    """Let ME hold an entry, and have stopped beating."""
+    (entry,) = taken(raw)
+    raw.hset(BEATS, ME, "7:1")
+    return entry
+
+
+async def test_who_is_silent_and_no_longer_connected_is_dead(server: Server, raw: Raw, silent: str) -> None:
+    async with rescuer(server) as hands:
+        await hands.see(*SILENT)
+
+    assert crashes(raw) == {silent: "1"}
+    assert consumers(raw) == set()
+    assert not raw.exists(BEATS)
+
+
+async def test_who_is_silent_for_less_than_a_lifetime_is_not(server: Server, raw: Raw, silent: str) -> None:
+    async with rescuer(server) as hands:
+        await hands.see(*SILENT[:3])
+
+    assert pending(raw) == {silent: ME}
+
+
+async def test_who_is_silent_and_connected_only_pauses(server: Server, raw: Raw, silent: str) -> None:
+    with server.client() as pausing:
+        pausing.client_setname(f"{ME}:reader")
+        async with rescuer(server) as hands:
+            await hands.see(*SILENT)
+            assert pending(raw) == {silent: ME}
+        raw.delete(*raw.keys("lock:*"))  # of this tick
+        async with rescuer(server) as hands:
+            await hands.see(*BEYOND_ITS_LEASE)
+
+    assert crashes(raw) == {silent: "0"}
+
+
+async def test_who_has_given_up_is_taken_over_from_at_once_and_uncharged(server: Server, raw: Raw, silent: str) -> None:
+    raw.hset(BEATS, ME, GIVEN_UP)
+    with server.client() as blocked:
+        blocked.client_setname(ME)
+        async with rescuer(server) as hands:
+            await hands.see({ME: GIVEN_UP})
+
+    assert crashes(raw) == {silent: "0"}
+
+
+async def test_silence_that_the_observer_shared_proves_nothing(server: Server, raw: Raw, silent: str) -> None:
+    async with rescuer(server) as hands:
+        await hands.see(*SILENT, every=3.5)  # Redis answered nobody in between
+
+    assert pending(raw) == {silent: ME}
+
+
+async def test_a_consumer_that_no_beat_speaks_of_is_found_by_a_sweep(server: Server, raw: Raw) -> None:
+    (entry,) = taken(raw)
+    async with rescuer(server) as hands:
+        await hands.see({"rescuer": "1:1"})
+        assert pending(raw) == {entry: ME}
+        await hands.see(*[{"rescuer": f"{number}:1"} for number in range(5)])
+
+    assert crashes(raw) == {entry: "1"}
+
+
+async def test_without_the_right_to_list_connections_the_lease_decides(server: Server, raw: Raw, silent: str) -> None:
+    raw.acl_setuser("narrow", enabled=True, nopass=True, categories=["+@all"], commands=["-client|list"], keys=["*"])
+    url = server.url.replace("//", "//narrow:x@", 1) if "unix" not in server.url else f"{server.url}?username=narrow"
+    async with connected(url) as client:
+        hands = Hands(Rescuer(client, KEYS, group=GROUP, consumer="rescuer", sources=SOURCES, dlq="dlq", lease=LEASE))
+        await hands.see(*SILENT)
+        assert pending(raw) == {silent: ME}
+        raw.delete(*raw.keys("lock:*"))  # of this tick
+        hands = Hands(Rescuer(client, KEYS, group=GROUP, consumer="rescuer", sources=SOURCES, dlq="dlq", lease=LEASE))
+        await hands.see(*BEYOND_ITS_LEASE)
+
+    assert crashes(raw) == {silent: "0"}
+
+
+async def test_a_rescuer_outlives_a_flush(server: Server, raw: Raw, silent: str) -> None:
+    async with rescuer(server) as hands:
+        task = asyncio.create_task(hands.rescuer.run())
         raw.flushall()
-        await eventually(lambda: raw.exists(lock), what="it sweeps, and finds no group")
-        make_groups(raw)
-        taken(raw, 1)
-        await eventually(lambda: raw.xlen(RETRY_STREAM) == 1, what="it works again")
+        hands.rescuer.observe(Beats(time.monotonic(), {}))
+        await eventually(lambda: raw.exists(f"lock:sweep:{GROUP}"), what="it sweeps, and finds no group")
+        assert not task.done()
+        await end(task)

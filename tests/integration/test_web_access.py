@@ -10,7 +10,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from penstock.redis.connection import client
+from penstock.redis.lanes import Lanes
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
@@ -64,12 +64,12 @@ class Port:
 async def serving(
     service: str, server: Server, *, host: str = "127.0.0.1", clients: str = "", opened: bool = False, **how: Any
 ) -> AsyncIterator[Port]:
-    redis = client(server.url)
+    lanes = Lanes(server.url, name=service)
     runtime = Runtime(
         service,
         settings=Settings(redis_url=server.url, **how),
         topology=parse(SHIPPED + clients),
-        redis=redis,
+        lanes=lanes,
         publisher=cast(Publisher, None),
         telemetry=NullTelemetry(),
     )
@@ -80,7 +80,7 @@ async def serving(
             yield Port(session, listening.sockets[0].getsockname()[1], http.table.routes)
     finally:
         await http.finish(listening)
-        await redis.aclose()
+        await lanes.aclose()
 
 
 @pytest.fixture(autouse=True)

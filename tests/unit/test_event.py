@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import InvalidEvent
-from penstock.event import Event, decode, decode_retry, derived_id, encode, encode_data, identity, parse_identity
+from penstock.event import (
+    Event,
+    decode,
+    decode_retry,
+    derived_id,
+    encode,
+    encode_data,
+    encode_retry,
+    identity,
+    parse_identity,
+)
 from penstock.times import entry_time, rfc3339
 from penstock.trace_context import TraceContext
 
@@ -26,6 +36,11 @@ def entry(fields: Mapping[str, str | bytes]) -> list[bytes]:
     """Return the fields as Redis gives them."""
     parts = [part for pair in fields.items() for part in pair]
     return [part if isinstance(part, bytes) else part.encode() for part in parts]
+
+
+def added(entry_id: str = "5-6", *, attempt: str = "2") -> dict[str, str]:
+    """Return what parking an entry puts behind its own fields."""
+    return {"retry.entry": entry_id, "attempt": attempt, "retry.crashes": "0", "retry.error": ""}
 
 
 def read(**fields: str | bytes) -> Event:
@@ -228,16 +243,32 @@ def test_a_retry_entry_tells_where_it_first_lay_and_how_it_fared() -> None:
 
 @pytest.mark.parametrize("attempt", ["", "-1", "x", "1.5", "²"])
 def test_a_retry_entry_with_a_senseless_attempt_counts_as_the_first(attempt: str) -> None:
-    _, origin = decode_retry("ingest", ENTRY, entry({"type": "t", "attempt": attempt}))
+    _, origin = decode_retry("ingest", ENTRY, entry({"type": "t", **added(attempt=attempt)}))
 
     assert origin.attempt == 1
-    assert origin.entry_id == ENTRY
+    assert origin.entry_id == "5-6"
 
 
 @pytest.mark.parametrize("origin", ["", "x", "1-x", "-", "99999999999999999999999-0"])
 def test_a_retry_entry_that_names_no_real_entry_is_refused(origin: str) -> None:
     with pytest.raises(InvalidEvent, match=r"retry\.entry"):
-        decode_retry("ingest", ENTRY, entry({"type": "t", "retry.entry": origin}))
+        decode_retry("ingest", ENTRY, entry({"type": "t", **added(origin)}))
+
+
+def test_what_was_put_on_a_retry_stream_by_hand_is_a_first_attempt() -> None:
+    event, origin = decode_retry("ingest", ENTRY, entry({"type": "t", "attempt": "3"}))
+
+    assert (origin.entry_id, origin.attempt) == (ENTRY, 1)
+    assert event.extra == {"attempt": "3"}
+
+
+def test_fields_that_bear_the_names_of_ours_are_the_producers_own() -> None:
+    own = {"type": "t", "attempt": "own", "retry.entry": "own", "retry.error": "own"}
+    parked = [part.encode() for part in encode_retry("5-6", attempt=2, error="KeyError: 1")]
+    event, origin = decode_retry("ingest", ENTRY, [*entry(own), *parked])
+
+    assert event.extra == {"attempt": "own", "retry.entry": "own", "retry.error": "own"}
+    assert (origin.entry_id, origin.attempt, origin.error) == ("5-6", 2, "KeyError: 1")
 
 
 def test_the_ids_of_what_an_event_leads_to_are_always_the_same() -> None:

@@ -29,7 +29,7 @@ from penstock import (
 from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler
-from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, judge, unhandled
+from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, outcome_of, unhandled
 from penstock.testing.doubles import Checkpoints
 from tests.scopes import make_context, make_event, make_scope
 
@@ -443,7 +443,11 @@ async def run_batch(
 ) -> list[tuple[list[int], Concluded]]:
     batch = [(make_event(data=data, id=f"T-{index}"), attempt) for index, data in enumerate(datas)]
     handler = handler_of(function, batch=100)
-    return [part async for part in execute_batch(handler, make_scope(), batch, policy)]
+    parts = await execute_batch(handler, make_scope(), batch, policy)
+    for index in sorted(set(range(len(batch))) - {index for indexes, _ in parts for index in indexes}):
+        [(_, alone)] = await execute_batch(handler, make_scope(), [batch[index]], policy)
+        parts.append(([index], alone))
+    return parts
 
 
 async def test_a_batch_that_succeeds_is_done_as_one() -> None:
@@ -556,18 +560,18 @@ async def test_a_type_whose_own_code_fails_is_a_failure_of_its_event_alone() -> 
 
 @given(st.text(), st.text(), st.integers(1, 9))
 def test_a_verdict_can_always_be_written(message: str, event_type: str, attempt: int) -> None:
-    outcome = judge(KeyError(message), event_type, attempt, RETRY)
+    outcome = outcome_of(KeyError(message), event_type, attempt, RETRY)
 
     assert not isinstance(outcome, Done)
     (outcome.error + getattr(outcome, "traceback", "")).encode()
 
 
 def test_half_a_surrogate_in_an_error_can_be_written() -> None:
-    for outcome in (judge(KeyError("\ud800"), "t", attempt, RETRY) for attempt in (1, 3)):
+    for outcome in (outcome_of(KeyError("\ud800"), "t", attempt, RETRY) for attempt in (1, 3)):
         assert not isinstance(outcome, Done)
         assert outcome.error.encode() == b"KeyError: '\\ud800'"
     assert dead("t", "rejected", "\ud800").error == "?"
-    assert judge(TryAgain("\ud800"), "t", 1, RETRY) == Retried(2.0, "?")
+    assert outcome_of(TryAgain("\ud800"), "t", 1, RETRY) == Retried(2.0, "?")
 
 
 def test_long_errors_are_cut() -> None:

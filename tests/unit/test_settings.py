@@ -43,6 +43,8 @@ def sample(variable: str) -> tuple[str, Any]:
         return "0.25", 0.25
     if isinstance(field.default, int | float):
         return "17", 17
+    if variable == "PENSTOCK_ALLOWED_TARGETS":
+        return "10.1.0.0/16", "10.1.0.0/16"
     return "text", "text"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from penstock.event import identity, is_retry_field
+from penstock.event import RETRY_FIELDS, identity, unfold
 from penstock.times import rfc3339
 
 PREFIX = "dlq."
@@ -56,7 +56,10 @@ def encode(
     traceparent: str = "",
     traceback: str = "",
 ) -> list[str]:
-    """Return the fields that are added to an entry that goes to the dead letters; `time` is now, in seconds."""
+    """Return the fields that are put behind an entry's own when it goes to the dead letters.
+
+    They are always these ten in this order. `time` is now, in seconds since the epoch.
+    """
     fields = {
         STREAM: stream,
         GROUP: group,
@@ -74,6 +77,10 @@ def encode(
 
 def decode(letter: bytes, fields: Mapping[bytes, bytes], replayed: str | None) -> DeadLetter:
     """Read an entry of the queue; what somebody else put there is shown as far as it can be read."""
+    fields = dict(fields)
+    if RETRY_FIELDS.encode() in fields:
+        own = unfold([RETRY_FIELDS.encode(), fields.pop(RETRY_FIELDS.encode())])
+        fields = dict(zip(own[::2], own[1::2], strict=True)) | fields
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     stream, entry = text.get(STREAM, ""), text.get(ENTRY, "")
     attempts = text.get(ATTEMPTS, "")
@@ -92,5 +99,5 @@ def decode(letter: bytes, fields: Mapping[bytes, bytes], replayed: str | None) -
         traceback=text.get(TRACEBACK, ""),
         traceparent=text.get(TRACEPARENT, ""),
         replayed=replayed,
-        event={name: value for name, value in text.items() if not name.startswith(PREFIX) and not is_retry_field(name)},
+        event={name: value for name, value in text.items() if not name.startswith(PREFIX)},
     )

@@ -22,21 +22,26 @@ local fields = {'traceparent', ARGV[4]}
 if ARGV[5] ~= '' then
   fields[3], fields[4] = 'links', ARGV[5]
 end
-local mine = {attempt = true, traceparent = true, tracestate = true, links = true}
+local mine = {traceparent = true, tracestate = true, links = true}
 if ARGV[6] then
   fields[#fields + 1] = 'data'
   fields[#fields + 1] = ARGV[6]
   mine.data = true
 end
-for i = 1, #found[2], 2 do
+local last, whole = #found[2], false
+if found[2][last - 19] == 'dlq.stream' then -- the ten that a burial puts behind an entry's own fields
+  origin, last, whole = found[2][last - 14], last - 20, true
+end
+for i = 1, last, 2 do
   local name, value = found[2][i], found[2][i + 1]
-  if name == 'dlq.entry' then origin = value end
-  if not mine[name] and string.sub(name, 1, 4) ~= 'dlq.' and string.sub(name, 1, 6) ~= 'retry.' then
+  local ours = not whole and string.sub(name, 1, 4) == 'dlq.' -- a letter that was put there by hand
+  if ours and name == 'dlq.entry' then origin = value end
+  if not mine[name] and not ours then
     fields[#fields + 1] = name
     fields[#fields + 1] = value
   end
 end
-for _, part in ipairs({'retry.entry', origin, 'attempt', '1', 'retry.crashes', '0'}) do
+for _, part in ipairs({'retry.entry', origin or '', 'attempt', '1', 'retry.crashes', '0', 'retry.error', ''}) do
   fields[#fields + 1] = part
 end
 local entry = redis.call('XADD', KEYS[3], '*', unpack(fields))

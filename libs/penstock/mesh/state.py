@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
+from penstock.streams.heartbeat import alive
 from penstock.streams.lag import count_lag
 from penstock.topology import Topology
 
@@ -135,21 +136,19 @@ async def _counts(
         pipeline.xlen(retry)
         pipeline.xpending(retry, group)
         pipeline.xinfo_consumers(key, group)
+        pipeline.hgetall(keys.beats(group))
+        pipeline.time()
         replies = await pipeline.execute(raise_on_error=False)
-    delayed, waiting, retried, consumers = (_unless_missing(reply) for reply in replies)
+    delayed, waiting, retried, consumers, beats, now = (_unless_missing(reply) for reply in replies)
+    living = alive(beats, now[0] * 1000 + now[1] // 1000)
     in_flight = retried["pending"] if retried else 0
     return {
         "lag": await count_lag(client, key, info) if info else stream.length,  # a new group starts at the first entry
         "pending": (info["pending"] if info else 0) + in_flight,
         "delayed": delayed,
         "retry": max(0, waiting - in_flight),
-        "consumers": await _alive(client, keys, consumers or []),
+        "consumers": sum(consumer["name"].decode() in living for consumer in consumers or ()),
     }
-
-
-async def _alive(client: AsyncRedis, keys: Keys, consumers: list[dict[str, Any]]) -> int:
-    live = [keys.live(consumer["name"].decode()) for consumer in consumers]
-    return int(await client.exists(*live)) if live else 0
 
 
 async def _count_dead(client: AsyncRedis, keys: Keys) -> dict[tuple[str, str], int]:

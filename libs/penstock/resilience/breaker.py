@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from penstock.errors import Outcome, Snooze
+from penstock.errors import Directive, Snooze
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
@@ -238,7 +238,7 @@ def _writable(text: str) -> str:
 
 
 def _counts(error: BaseException, failures: Failure) -> bool:
-    if isinstance(error, Outcome) or not isinstance(error, Exception):
+    if isinstance(error, Directive) or not isinstance(error, Exception):
         return False
     if isinstance(failures, type | tuple):
         return isinstance(error, failures)

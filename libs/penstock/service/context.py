@@ -17,6 +17,7 @@ from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
 from penstock.service.effects import Effects, Scope, State, caused_fields, send_span
 from penstock.telemetry.spans import Active, Attributes, Kind, span
+from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 
 T = TypeVar("T")
@@ -25,17 +26,29 @@ T = TypeVar("T")
 class Context:
     """One event in the hands of a handler."""
 
+    __slots__ = (
+        "_effects",
+        "_entry_id",
+        "_notes",
+        "_published",
+        "_scope",
+        "_started",
+        "_steps",
+        "_trace",
+        "attempt",
+        "event",
+        "started_at",
+        "stream",
+    )
+
     def __init__(
-        self,
-        scope: Scope,
-        event: Event,
-        *,
-        stream: str,
-        attempt: int = 1,
-        queued: float = 0.0,
+        self, scope: Scope, event: Event, *, stream: str, attempt: int = 1, entry_id: str | None = None
     ) -> None:
+        """`entry_id` is that of the entry it was read as this time, if that is not the one it first lay in."""
         self._scope = scope
         self._effects = Effects(scope)
+        self._entry_id = entry_id
+        self._notes: dict[str, Any] | None = None
         self._steps: dict[str, bytes] | None = None
         self._published = 0
         self._trace: TraceContext | None = None
@@ -45,10 +58,18 @@ class Context:
         self.stream = stream
         self.attempt = attempt
         self._started = time.perf_counter()
-        self.queued = queued
-        """Seconds the event waited in the stream before this process read it."""
-        self.notes: dict[str, Any] = {}
+
+    @property
+    def queued(self) -> float:
+        """Seconds the event waited, in the stream and in this process, before its handler began."""
+        return max(0.0, self.started_at / 1e9 - entry_ms(self._entry_id or self.event.entry_id) / 1000)
+
+    @property
+    def notes(self) -> dict[str, Any]:
         """What the handler leaves for the outcome hooks of this run; nothing of it is kept."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
 
     @property
     def service(self) -> str:
@@ -223,6 +244,11 @@ class BatchContext:
         """Span of this run: within the event's own trace if it is the only one, else of a trace of its own."""
         self.events = events
         self.service = scope.service
+
+    @property
+    def scope(self) -> Scope:
+        """What all contexts of this service share."""
+        return self._scope
 
     @property
     def redis(self) -> AsyncRedis:

@@ -15,8 +15,10 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Checkpoints
+from penstock.service.time_limits import TimeLimits
 from penstock.streams.commit import Output
 from penstock.telemetry.spans import NullTelemetry, Span, Telemetry, messaging
+from penstock.times import LONGEST_DELAY
 from penstock.trace_context import LINKS, TraceContext, format_links
 
 
@@ -48,6 +50,7 @@ class Scope(msgspec.Struct, frozen=True):
     breakers: Breakers
     redis: AsyncRedis | None = None
     telemetry: Telemetry = NullTelemetry()
+    time_limits: TimeLimits = msgspec.field(default_factory=TimeLimits)
 
     def check_publishes(self, stream: str) -> None:
         """Refuse to publish where streams.yaml does not say that this service does.
@@ -66,14 +69,34 @@ class Effects:
     it does then must not slip into the commit that says it failed.
     """
 
+    __slots__ = ("_emitted", "_scope", "_state", "outputs", "sealed", "spans", "streams")
+
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._emitted: dict[str, int] = {}
+        self._state: State | None = None
         self.outputs: list[Output] = []
         self.streams: list[str] = []
         """Stream of each output."""
         self.spans: list[Span] = []
-        self.state = State(scope.keys, scope.service)
+        self.sealed = False
+
+    @property
+    def state(self) -> State:
+        """State operations."""
+        if self._state is None:
+            self._state = State(self._scope.keys, self._scope.service, self)
+        return self._state
+
+    @property
+    def operations(self) -> Sequence[list[Any]]:
+        """The state operations asked for."""
+        return self._state.operations if self._state is not None else ()
+
+    @property
+    def guards(self) -> Sequence[tuple[str, str, str | Literal[False]]]:
+        """The guards asked for."""
+        return self._state.guards if self._state is not None else ()
 
     def emit(
         self,
@@ -93,13 +116,14 @@ class Effects:
 
         Without an index it is the number of events that `cause` has brought about so far.
         """
-        if self.state.sealed:
-            raise RuntimeError(TOO_LATE)
+        self.check_open()
         scope = self._scope
         scope.check_publishes(stream)
-        if index is None:
-            number = self._emitted.get(cause.id, 0)
-            self._emitted[cause.id] = number + 1
+        if not 0 <= delay <= LONGEST_DELAY:  # NaN is neither
+            raise ValueError(f"delay is 0 to {LONGEST_DELAY:,.0f} seconds, not {delay}")
+        if index is None:  # two events of one batch may have the same id, and entry ids of different streams too
+            number = self._emitted.get(cause.entry_id, 0)
+            self._emitted[cause.entry_id] = number + 1
             index = str(number)
         event_id = derived_id(scope.service, cause.id, index)
         if trace.sampled:
@@ -117,9 +141,18 @@ class Effects:
             self.outputs.append(Output(scope.keys.stream(stream), fields))
         return event_id
 
+    def check_open(self) -> None:
+        """Refuse what comes too late.
+
+        Raises:
+            RuntimeError: this run of the handler is over.
+        """
+        if self.sealed:
+            raise RuntimeError("this run of the handler is over: what it brings about now can have no effect")
+
     def seal(self) -> None:
         """Take nothing more."""
-        self.state.sealed = True
+        self.sealed = True
 
 
 def send_span(trace: TraceContext, stream: str, event_id: str, links: Sequence[TraceContext] = ()) -> Span:
@@ -170,21 +203,18 @@ def caused_fields(
     )
 
 
-TOO_LATE = "this run of the handler is over: what it brings about now can have no effect"
-
-
 class State:
     """State operations on keys of this service: they take effect together with the event, exactly once.
 
     Names are relative: `hincrby("counts", "a")` works on key `state:<service>:counts`.
     """
 
-    def __init__(self, keys: Keys, service: str) -> None:
+    def __init__(self, keys: Keys, service: str, effects: Effects) -> None:
         self._keys = keys
         self._service = service
         self.operations: list[list[Any]] = []
         self.guards: list[tuple[str, str, str | Literal[False]]] = []
-        self.sealed = False
+        self._effects = effects
 
     def key(self, name: str) -> str:
         """Return the full Redis key of `name`, for reading."""
@@ -197,6 +227,7 @@ class State:
         reads, decides and writes is thus one step, however many replicas do the same. The handler must
         read the guarded field first, and change it with every commit.
         """
+        self._effects.check_open()
         self.guards.append((self.key(name), field, False if value is None else value))
 
     def hincrby(self, name: str, field: str, by: int = 1) -> None:
@@ -265,6 +296,5 @@ class State:
         self._add("PEXPIRE", name, str(round(ttl * 1000)))
 
     def _add(self, command: str, name: str, *arguments: str) -> None:
-        if self.sealed:
-            raise RuntimeError(TOO_LATE)
+        self._effects.check_open()
         self.operations.append([command, self.key(name), *arguments])

@@ -1,11 +1,11 @@
-"""Running handlers: from an event in hand to its outcome and effects, with nothing of Redis in it."""
+"""Running handlers: from an event in flight to its outcome and effects, with nothing of Redis in it."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from penstock.retry import Retry
 from penstock.service.context import BatchContext, Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.handlers import Handler
-from penstock.service.outcome import Dead, Done, Outcome, Retried, judge, unreadable
+from penstock.service.outcome import Dead, Done, Outcome, Retried, outcome_of, unreadable
 from penstock.service.spans import tell_batch, tell_run
 from penstock.telemetry.current import current
 from penstock.topology import Subscription
@@ -60,23 +60,42 @@ async def execute(handler: Handler, context: Context, policy: Policy, hooks: Hoo
 
     Only being cancelled from outside is not turned into an outcome.
     """
-    return conclude(context, await _outcome(handler, context, policy, hooks), policy, hooks)
+    current.set(context)
+    if context.scope.telemetry.enabled:
+        context.scope.telemetry.activate(context.trace)
+    event = context.event
+    outcome: Outcome
+    try:
+        for hook in hooks.on_start:
+            await hook(context)
+        try:
+            data = handler.decode(event)
+        except Exception as error:  # noqa: BLE001 - whatever a type's own code raises is the outcome
+            outcome = _misfit(error, event, context.attempt, policy)
+        else:
+            outcome = Done(await _call(handler, data, context, policy.timeout))
+    except BaseException as error:
+        if _comes_from_outside(error):
+            raise
+        outcome = outcome_of(error, event.type, context.attempt, policy.retry)
+    return conclude(context, outcome, policy, hooks)
 
 
 def conclude(context: Context, outcome: Outcome, policy: Policy, hooks: Hooks) -> Concluded:
     """Add to an outcome what outcome hooks have to say; only a handler that is done has effects of its own."""
-    if isinstance(outcome, Done):
+    if type(outcome) is Done:
         context.forget_steps()
     else:
         context = context.failed(keep=not (isinstance(outcome, Retried) and outcome.snoozed))
-    try:
-        for hook in hooks.on_outcome:
-            hook(context, outcome)
-    except Exception as error:  # noqa: BLE001 - a hook failed: so did this attempt, if it had not already
-        _log.error("an outcome hook failed", event_id=context.event.id, exc_info=error)
-        context = context.failed()
-        if isinstance(outcome, Done):
-            outcome = judge(error, context.event.type, context.attempt, policy.retry)
+    if hooks.on_outcome:
+        try:
+            for hook in hooks.on_outcome:
+                hook(context, outcome)
+        except Exception as error:  # noqa: BLE001 - a hook failed: so did this attempt, if it had not already
+            _log.error("an outcome hook failed", event_id=context.event.id, exc_info=error)
+            context = context.failed()
+            if isinstance(outcome, Done):
+                outcome = outcome_of(error, context.event.type, context.attempt, policy.retry)
     if isinstance(outcome, Dead):
         outcome = msgspec.structs.replace(outcome, traceparent=context.trace.traceparent)
     context.effects.seal()
@@ -86,68 +105,48 @@ def conclude(context: Context, outcome: Outcome, policy: Policy, hooks: Hooks) -
 
 async def execute_batch(
     handler: Handler, scope: Scope, batch: Sequence[tuple[Event, int]], policy: Policy
-) -> AsyncIterator[tuple[list[int], Concluded]]:
+) -> list[tuple[list[int], Concluded]]:
     """Run a batch handler on events, each with the number of its attempt.
 
-    Yields indexes of events with what became of them. If the handler fails on several it runs on each alone:
-    one of them is to blame, and only that one fails.
+    Returns indexes of events with what became of them. Events that are missing from it have failed together:
+    each is to run alone, for one of them is to blame, and only that one fails.
     """
-    good: list[tuple[int, Any]] = []
+    concluded: list[tuple[list[int], Concluded]] = []
+    readable: list[int] = []
+    items: list[Any] = []
     for index, (event, attempt) in enumerate(batch):
         try:
-            good.append((index, handler.decode(event)))
+            items.append(handler.decode(event))
+            readable.append(index)
         except Exception as error:  # noqa: BLE001 - whatever a type's own code raises is the outcome
-            yield [index], Concluded(_misfit(error, event, attempt, policy), Effects(scope))
-    if len(good) > 1:
-        context = BatchContext(scope, [batch[index][0] for index, _ in good])
-        started_at = time.time_ns()
-        if await _error_of(handler, [data for _, data in good], context, policy.timeout) is None:
-            tell_batch(context, scope, handler.stream, started_at)
-            yield [index for index, _ in good], Concluded(Done(), context.effects)
-            return
-    for index, data in good:
-        event, attempt = batch[index]
-        context = BatchContext(scope, [event])
-        started_at = time.time_ns()
-        failure = await _error_of(handler, [data], context, policy.timeout)
-        if failure is None:
-            tell_batch(context, scope, handler.stream, started_at)
-            yield [index], Concluded(Done(), context.effects)
-        else:
-            yield [index], Concluded(judge(failure, event.type, attempt, policy.retry), Effects(scope))
-
-
-async def _outcome(handler: Handler, context: Context, policy: Policy, hooks: Hooks) -> Outcome:
-    event = context.event
-    current.set(context)
-    if context.scope.telemetry.enabled:
-        context.scope.telemetry.activate(context.trace)
-    try:
-        for hook in hooks.on_start:
-            await hook(context)
-        try:
-            data = handler.decode(event)
-        except Exception as error:  # noqa: BLE001 - whatever a type's own code raises is the outcome
-            return _misfit(error, event, context.attempt, policy)
-        return Done(await _call(handler, data, context, policy.timeout))
-    except (Exception, SystemExit, asyncio.CancelledError) as error:
-        if _cancelled_from_outside(error):
-            raise
-        return judge(error, event.type, context.attempt, policy.retry)
+            concluded.append(([index], Concluded(_misfit(error, event, attempt, policy), Effects(scope))))
+    if not readable:
+        return concluded
+    context = BatchContext(scope, [batch[index][0] for index in readable])
+    started_at = time.time_ns()
+    failure = await _error_of(handler, items, context, policy.timeout)
+    if failure is None:
+        tell_batch(context, scope, handler.stream, started_at)
+        concluded.append((readable, Concluded(Done(), context.effects)))
+    elif len(readable) == 1:
+        event, attempt = batch[readable[0]]
+        outcome = outcome_of(failure, event.type, attempt, policy.retry)
+        concluded.append((readable, Concluded(outcome, Effects(scope))))
+    return concluded
 
 
 def _misfit(error: Exception, event: Event, attempt: int, policy: Policy) -> Outcome:
     if isinstance(error, _UNREADABLE):
         return unreadable(error, event.type)
-    return judge(error, event.type, attempt, policy.retry)
+    return outcome_of(error, event.type, attempt, policy.retry)
 
 
 async def _error_of(handler: Handler, items: list[Any], context: BatchContext, timeout: float) -> BaseException | None:
     """Call a batch handler; return what it raised. Its context takes no effects afterwards."""
     try:
         await _call(handler, items, context, timeout)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:
-        if _cancelled_from_outside(error):
+    except BaseException as error:
+        if _comes_from_outside(error):
             raise
         return error
     finally:
@@ -155,21 +154,50 @@ async def _error_of(handler: Handler, items: list[Any], context: BatchContext, t
     return None
 
 
-def _cancelled_from_outside(error: BaseException) -> bool:
-    """Whether this task is being cancelled, rather than a handler having let one of its own escape."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+def _comes_from_outside(error: BaseException) -> bool:
+    """Whether this run is being stopped, rather than its handler having let an exception of its own escape.
+
+    What a handler raises is that handler's outcome, also where it would end a program: SystemExit,
+    KeyboardInterrupt, GeneratorExit, or a CancelledError of something that it awaited.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit)  # it is being closed: see _call
 
 
 async def _call(handler: Handler, data: Any, context: Any, timeout: float) -> Any:
-    """Call the function, in a thread if it is a plain one, for at most `timeout` seconds."""
+    """Call the function, in a thread if it is a plain one, for at most `timeout` seconds.
+
+    Raises:
+        TimeoutError: its time was over.
+    """
     arguments = (data, context) if handler.takes_context else (data,)
-    async with asyncio.timeout(timeout):
+    limits = context.scope.time_limits
+    limit = limits.start(timeout)
+    try:
         if handler.is_async:
             return await handler.function(*arguments)
         result = await asyncio.to_thread(_in_thread, handler.function, arguments)
         # A decorator may have wrapped an async function in a plain one.
         return await result if inspect.isawaitable(result) else result
+    except asyncio.CancelledError:
+        if limit.over and limit.task.uncancel() == 0:
+            raise TimeoutError from None
+        raise
+    except GeneratorExit as error:
+        if _current_task() is limit.task:  # its own
+            raise RuntimeError("the handler raised GeneratorExit") from error
+        raise
+    finally:
+        limits.end(limit)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # the loop has ended
+        return None
 
 
 def _in_thread(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

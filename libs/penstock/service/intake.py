@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from redis.exceptions import ResponseError
@@ -11,21 +12,55 @@ from penstock.redis.connection import unavailable
 from penstock.service.dispatch import Dispatcher
 from penstock.streams.commit import Source
 from penstock.streams.heartbeat import Heartbeat
-from penstock.streams.read import Reader
+from penstock.streams.read import Reader, Row
 
 _BLOCK_MS = 2_000
+_MOST_BYTES = 8_000_000  # about what one read may bring
 _PAUSED = 0.25  # seconds between looks at the breakers while there is nothing to read for
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _log = structlog.get_logger("penstock.intake")
 
 
+class Appetite:
+    """How many entries to ask for at once: a read must not bring more bytes than a process can bear.
+
+    COUNT is all that can be said to Redis, so it follows from the size of what came last, and grows by twice at most.
+    """
+
+    def __init__(self) -> None:
+        self._most = 8
+
+    def most(self, free: int) -> int:
+        """Return how many entries to ask for where there are `free` slots."""
+        return min(free, self._most)
+
+    def learn(self, rows: Sequence[Row]) -> None:
+        """Take note of what came."""
+        if rows:
+            some = rows[:: max(1, len(rows) // 4)]
+            size = sum(sum(map(len, fields or ())) for _, _, fields in some) / len(some)
+            self._most = max(1, min(2 * max(self._most, len(rows)), round(_MOST_BYTES / max(1.0, size))))
+
+
 class Intake:
     """Feeds a dispatcher from a reader: own pending entries first, after every start and every error."""
 
-    def __init__(self, reader: Reader, dispatcher: Dispatcher, heartbeat: Heartbeat, *, sources: list[Source]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        dispatcher: Dispatcher,
+        heartbeat: Heartbeat,
+        *,
+        sources: list[Source],
+        hand_back: Callable[[Source, list[str]], Awaitable[object]],
+    ) -> None:
+        """`hand_back` gives entries of a source to whoever is free."""
+        self._hand_back = hand_back
+        self._appetite = Appetite()
+        self._turn = 0
         self._reader = reader
         self._dispatcher = dispatcher
-        self._presence = heartbeat
+        self._heartbeat = heartbeat
         self._sources = sources
         self._ready = asyncio.Event()
         self._trouble = ""
@@ -37,7 +72,7 @@ class Intake:
 
     async def run(self) -> None:
         """Read until cancelled."""
-        await self._presence.beaten.wait()  # a reader without a liveness key would be taken for dead
+        await self._heartbeat.beaten.wait()  # a reader without a beat would be taken for dead
         _log.info("started")
         pause = _FIRST_PAUSE
         while True:
@@ -64,7 +99,7 @@ class Intake:
         self._ready.set()
 
     async def _resume(self) -> None:
-        """Take up entries that are ours but not in hand: a reply that never arrived left them pending."""
+        """Take up entries that are ours but not in flight: a reply that never arrived left them pending."""
         after: dict[str, str] = {}
         while rows := await self._reader.pending(after, count=100):
             self._dispatcher.accept(rows)
@@ -73,11 +108,29 @@ class Intake:
     async def _read_once(self) -> None:
         free = await self._dispatcher.room()
         wanted = [source for source in self._sources if not self._dispatcher.paused(source.stream)]
-        if not wanted:
+        if not wanted or not self._heartbeat.steady:
             await asyncio.sleep(_PAUSED)
             return
-        # COUNT holds for each stream of the call.
-        self._dispatcher.accept(await self._reader.new(wanted, count=-(-free // len(wanted)), block_ms=_BLOCK_MS))
+        count = self._appetite.most(free) // len(wanted)  # COUNT holds for each stream of the call
+        rows = (
+            await self._reader.new(wanted, count=count, block_ms=_BLOCK_MS)
+            if count
+            else await self._read_in_turn(wanted, free)
+        )
+        self._appetite.learn(rows)
+        self._dispatcher.accept(rows)
+
+    async def _read_in_turn(self, wanted: list[Source], free: int) -> list[Row]:
+        """Read with fewer free slots than streams: one after another, and what is taken up is not too much."""
+        self._turn += 1
+        for source in wanted[self._turn % len(wanted) :] + wanted[: self._turn % len(wanted)]:
+            rows = await self._reader.new([source], count=1, block_ms=None)
+            if rows:
+                return rows
+        rows = await self._reader.new(wanted, count=1, block_ms=_BLOCK_MS)  # hardly ever more than one
+        for source, entry_id, _ in rows[free:]:
+            await self._hand_back(source, [entry_id])
+        return rows[:free]
 
     def _explain(self, error: Exception) -> bool:
         """Say what is wrong, once for each change; return False if waiting will not help."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
@@ -17,17 +18,19 @@ import structlog
 from penstock.dlq.retention import DeadLetterRetention
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.checks import check_server, wait_until_ready
-from penstock.redis.connection import client, unavailable
+from penstock.redis.connection import unavailable
+from penstock.redis.lanes import Lanes
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
 from penstock.service.app import Service, check_streams
 from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
 from penstock.service.intake import Intake
+from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime, events_key
 from penstock.settings import Settings, redis_url
-from penstock.streams.commit import Committer, Settled, Source
+from penstock.streams.commit import Committer, Source
 from penstock.streams.delay import Promoter
-from penstock.streams.heartbeat import Heartbeat
+from penstock.streams.heartbeat import INTERVAL, Heartbeat
 from penstock.streams.memory import MemoryRelief
 from penstock.streams.publish import Publisher, check_durability
 from penstock.streams.read import Reader
@@ -39,6 +42,7 @@ from penstock.telemetry.setup import telemetry
 from penstock.telemetry.spans import NullTelemetry, Telemetry
 from penstock.topology import ServiceSpec, Topology, load
 
+_LAST_WORDS = 5.0  # seconds that cancelled handlers have to end, and the last commits to be taken
 _log = structlog.get_logger("penstock.service")
 
 
@@ -52,8 +56,19 @@ def run(service: Service, settings: Settings | None = None, topology: Topology |
     settings = settings or Settings.from_env()
     logs.configure(level=settings.log_level, form=settings.log_format, service=service.name)
     topology = topology or load(settings.topology)
+    _spare_the_collector()
     with telemetry(service.name) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(service, settings, topology, listener))
+
+
+def _spare_the_collector() -> None:
+    """Keep what has been imported out of garbage collection.
+
+    Looking through it again and again is a third of a busy worker's CPU, in pauses of tens of milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 async def serve(service: Service, settings: Settings, topology: Topology, listener: Telemetry | None = None) -> None:
@@ -88,7 +103,9 @@ async def _runtime(
     service: Service, settings: Settings, topology: Topology, listener: Telemetry
 ) -> AsyncIterator[Runtime]:
     url = redis_url(settings)
-    redis = client(url, name=service.name)
+    consumer = f"{service.name}-{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+    lanes = Lanes(url, name=consumer)
+    redis = lanes.client()
     try:
         await wait_until_ready(redis, url)
         await check_server(redis)
@@ -107,14 +124,15 @@ async def _runtime(
                 needs=service.handlers.needs,
                 settings=settings,
                 topology=topology,
-                redis=redis,
+                lanes=lanes,
+                consumer=consumer,
                 publisher=publisher,
                 telemetry=listener,
             )
             with _signals(runtime.stopping):
                 yield runtime
     finally:
-        await redis.aclose()
+        await lanes.aclose()
 
 
 @contextlib.contextmanager
@@ -194,7 +212,7 @@ class _Consumption:
         self._runtime = runtime
         self._spec = spec
         self._group = service.name
-        self._consumer = f"{self._group}-{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self._consumer = runtime.consumer
         self._sources = list(_sources(runtime.keys, self._group, list(spec.consumes)))
 
     async def serve(self) -> None:
@@ -208,6 +226,10 @@ class _Consumption:
 
     async def _serve_in(self, tasks: asyncio.TaskGroup) -> None:
         runtime = self._runtime
+        retries = [(source.delayed, source.key) for source in self._sources if source.is_retry]
+        promoter = Promoter(runtime.redis, [*retries, *_scheduled(runtime)])
+        committer = self._committer(promoter)
+        runs = Runs()
         dispatcher = Dispatcher(
             self._scope(),
             self._spec,
@@ -215,30 +237,29 @@ class _Consumption:
             consumer=self._consumer,
             hooks=self._service.hooks,
             client=runtime.redis,
-            tasks=tasks,
+            committer=committer,
+            runs=runs,
         )
-        retries = [(source.delayed, source.key) for source in self._sources if source.is_retry]
-        promoter = Promoter(runtime.redis, [*retries, *_scheduled(runtime)])
-        committer = self._settler(dispatcher, promoter)
-        dispatcher.use(committer)
-        url = redis_url(runtime.settings)
-        reader = Reader(url, group=self._group, consumer=self._consumer, sources=self._sources)
+        reader = Reader(runtime.redis, group=self._group, consumer=self._consumer, sources=self._sources)
         rescuer = Rescuer(
             runtime.redis,
             runtime.keys,
             group=self._group,
+            consumer=self._consumer,
             sources=self._sources,
             dlq=runtime.keys.stream(DEAD_LETTERS),
+            lease=self._spec.lease,
         )
         heartbeat = Heartbeat(
-            url,
+            runtime.lanes.blocking_client(timeout=INTERVAL, name=f"{self._consumer}:heartbeat"),
             runtime.keys,
             group=self._group,
             consumer=self._consumer,
             sources=self._sources,
             lease=self._spec.lease,
-            in_hand=lambda: dispatcher.in_hand,
+            in_flight=lambda: dispatcher.in_flight,
             lost=dispatcher.lost,
+            observe=rescuer.observe,
         )
         heartbeat.start()
         children: list[asyncio.Task[None]] = []
@@ -250,10 +271,11 @@ class _Consumption:
                     rescuer.run(),
                     promoter.run(),
                     runtime.breakers.run(),
+                    runs.failure(),
                     *_trimming(runtime),
                 )
             ]
-            reading = Intake(reader, dispatcher, heartbeat, sources=self._sources)
+            reading = Intake(reader, dispatcher, heartbeat, sources=self._sources, hand_back=rescuer.hand_back)
             runtime.reading = lambda: reading.ready
             intake = tasks.create_task(reading.run())
             background = [tasks.create_task(_named(task(runtime))) for task in self._service.tasks]
@@ -263,6 +285,7 @@ class _Consumption:
             await self._drain(dispatcher, committer, background)
             await self._hand_back(rescuer)
         finally:  # also when a task of the service has failed
+            await runs.end(_LAST_WORDS)
             await _end(children)
             await heartbeat.stop()
             await reader.aclose()
@@ -284,21 +307,15 @@ class _Consumption:
             telemetry=runtime.telemetry,
         )
 
-    def _settler(self, dispatcher: Dispatcher, promoter: Promoter) -> Committer:
+    def _committer(self, promoter: Promoter) -> Committer:
         runtime = self._runtime
-
-        def report(settled: Settled) -> None:
-            if settled.unit.waits:
-                promoter.look_again()
-            dispatcher.concluded(settled)
-
         return Committer(
             runtime.redis,
             group=self._group,
             consumer=self._consumer,
             sources=self._sources,
             dead_letters=runtime.keys.stream(DEAD_LETTERS) if runtime.settings.dlq_enabled else "",
-            report=report,
+            parked=promoter.look_again,
             observe=functools.partial(runtime.telemetry.operated, "settle"),
         )
 
@@ -316,7 +333,7 @@ class _Consumption:
             for task in background:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(grace, 5.0)):
+            async with asyncio.timeout(min(grace, _LAST_WORDS)):
                 await committer.drain()
 
     async def _hand_back(self, rescuer: Rescuer) -> None:

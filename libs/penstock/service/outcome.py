@@ -1,4 +1,4 @@
-"""What becomes of an event, judged from how its handler ended."""
+"""What becomes of an event, from how its handler ended."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import msgspec
 
 from penstock.errors import ConfigurationError, InvalidEvent, Reject, Snooze, TryAgain, Unavailable
 from penstock.retry import Retry
+from penstock.times import LONGEST_DELAY
 
 _MOST_TEXT = 2_000
 _MOST_TRACEBACK = 8_000
 _WHILE_AWAY = 1.0  # seconds until a handler that needed Redis runs again
-_LONGEST_DELAY = 365 * 86_400.0  # seconds; a server may answer anything as its Retry-After
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class Dead(msgspec.Struct, frozen=True):
 Outcome = Done | Retried | Dead
 
 
-def judge(error: BaseException, event_type: str, attempt: int, retry: Retry) -> Outcome:
+def outcome_of(error: BaseException, event_type: str, attempt: int, retry: Retry) -> Outcome:
     """Decide what becomes of an event whose handler raised `error` on attempt number `attempt`."""
     if isinstance(error, Snooze):
         return Retried(_bounded(error.seconds), "snoozed", snoozed=True)
@@ -70,22 +70,22 @@ def judge(error: BaseException, event_type: str, attempt: int, retry: Retry) -> 
 
 
 def unreadable(error: Exception, event_type: str) -> Dead:
-    """Return the verdict on an event whose data does not fit its handler."""
+    """Return the outcome for an event whose data does not fit its handler."""
     return dead(event_type, "invalid", f"data: {error}")
 
 
 def unhandled(service: str, stream: str, event_type: str) -> Dead:
-    """Return the verdict on an event that no handler of a group wants, where each is a demand."""
+    """Return the outcome for an event that no handler of a group wants, where each is a demand."""
     return dead(event_type, "unhandled", f"no handler of {service} takes {event_type} on {stream}")
 
 
 def parked(needs: Sequence[str], seconds: float) -> Retried:
-    """Return the verdict on an event whose handler waits for circuit breakers; it has not been tried."""
+    """Return the outcome for an event whose handler waits for circuit breakers; it has not been tried."""
     return Retried(seconds, f"waiting for {', '.join(needs)}", snoozed=True)
 
 
 def dead(event_type: str, reason: str, message: str, error: BaseException | None = None) -> Dead:
-    """Make a dead letter's verdict, with traceback and fingerprint."""
+    """Return the outcome of an event that is given up, with traceback and fingerprint."""
     trace = "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:] if error else ""
     place = _place(error)
     normalised = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "N", message)
@@ -99,7 +99,7 @@ def dead(event_type: str, reason: str, message: str, error: BaseException | None
 
 
 def _bounded(delay: float) -> float:
-    return min(max(0.0, delay), _LONGEST_DELAY)
+    return min(max(0.0, delay), LONGEST_DELAY)
 
 
 def _describe(error: BaseException) -> str:

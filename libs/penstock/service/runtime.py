@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from penstock.keys import EVENTS, Keys
 from penstock.redis.connection import AsyncRedis
+from penstock.redis.lanes import Lanes
 from penstock.resilience.breaker import BreakerPolicy, Breakers
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
@@ -44,20 +45,24 @@ class Runtime:
         needs: Iterable[str] = (),
         settings: Settings,
         topology: Topology,
-        redis: AsyncRedis,
+        lanes: Lanes,
         publisher: Publisher,
         telemetry: Telemetry,
+        consumer: str = "",
     ) -> None:
         """`name` is the service's; `needs` are the circuit breakers that its handlers wait for."""
         self.name = name
+        self.consumer = consumer
+        """What the connections of this process are called, and its consumers, if it reads anything."""
+        self.lanes = lanes
         self.telemetry = Measures(telemetry)
         self.settings = settings
         self.topology = topology
         self.keys = Keys(settings.prefix)
-        self.redis = redis
+        self.redis: AsyncRedis = lanes.client()
         self.publisher = publisher
         self.breakers = Breakers(
-            redis,
+            self.redis,
             self.keys,
             service=name,
             policies=functools.partial(breaker_policy, settings, topology),

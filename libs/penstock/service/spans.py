@@ -20,11 +20,12 @@ _MOST_LINKS = 128  # the SDK's own bound
 
 def tell_run(context: Context, outcome: Outcome, scope: Scope) -> None:
     """Tell of the run of a handler on one event."""
-    telemetry, stream, event, trace = scope.telemetry, context.stream, context.event, context.trace
-    error = _error(outcome)
+    telemetry, stream, event = scope.telemetry, context.stream, context.event
+    error = None if type(outcome) is Done else _error(outcome)
     telemetry.processed(context.elapsed, stream=stream, group=scope.service, error=error)
-    if not trace.sampled:
+    if not telemetry.enabled or not context.trace.sampled:
         return
+    trace = context.trace
     more: dict[str, str | float] = {
         "messaging.consumer.group.name": scope.service,
         "messaging.message.id": event.id,

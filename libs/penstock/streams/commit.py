@@ -1,17 +1,17 @@
-"""The hop commit: what a handler brought about takes effect together with its acknowledgement, or not at all."""
+"""The atomic commit: what handlers brought about is settled, in batches, by one script."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import structlog
 
-from penstock.errors import InvalidEvent
 from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.dedicated import DedicatedConnection
 from penstock.redis.scripts import Script
 
 DONE: Final = 0
@@ -22,7 +22,7 @@ _commit = Script("penstock.streams", "commit")
 _MOST_UNITS = 500
 _MOST_ENTRIES = 1_000
 _MOST_BYTES = 1_000_000  # bounds how long one call holds Redis
-_log = structlog.get_logger("penstock.settle")
+_log = structlog.get_logger("penstock.commit")
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -35,17 +35,22 @@ class Source(msgspec.Struct, frozen=True):
     is_retry: bool
 
 
-class Entry(msgspec.Struct, array_like=True):
-    """One entry of a unit and its verdict, in the shape that commit.lua reads."""
+class Entry(msgspec.Struct):
+    """One entry of a unit of work and its disposition.
+
+    `fields` are added to it when it is parked for `delay_ms` (RETRY) or buried (DEAD); `size` is what the script
+    then copies, in bytes.
+    """
 
     source: int
     entry_id: str
-    verdict: int = DONE
+    disposition: int = DONE
     fields: list[str] = []
     delay_ms: int = 0
+    size: int = 0
 
 
-class Output(msgspec.Struct, array_like=True):
+class Output(msgspec.Struct):
     """An event to publish; with a delay, `key` is the sorted set it waits in."""
 
     key: str
@@ -53,30 +58,53 @@ class Output(msgspec.Struct, array_like=True):
     delay_ms: int = 0
 
 
-class Unit(msgspec.Struct, array_like=True):
+class UnitOfWork(msgspec.Struct):
     """What one handler call took and brought about: settled whole or not at all."""
 
     entries: list[Entry]
-    outputs: list[Output]
-    operations: list[list[Any]]
-    guards: list[tuple[str, str, str | Literal[False]]] = []
-
-    @property
-    def waits(self) -> bool:
-        """Whether it parks an entry or publishes an event for later."""
-        return any(entry.verdict == RETRY for entry in self.entries) or any(output.delay_ms for output in self.outputs)
+    outputs: Sequence[Output] = ()
+    operations: Sequence[list[Any]] = ()
+    guards: Sequence[tuple[str, str, str | Literal[False]]] = ()
 
 
-class Settled(msgspec.Struct):
-    """What became of a unit: `refused` entries belong to others now; `invalid` says why effects cannot be.
+class Settled(msgspec.Struct, frozen=True):
+    """What became of a unit of work: `refused` entries belong to others now; `invalid` says why effects cannot be.
 
     `stale`: a guard did not hold, so nothing happened; the handler is to run again on what is there now.
     """
 
-    unit: Unit
-    refused: set[int] = msgspec.field(default_factory=set)
+    refused: frozenset[int] = frozenset()
     invalid: str | None = None
     stale: bool = False
+
+
+_ALL_DONE = Settled()
+
+
+class Commit:
+    """A unit of work on its way. Whoever steps the coroutine that awaits it sets `resume`, which is then called.
+
+    It is no asyncio future: a coroutine that waits for one holds a task and two turns of the loop, for each entry.
+    """
+
+    __slots__ = ("resume", "settled", "unit")
+
+    def __init__(self, unit: UnitOfWork) -> None:
+        self.unit = unit
+        self.settled: Settled | None = None
+        self.resume: Callable[[], None] | None = None
+
+    def __await__(self) -> Generator[Commit, None, Settled]:
+        if self.settled is None:
+            yield self
+        assert self.settled is not None
+        return self.settled
+
+    def settle(self, settled: Settled) -> None:
+        """Say what became of it."""
+        self.settled = settled
+        if self.resume is not None:
+            self.resume()
 
 
 class Reply(NamedTuple):
@@ -90,15 +118,17 @@ class Reply(NamedTuple):
 
 
 class _Packed(NamedTuple):
-    unit: Unit
-    packed: msgspec.Raw
+    keys: list[str]
+    units: bytes
+    entries: int
+    copied: int
+    parks: bool
 
 
 class Committer:
-    """Settles units in the batches that form by themselves: what finished during one call joins the next.
+    """Settles units of work in the batches that form by themselves: what finished during one call joins the next.
 
-    While Redis is away units wait in memory and are sent again; the ownership check in the script makes
-    that safe.
+    While Redis is away units wait in memory and are sent again; the ownership check in the script makes that safe.
     """
 
     def __init__(
@@ -109,33 +139,30 @@ class Committer:
         consumer: str,
         sources: list[Source],
         dead_letters: str,
-        report: Callable[[Settled], None],
+        parked: Callable[[], None] = lambda: None,
         observe: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Report what becomes of each unit; `observe` gets the seconds each commit takes."""
-        self._observe = observe
-        self._client = client
+        """Settle over a connection made as those of `client` are.
+
+        Call `parked` when something now waits for its time; `observe` gets the seconds each call takes.
+        """
+        self._connection = DedicatedConnection(client)
         self._arguments = (group, consumer, dead_letters)
-        self._route = sources[0].key
-        self._streams = [[source.key, source.delayed, source.is_retry] for source in sources]
-        self._report = report
-        self._units: list[_Packed] = []
+        self._sources = sources
+        self._parked = parked
+        self._observe = observe
+        self._waiting: list[Commit] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def submit(self, unit: Unit) -> None:
-        """Settle `unit` with the next batch; `report` is called once it is.
-
-        Raises:
-            InvalidEvent: its effects hold what cannot be written, such as half a surrogate pair.
-        """
-        try:
-            self._units.append(_Packed(unit, msgspec.Raw(msgspec.msgpack.encode(unit))))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidEvent(str(error)) from None
+    def submit(self, unit: UnitOfWork) -> Commit:
+        """Settle `unit` with the next batch; await the commit to learn what became of it."""
+        commit = Commit(unit)
+        self._waiting.append(commit)
         self._idle.clear()
         self._wake.set()
+        return commit
 
     async def drain(self) -> None:
         """Return once everything submitted has been settled."""
@@ -143,52 +170,110 @@ class Committer:
 
     async def run(self) -> None:
         """Settle until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    batch, packed = self._next_batch()
+                    if batch:
+                        self._conclude(batch, await self._call(packed))
+                    if packed.parks:
+                        self._parked()
+                self._idle.set()
+        finally:
+            await self._connection.disconnect()
+
+    def _next_batch(self) -> tuple[list[Commit], _Packed]:
+        """Take as much as one call may carry; what can never be sent is concluded here."""
+        batch = self._waiting[:_MOST_UNITS]
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._units:
-                batch, packed = self._next_batch()
-                reply = await self._commit(packed)
-                self._conclude(batch, reply)
-            self._idle.set()
+            try:
+                packed = self._pack(batch)
+            except (TypeError, ValueError, OverflowError) as error:
+                if len(batch) == 1:  # such as half a surrogate pair
+                    del self._waiting[:1]
+                    batch[0].settle(Settled(invalid=str(error)))
+                    return [], _Packed([], b"", 0, 0, parks=False)
+            else:
+                small = packed.entries <= _MOST_ENTRIES and len(packed.units) + packed.copied <= _MOST_BYTES
+                if small or len(batch) == 1:
+                    del self._waiting[: len(batch)]
+                    return batch, packed
+            batch = batch[: len(batch) // 2]
 
-    def _next_batch(self) -> tuple[list[Unit], bytes]:
-        count = entries = size = 0
-        for unit, packed in self._units[:_MOST_UNITS]:
+    def _pack(self, batch: list[Commit]) -> _Packed:
+        """Return the batch as commit.lua reads it, every key that it touches, and what bounds the call."""
+        flat: list[Any] = [len(self._sources)]
+        keys: dict[str, None] = {}
+        entries = copied = 0
+        parks = False
+        dead_letters = self._arguments[2]
+        for source in self._sources:
+            flat += (source.key, source.delayed, source.is_retry)
+        for commit in batch:
+            unit = commit.unit
+            flat.append(len(unit.entries))
             entries += len(unit.entries)
-            size += len(packed)
-            if count and (entries > _MOST_ENTRIES or size > _MOST_BYTES):
-                break
-            count += 1
-        batch, self._units = self._units[:count], self._units[count:]
-        return [unit for unit, _ in batch], msgspec.msgpack.encode((self._streams, [packed for _, packed in batch]))
+            for entry in unit.entries:
+                source = self._sources[entry.source]
+                keys[source.key] = None
+                copied += entry.size
+                if entry.disposition == RETRY:
+                    keys[source.delayed] = None
+                    parks = True
+                elif entry.disposition == DEAD and dead_letters:
+                    keys[dead_letters] = None
+                flat += (entry.source, entry.entry_id, entry.disposition, entry.delay_ms, len(entry.fields))
+                flat += entry.fields
+            flat.append(len(unit.guards))
+            for guard in unit.guards:
+                keys[guard[0]] = None
+                flat += guard
+            flat.append(len(unit.outputs))
+            for output in unit.outputs:
+                keys[output.key] = None
+                parks = parks or output.delay_ms > 0
+                flat += (output.key, output.delay_ms, len(output.fields))
+                flat += output.fields
+            flat.append(len(unit.operations))
+            for operation in unit.operations:
+                keys[operation[1]] = None
+                flat.append(len(operation))
+                flat += operation
+        return _Packed(list(keys), msgspec.msgpack.encode(flat), entries, copied, parks)
 
-    async def _commit(self, packed: bytes) -> Reply:
+    async def _call(self, packed: _Packed) -> Reply:
         pause = 0.05
+        said = ""
         while True:
             try:
                 started = time.perf_counter()
-                reply = await _commit(self._client, [self._route], [*self._arguments, packed])
+                reply = await _commit(self._connection, packed.keys, [*self._arguments, packed.units])
                 self._observe(time.perf_counter() - started)
-                return Reply(*reply)
             except Exception as error:
-                if unavailable(error) is None:
+                away = unavailable(error)
+                if away is None:
                     raise
+                if away.reason != said:
+                    said = away.reason
+                    _log.warning("nothing can be settled: outcomes wait", reason=said, waiting=len(self._waiting))
+            else:
+                if said:
+                    _log.info("settling again", after=said)
+                return Reply(*reply)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _conclude(self, batch: list[Unit], reply: Reply) -> None:
-        refused, invalid, gone, failed, stale = reply
-        verdicts = [Settled(unit) for unit in batch]
-        for unit, entry in zip(refused[::2], refused[1::2], strict=True):
-            verdicts[unit].refused.add(entry)
-        for unit, why in zip(invalid[::2], invalid[1::2], strict=True):
-            verdicts[unit].invalid = why.decode()
-        for unit in stale:
-            verdicts[unit].stale = True
-        if gone:
-            _log.warning("entries lost: deleted or trimmed while they were in hand", count=gone)
-        for why in failed:
-            _log.error("state operation failed", error=why.decode())
-        for verdict in verdicts:
-            self._report(verdict)
+    def _conclude(self, batch: list[Commit], reply: Reply) -> None:
+        special: dict[int, Settled] = {unit: Settled(stale=True) for unit in reply.stale}
+        for unit, why in zip(reply.invalid[::2], reply.invalid[1::2], strict=True):
+            special[unit] = Settled(invalid=why.decode(errors="replace"))
+        for unit, entry in zip(reply.refused[::2], reply.refused[1::2], strict=True):
+            special[unit] = Settled(refused=special.get(unit, _ALL_DONE).refused | {entry})
+        if reply.gone:
+            _log.warning("entries lost: deleted or trimmed while they were in flight", count=reply.gone)
+        for why in reply.failed:
+            _log.error("state operation failed", error=why.decode(errors="replace"))
+        for index, commit in enumerate(batch):
+            commit.settle(special.get(index, _ALL_DONE) if special else _ALL_DONE)

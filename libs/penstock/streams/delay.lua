@@ -1,16 +1,25 @@
--- Move what is due from a sorted set to the stream it waits for.
+-- Promote what is due: move it from a sorted set to the stream it waits for.
 --
 -- KEYS[1]  sorted set: MessagePack fields by due time in ms
 -- KEYS[2]  stream
 -- ARGV[1]  most events to move in this call
--- returns  {moved, ms until the next is due, or -1 if nothing waits}
+-- ARGV[2]  about how many bytes to move in this call
+-- returns  {ms until more is due: 0 if it is already, -1 if nothing waits}
 
+local PAGE = 20
+local most, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
-for _, fields in ipairs(due) do
-  redis.call('XADD', KEYS[2], '*', unpack(cmsgpack.unpack(fields)))
-  redis.call('ZREM', KEYS[1], fields)
+local moved, bytes = 0, 0
+while moved < most and bytes < most_bytes do
+  local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, PAGE)
+  if #due == 0 then break end
+  for _, fields in ipairs(due) do
+    redis.call('XADD', KEYS[2], '*', unpack(cmsgpack.unpack(fields)))
+    redis.call('ZREM', KEYS[1], fields)
+    moved = moved + 1
+    bytes = bytes + #fields
+  end
 end
 local next_due = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-return {#due, next_due[2] and math.max(0, next_due[2] - now) or -1}
+return {next_due[2] and math.max(0, next_due[2] - now) or -1}

@@ -8,8 +8,9 @@ import contextlib
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 
-_due = Script("penstock.streams", "delay")
+_promote = Script("penstock.streams", "delay")
 _MOST_EVENTS = 200
+_MOST_BYTES = 1_000_000  # bounds how long one call holds Redis
 _LONGEST_WAIT = 1.0  # others may schedule something sooner than what we know of
 
 
@@ -42,7 +43,7 @@ class Promoter:
 
     async def _move(self, delayed: str, stream: str) -> float:
         """Move what is due; return the seconds until more can be, as far as is known."""
-        moved, next_ms = await _due(self._client, [delayed, stream], [_MOST_EVENTS])
-        if moved == _MOST_EVENTS:
+        [next_ms] = await _promote(self._client, [delayed, stream], [_MOST_EVENTS, _MOST_BYTES])
+        if next_ms == 0:
             return 0.0
         return _LONGEST_WAIT if next_ms < 0 else min(next_ms / 1000 + 0.001, _LONGEST_WAIT)

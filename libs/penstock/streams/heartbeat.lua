@@ -1,33 +1,50 @@
--- One heartbeat: I am alive, and these entries are still in my hands.
+-- One heartbeat: I am alive, and these entries are still in flight here. Who else is?
 --
 -- Owner first, then claim: XCLAIM alone would steal an entry back from whoever has it now. JUSTID resets
 -- the idle time and leaves the delivery count alone.
 --
--- KEYS[1]  liveness key
--- KEYS[2]  any key of the lane
--- ARGV[1]  lifetime of the liveness key, in ms
--- ARGV[2]  group
--- ARGV[3]  consumer
--- ARGV[4]  MessagePack {{stream key, {entry id ...}} ...}
--- returns  {stream index, entry id, ...} of entries that are no longer ours (indexes from 0)
+-- KEYS[1]   last beat of each consumer of the group: hash of consumer to 'number:ms'
+-- KEYS[2..] streams with entries in flight
+-- ARGV[1]   group
+-- ARGV[2]   consumer
+-- ARGV[3]   number of this beat; 0: this process has given up what it holds
+-- ARGV[4]   MessagePack {{entry id ...} ...}, a list for each of KEYS[2..]
+-- returns   {lost, beats}
+--             lost   {stream index, entry id, ...} of entries that are no longer ours (indexes from 0)
+--             beats  {consumer, beat, ...}
+-- error     what Redis says of a stream, other than that it or its group is gone
 
-redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
-local lost = {}
-for index, held in ipairs(cmsgpack.unpack(ARGV[4])) do
-  local mine = {}
-  for _, id in ipairs(held[2]) do
-    local pending = redis.pcall('XPENDING', held[1], ARGV[2], id, id, 1)
-    if pending[1] and pending[1][2] == ARGV[3] then
-      mine[#mine + 1] = id
+local group, consumer = ARGV[1], ARGV[2]
+
+local function is_mine(stream, id)
+  local rows = redis.pcall('XPENDING', stream, group, id, id, 1)
+  if not rows.err then return rows[1] ~= nil and rows[1][2] == consumer end
+  if string.find(rows.err, '^NOGROUP') or string.find(rows.err, '^WRONGTYPE') then return false end
+  error(rows)
+end
+
+local lost, mine = {}, {}
+for index, ids in ipairs(cmsgpack.unpack(ARGV[4])) do
+  mine[index] = {}
+  for _, id in ipairs(ids) do
+    if is_mine(KEYS[index + 1], id) then
+      mine[index][#mine[index] + 1] = id
     else
       lost[#lost + 1] = index - 1
       lost[#lost + 1] = id
     end
   end
-  for from = 1, #mine, 5000 do
-    local chunk = {unpack(mine, from, math.min(from + 4999, #mine))}
+end
+
+local time = redis.call('TIME')
+local beat = ARGV[3]
+if beat ~= '0' then beat = beat .. ':' .. time[1] * 1000 + math.floor(time[2] / 1000) end
+redis.call('HSET', KEYS[1], consumer, beat)
+for index, ids in ipairs(mine) do
+  for from = 1, #ids, 5000 do
+    local chunk = {unpack(ids, from, math.min(from + 4999, #ids))}
     chunk[#chunk + 1] = 'JUSTID'
-    redis.call('XCLAIM', held[1], ARGV[2], ARGV[3], 0, unpack(chunk))
+    redis.call('XCLAIM', KEYS[index + 1], group, consumer, 0, unpack(chunk))
   end
 end
-return lost
+return {lost, redis.call('HGETALL', KEYS[1])}

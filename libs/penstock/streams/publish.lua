@@ -1,70 +1,84 @@
 -- Publish a batch of events in one step, each at most once per dedupe key and the batch once per token.
 --
 -- Deciding that an event is new and adding it are one step: a claim without its event would lose it.
--- A batch whose reply was lost is sent again with its token, and gets the reply it had.
+-- A batch whose reply was lost is sent again with its token, and gets the reply it had. A token does not live for
+-- ever, so the batch says until when it may be published: whoever wakes up later than that is told so.
 --
--- KEYS[1]  key of the token
--- ARGV[1]  how long a token is remembered, in seconds
--- ARGV[2]  MessagePack {event ...}
---            event {stream key, fields, delay in ms, {guard ...}}; a delay goes with the key of a sorted set
---            guard {dedupe key, its lifetime in seconds, digest of the payload}
--- returns  MessagePack {answer ...}
---            answer {entry id or '', outcome}, outcome 0: published; 1: seen before, the entry id is that
---            event's; 2: the key was used for another payload; a text: why it was refused
+-- KEYS[1]   key of the token
+-- KEYS[2..] every other key of the batch
+-- ARGV[1]   how long a token is remembered, in seconds
+-- ARGV[2]   until when the batch may be published, by this server's clock, in ms; 0: this is the first try
+-- ARGV[3]   MessagePack, one flat list:
+--             key, delay in ms, count, fields, count, {dedupe key, its lifetime in seconds, digest of the payload}
+--             for each event, one behind the other; a delay goes with the key of a sorted set
+-- returns   MessagePack {now, {entry id or '', outcome, ...}}: this server's clock in ms, and for each event
+--             outcome 0: published; 1: seen before, the entry id is that event's; 2: the key was used for another
+--             payload; a text: why it was refused
+-- error     EXPIRED: it is too late to tell whether the batch was published
+
+local MOST_VALUES = 6000 -- Lua's unpack fails near 8,000
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local answered = redis.call('GET', KEYS[1])
 if answered then
   redis.call('EXPIRE', KEYS[1], ARGV[1]) -- a write: WAIT and WAITAOF wait for what this connection wrote
-  return answered
+  return cmsgpack.pack({now, cmsgpack.unpack(answered)})
+end
+local until_ms = tonumber(ARGV[2])
+if until_ms > 0 and now > until_ms then
+  return redis.error_reply('EXPIRED nobody knows any more whether this batch was published')
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function refusal(event)
-  local kind = redis.call('TYPE', event[1]).ok
-  local wanted = event[3] > 0 and 'zset' or 'stream'
-  if kind ~= 'none' and kind ~= wanted then return event[1] .. ' holds a ' .. kind .. ', not a ' .. wanted end
-  if #event[2] > 6000 then return 'more than 3000 fields' end
+local types = {}
+local function refusal(key, kind, count)
+  types[key] = types[key] or redis.call('TYPE', key).ok
+  if types[key] == 'none' then types[key] = kind end
+  if types[key] ~= kind then return key .. ' holds a ' .. types[key] .. ', not a ' .. kind end
+  if count > MOST_VALUES then return 'more than ' .. MOST_VALUES / 2 .. ' fields' end
 end
+
+local flat = cmsgpack.unpack(ARGV[3])
 
 -- Return the entry id that a guard has seen, or nil, and whether one has seen another payload.
-local function seen_by(guards)
+local function seen_by(from, count)
   local entry
-  for _, guard in ipairs(guards) do
-    local seen = redis.call('GET', guard[1])
+  for at = from, from + 3 * count - 1, 3 do
+    local seen = redis.call('GET', flat[at])
     if seen then
       local id, digest = unpack(cmsgpack.unpack(seen))
-      if digest ~= guard[3] then return id, true end
+      if digest ~= flat[at + 2] then return id, true end
       entry = entry or id
     end
   end
   return entry, false
 end
 
-local function add(key, fields, delay)
-  if delay == 0 then return redis.call('XADD', key, '*', unpack(fields)) end
-  redis.call('ZADD', key, now + delay, cmsgpack.pack(fields))
+local function add(key, delay, from, to)
+  if delay == 0 then return redis.call('XADD', key, '*', unpack(flat, from, to)) end
+  redis.call('ZADD', key, now + delay, cmsgpack.pack({unpack(flat, from, to)}))
   return ''
 end
 
-local function publish(event)
-  local key, fields, delay, guards = unpack(event)
-  local why = refusal(event)
-  if why then return {'', why} end
-  local seen, conflict = seen_by(guards)
-  if conflict then return {seen, 2} end
-  local entry = seen or add(key, fields, delay)
-  for _, guard in ipairs(guards) do
-    redis.call('SET', guard[1], cmsgpack.pack({entry, guard[3]}), 'EX', guard[2], 'NX')
+local answers, at = {}, 1
+while at <= #flat do
+  local key, delay, count = flat[at], flat[at + 1], flat[at + 2]
+  local guards = at + 3 + count
+  local entry, outcome = '', refusal(key, delay > 0 and 'zset' or 'stream', count)
+  if not outcome then
+    local seen, conflict = seen_by(guards + 1, flat[guards])
+    if conflict then
+      entry, outcome = seen, 2
+    else
+      entry, outcome = seen or add(key, delay, at + 3, guards - 1), seen and 1 or 0
+      for guard = guards + 1, guards + 3 * flat[guards], 3 do
+        redis.call('SET', flat[guard], cmsgpack.pack({entry, flat[guard + 2]}), 'EX', flat[guard + 1], 'NX')
+      end
+    end
   end
-  return {entry, seen and 1 or 0}
+  answers[#answers + 1] = entry
+  answers[#answers + 1] = outcome
+  at = guards + 1 + 3 * flat[guards]
 end
-
-local answers = {}
-for index, event in ipairs(cmsgpack.unpack(ARGV[2])) do
-  answers[index] = publish(event)
-end
-local packed = cmsgpack.pack(answers)
-redis.call('SET', KEYS[1], packed, 'EX', ARGV[1])
-return packed
+redis.call('SET', KEYS[1], cmsgpack.pack(answers), 'EX', ARGV[1])
+return cmsgpack.pack({now, answers})

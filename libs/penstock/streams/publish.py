@@ -15,15 +15,18 @@ import msgspec
 from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.dedicated import DedicatedConnection
 from penstock.redis.scripts import Script
+from penstock.times import LONGEST_DELAY
 
 Durability = Literal["memory", "aof", "replica"]
 
 _publish = Script("penstock.streams", "publish")
 _TOKEN_SECONDS = 60  # a lost reply is asked for again within seconds
+_MARGIN = 5  # seconds that clocks may go apart meanwhile
 _MOST_EVENTS = 500
 _MOST_BYTES = 1_000_000
-_PUBLISHED, _SEEN, _CONFLICT = 0, 1, 2
+_SEEN, _CONFLICT = 1, 2
 
 
 class Deduplication(msgspec.Struct, frozen=True):
@@ -52,16 +55,37 @@ class DuplicateConflict(InvalidEvent):
     """The deduplication key was used before, for another payload."""
 
 
-class _Waiting(msgspec.Struct):
-    row: list[Any]
+class _Row(msgspec.Struct):
+    """An event to publish: its key, fields and delay, and what it must not have been seen under."""
+
+    key: str
+    fields: list[str]
+    delay_ms: int
+    guards: list[tuple[str, int, str]]
+
+
+class _Order(msgspec.Struct):
+    """What one caller wants to have published, and waits for."""
+
+    rows: list[_Row]
     size: int
-    done: asyncio.Future[Published]
+    done: asyncio.Future[list[Published]]
+
+
+class _Batch(msgspec.Struct):
+    """Orders that go out in one call, however often it has to be made."""
+
+    orders: list[_Order]
+    token: str
+    keys: list[str]
+    packed: bytes
+    tried_at: float | None = None  # on the loop's clock
 
 
 class Publisher:
     """Publishes to streams: what gathers while one call is under way goes out with the next.
 
-    Start it as an async context manager. Any number of tasks may call `publish` at once.
+    Start it as an async context manager. Any number of tasks may publish at once.
     A batch whose reply is lost is sent again under the same token, so it is never published twice.
     """
 
@@ -75,14 +99,21 @@ class Publisher:
         retry_for: float = 2.0,
         observe: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Resend for `retry_for` seconds at most; `observe` gets the seconds each batch takes."""
+        """Resend for `retry_for` seconds at most; `observe` gets the seconds each batch takes.
+
+        It has a connection of its own, made as those of `client` are.
+        """
         self._observe = observe
-        self._client = client
+        self._connection = DedicatedConnection(client)
         self._keys = keys
         self._durability: Durability = durability
         self._durability_timeout = durability_timeout
         self._retry_for = retry_for
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Order] = []
+        self._unsent: _Batch | None = None
+        self._sending = False
+        self._leading = False
+        self._clock: tuple[int, float] | None = None  # the server's, in ms, and the loop's when it said so
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -97,6 +128,7 @@ class Publisher:
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self._connection.disconnect()
 
     async def publish(
         self,
@@ -116,85 +148,174 @@ class Publisher:
             InvalidEvent: the entry can never be published (too many fields, or the key is no stream).
             DuplicateConflict: the deduplication key was used for another payload.
         """
+        return (await self._order([self._row(stream, fields, delay, dedupe)]))[0]
+
+    async def publish_all(self, stream: str, events: Sequence[list[str]]) -> list[Published]:
+        """Publish events in their order, as `publish` does one; return once Redis has them all.
+
+        Raises:
+            Unavailable: Redis could not take them all; the first ones may be there.
+            InvalidEvent: one of them can never be published; the others are.
+        """
+        rows = [self._row(stream, fields, 0.0, ()) for fields in events]
+        published: list[Published] = []
+        for start in range(0, len(rows), _MOST_EVENTS):
+            published += await self._order(rows[start : start + _MOST_EVENTS])
+        return published
+
+    def _row(self, stream: str, fields: list[str], delay: float, dedupe: Sequence[Deduplication]) -> _Row:
+        if not 0 <= delay <= LONGEST_DELAY:  # NaN is neither
+            raise InvalidEvent(f"delay is 0 to {LONGEST_DELAY:,.0f} seconds, not {delay}")
+        guards = [
+            (self._keys.dedupe(one.scope, one.key), one.lifetime, one.digest or _digest(fields)) for one in dedupe
+        ]
+        if delay > 0:
+            return _Row(self._keys.scheduled(stream), _identified(fields), max(1, round(delay * 1000)), guards)
+        return _Row(self._keys.stream(stream), fields, 0, guards)
+
+    async def _order(self, rows: list[_Row]) -> list[Published]:
         if self._closing:
             raise Unavailable("shutting down")
-        row: list[Any] = [
-            self._keys.scheduled(stream) if delay > 0 else self._keys.stream(stream),
-            _identified(fields) if delay > 0 else fields,
-            max(1, round(delay * 1000)) if delay > 0 else 0,
-            [[self._keys.dedupe(one.scope, one.key), one.lifetime, one.digest or _digest(fields)] for one in dedupe],
-        ]
-        waiting = _Waiting(row, sum(map(len, fields)), asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._wake.set()
-        return await waiting.done
+        size = sum(sum(map(len, row.fields)) for row in rows)
+        order = _Order(rows, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(order)
+        if not self._sending:
+            await self._lead()
+        return await order.done
+
+    async def _lead(self) -> None:
+        """Send what waits: nobody else does. What gathers meanwhile is the background's."""
+        self._sending = self._leading = True
+        batch = self._next_batch()
+        try:
+            if batch is not None:
+                await self._send(batch)
+        except asyncio.CancelledError:
+            self._unsent = batch  # others wait for it too
+            raise
+        finally:
+            self._leading = False
+            if self._waiting or self._unsent is not None or self._closing:
+                self._wake.set()
+            else:
+                self._sending = False
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                await self._send(self._next_batch())
+            if self._leading:  # it wakes us when it is done
+                continue
+            while self._unsent is not None or self._waiting:
+                batch, self._unsent = self._unsent or self._next_batch(), None
+                if batch is not None:
+                    await self._send(batch)
+            self._sending = False
             if self._closing:
                 return
 
-    def _next_batch(self) -> list[_Waiting]:
-        size = count = 0
-        for waiting in self._waiting[:_MOST_EVENTS]:
-            size += waiting.size
-            if count and size > _MOST_BYTES:
+    def _next_batch(self) -> _Batch | None:
+        size = events = count = 0
+        for order in self._waiting:
+            size += order.size
+            events += len(order.rows)
+            if count and (events > _MOST_EVENTS or size > _MOST_BYTES):
                 break
             count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return [waiting for waiting in batch if not waiting.done.done()]  # a caller may have given up
-
-    async def _send(self, batch: list[_Waiting]) -> None:
-        if not batch:
-            return
+        orders, self._waiting = self._waiting[:count], self._waiting[count:]
+        orders = [order for order in orders if not order.done.done()]  # a caller may have given up
+        if not orders:
+            return None
         try:
-            answers = await self._call([waiting.row for waiting in batch])
-        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
-            for waiting in batch:
-                if not waiting.done.done():
-                    waiting.done.set_exception(error)
-            return
-        for waiting, (entry_id, outcome) in zip(batch, answers, strict=True):
-            if not waiting.done.done():
-                _resolve(waiting.done, entry_id, outcome)
+            keys, packed = _pack(orders)
+        except (TypeError, ValueError, OverflowError) as error:
+            if len(orders) > 1:  # one of them cannot be sent; the others are no worse for it
+                self._waiting[:0] = orders[1:]
+                return self._only(orders[0])
+            orders[0].done.set_exception(InvalidEvent(str(error)))
+            return None
+        return _Batch(orders, self._keys.dedupe("batch", os.urandom(12).hex()), keys, packed)
 
-    async def _call(self, rows: list[list[Any]]) -> list[tuple[str, int | str]]:
-        packed = msgspec.msgpack.encode(rows)
-        token = self._keys.dedupe("batch", os.urandom(12).hex())
-        deadline = asyncio.get_running_loop().time() + self._retry_for
+    def _only(self, order: _Order) -> _Batch | None:
+        try:
+            keys, packed = _pack([order])
+        except (TypeError, ValueError, OverflowError) as error:
+            order.done.set_exception(InvalidEvent(str(error)))
+            return None
+        return _Batch([order], self._keys.dedupe("batch", os.urandom(12).hex()), keys, packed)
+
+    async def _send(self, batch: _Batch) -> None:
+        try:
+            answers = await self._call(batch)
+        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
+            for order in batch.orders:
+                if not order.done.done():
+                    order.done.set_exception(error)
+            return
+        start = 0
+        for order in batch.orders:
+            end = start + 2 * len(order.rows)
+            if not order.done.done():
+                _resolve(order.done, answers[start:end])
+            start = end
+
+    async def _call(self, batch: _Batch) -> list[Any]:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._retry_for
         pause = 0.02
         while True:
             try:
                 started = time.perf_counter()
-                reply = await self._once(token, packed)
+                answers = await self._once(batch, clock())
                 self._observe(time.perf_counter() - started)
-                return msgspec.msgpack.decode(reply, type=list[tuple[str, int | str]])
+                return answers
             except Exception as error:
                 refused = error if isinstance(error, Unavailable) else unavailable(error)
+                if refused is None and str(error).startswith("EXPIRED"):
+                    refused = Unavailable("it is not known whether it took them")
                 if refused is None:
                     raise
                 lost = refused.reason in {"cannot connect", "no reply in time"}
-                if not lost or self._closing or asyncio.get_running_loop().time() + pause > deadline:
+                if not lost or self._closing or clock() + pause > deadline:
                     raise refused from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
-    async def _once(self, token: str, packed: bytes) -> bytes:
-        if self._durability == "memory":
-            reply: bytes = await _publish(self._client, [token], [_TOKEN_SECONDS, packed])
-            return reply
-        # WAITAOF and WAIT speak of what this very connection wrote.
-        async with self._client.client() as single:
-            reply = await _publish(single, [token], [_TOKEN_SECONDS, packed])
-            await confirm(single, self._durability, self._durability_timeout)
-            return reply
+    async def _once(self, batch: _Batch, now: float) -> list[Any]:
+        if self._clock is None:
+            seconds, microseconds = await self._connection.execute_command("TIME")
+            self._clock = int(seconds) * 1000 + int(microseconds) // 1000, now
+        until = 0
+        if batch.tried_at is None:
+            batch.tried_at = now
+        else:  # the token may have been set at the first try, and lives from then on
+            server_ms, said_at = self._clock
+            until = server_ms + round((batch.tried_at - said_at + _TOKEN_SECONDS - _MARGIN) * 1000)
+        reply = await _publish(self._connection, [batch.token, *batch.keys], [_TOKEN_SECONDS, until, batch.packed])
+        await confirm(self._connection, self._durability, self._durability_timeout)
+        server_ms, answers = msgspec.msgpack.decode(reply)
+        self._clock = server_ms, now
+        found: list[Any] = answers
+        return found
 
 
-async def confirm(client: AsyncRedis, durability: Durability, timeout: float) -> None:
+def _pack(orders: list[_Order]) -> tuple[list[str], bytes]:
+    """Return every key of a batch, and the batch as publish.lua reads it."""
+    flat: list[Any] = []
+    keys: dict[str, None] = {}
+    for order in orders:
+        for row in order.rows:
+            keys[row.key] = None
+            flat += (row.key, row.delay_ms, len(row.fields))
+            flat += row.fields
+            flat.append(len(row.guards))
+            for guard in row.guards:
+                keys[guard[0]] = None
+                flat += guard
+    return list(keys), msgspec.msgpack.encode(flat)
+
+
+async def confirm(client: AsyncRedis | DedicatedConnection, durability: Durability, timeout: float) -> None:
     """Wait until what `client`'s connection wrote is on disk (aof) or on a replica.
 
     Raises:
@@ -245,10 +366,14 @@ def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _resolve(done: asyncio.Future[Published], entry_id: str, outcome: int | str) -> None:
-    if isinstance(outcome, str):
-        done.set_exception(InvalidEvent(outcome))
-    elif outcome == _CONFLICT:
-        done.set_exception(DuplicateConflict("this key was used before, for another payload"))
-    else:
-        done.set_result(Published(entry_id, duplicate=outcome == _SEEN))
+def _resolve(done: asyncio.Future[list[Published]], answers: list[Any]) -> None:
+    published = []
+    for entry_id, outcome in zip(answers[::2], answers[1::2], strict=True):
+        if isinstance(outcome, str):
+            done.set_exception(InvalidEvent(outcome))
+            return
+        if outcome == _CONFLICT:
+            done.set_exception(DuplicateConflict("this key was used before, for another payload"))
+            return
+        published.append(Published(entry_id, duplicate=outcome == _SEEN))
+    done.set_result(published)

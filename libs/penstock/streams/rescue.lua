@@ -1,89 +1,106 @@
 -- Hand pending entries back to their group, through the group's retry stream, where whoever is free
 -- reads them next. Moving rather than claiming spreads them over the living and wakes blocked readers.
 --
--- An entry that was in hand when its consumer died is suspected of having killed it. The first two deaths
--- may be chance; from then on a suspect runs alone and only the one on trial is charged with the next.
+-- An entry that was in flight when its consumer died is suspected of having killed it. The first two deaths
+-- may be chance; from then on a suspect runs alone and only the one in quarantine is charged with the next.
 --
 -- KEYS[1]  stream (or the retry stream itself)
 -- KEYS[2]  the group's retry stream
 -- KEYS[3]  dead letter stream
--- KEYS[4]  liveness key of the consumer
+-- KEYS[4]  last beat of each consumer
 -- KEYS[5]  trials: hash of consumer to the entry it runs alone
 -- ARGV[1]  group
 -- ARGV[2]  consumer ('' with mode stale)
--- ARGV[3]  mode: rescue (the consumer is dead), release (it hands back what it holds), stale (idle entries
---          of anybody: a reply was lost and its reader never noticed)
--- ARGV[4]  most entries to move in this call
--- ARGV[5]  deaths after which an entry goes to the dead letters
--- ARGV[6]  mode stale: how long an entry must have been idle, in ms
--- ARGV[7]  name of the stream, for dead letters
--- ARGV[8]  time, RFC 3339, for dead letters
--- returns  {moved, dead, gone, 1 if the consumer was removed}; {-1} if the consumer is alive after all
+-- ARGV[3]  mode: rescue (the consumer is dead), expired (it has been silent for its lease, or has given up),
+--          release (it hands back what it holds), stale (idle entries of anybody: a reply was lost and its
+--          reader never noticed), some (it hands back these, and stays)
+-- ARGV[4]  modes rescue and expired: its last beat as it was when that was found out, '' for none
+-- ARGV[5]  most entries to move in this call
+-- ARGV[6]  about how many bytes to move in this call
+-- ARGV[7]  deaths after which an entry goes to the dead letters
+-- ARGV[8]  mode stale: how long an entry must have been idle, in ms
+-- ARGV[9]  name of the stream, for dead letters
+-- ARGV[10] time, RFC 3339, for dead letters
+-- ARGV[11..] mode some: the entry ids
+-- returns  {moved, dead, gone, 1 if the consumer was removed}; {-1} if it has beaten since
 
-local stream, retry, dead_letters, live, trials = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local group, consumer, mode, limit, most_deaths = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local stream, retry, dead_letters, beats, trials = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, consumer, mode, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+local most_bytes, most_deaths = tonumber(ARGV[6]), tonumber(ARGV[7])
+local MOST_VALUES = 6000 -- Lua's unpack fails near 8,000
 
-if mode == 'rescue' and redis.call('EXISTS', live) == 1 then return {-1} end
+if (mode == 'rescue' or mode == 'expired') and (redis.call('HGET', beats, consumer) or '') ~= ARGV[4] then return {-1} end
 
 local pending
 if mode == 'stale' then
-  pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[6], '-', '+', limit)
+  pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[8], '-', '+', limit)
+elseif mode == 'some' then
+  pending = {}
+  for i = 11, #ARGV do
+    pending[#pending + 1] = redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1, consumer)[1]
+  end
 else
   pending = redis.call('XPENDING', stream, group, '-', '+', limit, consumer)
 end
 local trial = redis.call('HGET', trials, consumer)
 
-local function with(fields, set)
-  local merged = {}
-  for i = 1, math.min(#fields, 6000), 2 do
-    if set[fields[i]] == nil then
-      merged[#merged + 1] = fields[i]
-      merged[#merged + 1] = fields[i + 1]
-    end
-  end
-  for name, value in pairs(set) do
-    merged[#merged + 1] = name
-    merged[#merged + 1] = value
-  end
-  return merged
+-- What parking has put behind an entry's own fields; on any stream but the retry stream all are its own.
+local function parked(fields)
+  local at = #fields - 7
+  if stream ~= retry or fields[at] ~= 'retry.entry' then return #fields, {} end
+  return at - 1, {entry = fields[at + 1], attempt = fields[at + 3], crashes = fields[at + 5], error = fields[at + 7]}
 end
 
-local function field(fields, name)
+local function own_fields(fields, count)
+  local own = {}
+  if count > MOST_VALUES then -- too many for one XADD: they travel in one
+    for i = 1, count do own[i] = #fields[i] .. ':' .. fields[i] end
+    return {'retry.fields', table.concat(own)}
+  end
+  for i = 1, count do own[i] = fields[i] end
+  return own
+end
+
+local function append(list, more)
+  for i = 1, #more do list[#list + 1] = more[i] end
+  return list
+end
+
+local function type_of(fields)
   for i = 1, #fields, 2 do
-    if fields[i] == name then return fields[i + 1] end
+    if fields[i] == 'type' then return fields[i + 1] end
   end
+  return ''
 end
 
--- On any stream but the retry stream these fields are the producer's own, and mean nothing to us.
-local function own(fields, name)
-  return stream == retry and field(fields, name) or nil
-end
-
-local moved, dead, gone = 0, 0, 0
+local moved, dead, gone, bytes = 0, 0, 0, 0
 for _, row in ipairs(pending) do
+  if bytes > most_bytes then break end
   local id = row[1]
   local found = redis.call('XRANGE', stream, id, id)[1]
   if not found then
     gone = gone + 1
   else
     local fields = found[2]
-    local deaths = tonumber(own(fields, 'retry.crashes') or 0) or 0
-    local origin = own(fields, 'retry.entry') or id
-    local attempt = own(fields, 'attempt') or '1'
+    for i = 1, #fields do bytes = bytes + #fields[i] end
+    local count, before = parked(fields)
+    local own = own_fields(fields, count)
+    local deaths = tonumber(before.crashes or 0) or 0
+    local origin, attempt = before.entry or id, before.attempt or '1'
     if mode == 'rescue' and (deaths < most_deaths - 1 or trial == id) then deaths = deaths + 1 end
     if deaths >= most_deaths then
       dead = dead + 1
-      redis.call('XADD', dead_letters, '*', unpack(with(fields, {
-        ['dlq.stream'] = ARGV[7], ['dlq.group'] = group, ['dlq.entry'] = origin,
-        ['dlq.reason'] = 'crashed', ['dlq.attempts'] = attempt, ['dlq.time'] = ARGV[8],
-        ['dlq.error'] = 'the process died ' .. deaths .. ' times with this event in hand, the last time alone',
-        ['dlq.fingerprint'] = 'crashed:' .. (field(fields, 'type') or ''),
-        ['dlq.traceparent'] = '', ['dlq.traceback'] = '',
+      redis.call('XADD', dead_letters, '*', unpack(append(own, {
+        'dlq.stream', ARGV[9], 'dlq.group', group, 'dlq.entry', origin, 'dlq.reason', 'crashed',
+        'dlq.error', 'the process died ' .. deaths .. ' times with this event in flight, the last time alone',
+        'dlq.attempts', attempt, 'dlq.time', ARGV[10], 'dlq.fingerprint', 'crashed:' .. type_of(fields),
+        'dlq.traceparent', '', 'dlq.traceback', '',
       })))
     else
       moved = moved + 1
-      redis.call('XADD', retry, '*', unpack(with(fields, {
-        ['retry.entry'] = origin, ['attempt'] = attempt, ['retry.crashes'] = tostring(deaths),
+      redis.call('XADD', retry, '*', unpack(append(own, {
+        'retry.entry', origin, 'attempt', attempt, 'retry.crashes', tostring(deaths),
+        'retry.error', before.error or '',
       })))
     end
   end
@@ -93,7 +110,7 @@ for _, row in ipairs(pending) do
 end
 
 local removed = 0
-if mode ~= 'stale' and #redis.call('XPENDING', stream, group, '-', '+', 1, consumer) == 0 then
+if mode ~= 'stale' and mode ~= 'some' and #redis.call('XPENDING', stream, group, '-', '+', 1, consumer) == 0 then
   redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)
   removed = 1
 end

@@ -1,9 +1,20 @@
-"""The janitor: brings the work of dead consumers back to the living, within seconds."""
+"""The rescue: the work of dead consumers comes back to the living, within seconds.
+
+Silence proves nothing by itself: Redis may have answered nobody, a process may only pause. A consumer is dead if
+
+- its beat has not changed for a whole LIFETIME, as seen by somebody whose own beats got through all that time, and
+- no connection bears its name any more: they end with the process, also by SIGKILL.
+
+What was in flight there is moved and charged with a death. A consumer that is silent and still connected only
+pauses (it is stopped, or something keeps the interpreter's lock); after its lease its entries are moved too, and
+nothing is charged. A beat that comes meanwhile makes all of it void: the script compares.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Sequence
 
 import structlog
 from redis.exceptions import ResponseError
@@ -12,40 +23,94 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 from penstock.streams.commit import Source
-from penstock.streams.heartbeat import LIFETIME
+from penstock.streams.election import Election
+from penstock.streams.heartbeat import GIVEN_UP, INTERVAL, LIFETIME, Beats
 from penstock.times import rfc3339
 
-MOST_DEATHS = 3  # processes that may die with an event in hand before it goes to the dead letters
-_TICK = 1.0
+MOST_DEATHS = 3  # processes that may die with an event in flight before it goes to the dead letters
+_SWEEP = 5.0  # seconds between looks for what no beat speaks of
 _MOST_ENTRIES = 200
+_MOST_BYTES = 1_000_000  # bounds how long one call holds Redis
 _STALE_MS = 60_000  # a living consumer beats every second for what it holds: such an entry nobody holds
-_reassign = Script("penstock.streams", "rescue")
-_log = structlog.get_logger("penstock.janitor")
+_rescue = Script("penstock.streams", "rescue")
+_log = structlog.get_logger("penstock.rescue")
+
+
+class Watch:
+    """How long each consumer has been silent, as one observer sees it."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[str, float]] = {}
+        self._last = float("-inf")
+
+    def see(self, beats: Beats, strangers: Iterable[str] = ()) -> dict[str, float]:
+        """Take note of the last beats; return the seconds that each has been the same.
+
+        `strangers` are consumers that no beat speaks of. After a gap in what is seen every silence begins anew.
+        """
+        known = self._since if beats.at - self._last <= 2 * INTERVAL else {}
+        self._last = beats.at
+        now = {**dict.fromkeys(strangers, ""), **beats.of}
+        self._since = {
+            name: known[name] if known.get(name, ("", 0.0))[0] == beat and name in known else (beat, beats.at)
+            for name, beat in now.items()
+        }
+        return {name: beats.at - since for name, (_, since) in self._since.items()}
 
 
 class Rescuer:
     """Looks after one group's streams. Every process runs one; for each tick one of them does the work."""
 
-    def __init__(self, client: AsyncRedis, keys: Keys, *, group: str, sources: list[Source], dlq: str) -> None:
+    def __init__(
+        self,
+        client: AsyncRedis,
+        keys: Keys,
+        *,
+        group: str,
+        consumer: str,
+        sources: list[Source],
+        dlq: str,
+        lease: float,
+    ) -> None:
         self._client = client
         self._keys = keys
         self._group = group
+        self._consumer = consumer
         self._sources = sources
         self._retries = {source.stream: source.key for source in sources if source.is_retry}
         self._dlq = dlq
-        self._not_before = 0.0
+        self._lease = lease
+        self._rescuing = Election(client, keys, f"rescue:{group}", tick=INTERVAL)
+        self._sweeping = Election(client, keys, f"sweep:{group}", tick=_SWEEP)
+        self._watch = Watch()
+        self._strangers: set[str] = set()
+        self._beats = Beats(0.0, {})
+        self._silent: dict[str, float] = {}
+        self._seen = asyncio.Event()
+        self._next_sweep = 0.0
+        self._trouble = ""
+
+    def observe(self, beats: Beats) -> None:
+        """Take note of what a heartbeat of this process has seen."""
+        self._beats = beats
+        self._silent = self._watch.see(beats, self._strangers - beats.of.keys())
+        self._seen.set()
 
     async def run(self) -> None:
-        """Sweep once a second until cancelled."""
+        """Look after each heartbeat, until cancelled."""
         while True:
-            await asyncio.sleep(_TICK)
+            await self._seen.wait()
+            self._seen.clear()
             try:
                 await self._tick()
+                self._trouble = ""
             except Exception as error:
-                if unavailable(error) is None and not _no_group(error):
+                away = unavailable(error)
+                if away is None and not _no_group(error):
                     raise
-                # Nobody could beat while Redis was away: give all the time to show they are alive.
-                self._not_before = time.monotonic() + LIFETIME
+                if away is not None and away.reason != self._trouble:
+                    self._trouble = away.reason
+                    _log.warning("no rescue is possible now", reason=away.reason)
 
     async def release(self, consumer: str) -> int:
         """Hand back everything `consumer` holds and remove it; return how many entries that were.
@@ -58,7 +123,7 @@ class Rescuer:
             removed = 0
             while not removed:
                 try:
-                    moved, dead, _, removed = await self._reassign(source, consumer, "release")
+                    moved, dead, _, removed = await self._call(source, consumer, "release")
                 except ResponseError as error:
                     if not _no_group(error):
                         raise
@@ -66,58 +131,99 @@ class Rescuer:
                 handed_back += moved + dead
         return handed_back
 
+    async def hand_back(self, source: Source, entry_ids: list[str]) -> None:
+        """Give entries that this consumer holds, and has not begun, to whoever is free.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away; this consumer still holds them.
+        """
+        await self._call(source, self._consumer, "some", entry_ids=entry_ids)
+
     async def _tick(self) -> None:
-        lock = self._keys.lock(f"janitor:{self._group}")
-        if not await self._client.set(lock, "1", nx=True, px=round(_TICK * 900)):
-            return
-        server = await self._client.info("server")
-        if time.monotonic() < self._not_before or server["uptime_in_seconds"] <= LIFETIME:
-            return
+        suspects = [
+            name
+            for name, silence in self._silent.items()
+            if name != self._consumer and (silence >= LIFETIME or self._beats.of.get(name) == GIVEN_UP)
+        ]
+        if suspects and await self._rescuing.won():
+            await self._rescue_all(suspects)
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + _SWEEP
+            if await self._sweeping.won():
+                await self._sweep()
+
+    async def _rescue_all(self, suspects: list[str]) -> None:
+        connected = await self._connected()
+        for name in suspects:
+            if time.monotonic() - self._beats.at > 2 * INTERVAL:
+                return  # what was seen is too old by now
+            beat = self._beats.of.get(name, "")
+            if beat == GIVEN_UP or (self._silent[name] >= self._lease and name in connected):
+                await self._rescue(name, "expired", beat)
+            elif connected is not _UNKNOWN and name not in connected:
+                await self._rescue(name, "rescue", beat)
+            elif self._silent[name] >= self._lease:
+                await self._rescue(name, "expired", beat)
+
+    async def _connected(self) -> frozenset[str]:
+        """Return the names that connections bear, less what each is for."""
+        try:
+            listed = await self._client.execute_command("CLIENT", "LIST")
+        except ResponseError as error:
+            if unavailable(error) is None or "permission" not in str(error).lower():
+                raise
+            return _UNKNOWN  # this user may not ask: a death is only told from a pause by the lease
+        names = (field[5:] for field in _text(listed).split() if field.startswith("name="))
+        return frozenset(name.partition(":")[0] for name in names)
+
+    async def _rescue(self, consumer: str, mode: str, beat: str) -> None:
         for source in self._sources:
-            for consumer in await self._dead(source):
-                await self._rescue(source, consumer)
-            handed_back = await self._reassign(source, "", "stale")
-            self._report("entries that nobody held were handed back", source, "", handed_back)
+            removed = 0
+            while not removed:
+                reply = await self._call(source, consumer, mode, beat)
+                if reply[0] < 0:
+                    return  # it is alive after all
+                what = "took over from a dead consumer" if mode == "rescue" else "took over from a silent consumer"
+                self._report(what, source, consumer, reply)
+                removed = reply[3]
+        self._strangers.discard(consumer)
+        await self._client.hdel(self._keys.beats(self._group), consumer)
 
-    async def _dead(self, source: Source) -> list[str]:
-        rows = await self._client.xinfo_consumers(source.key, self._group)
-        names = [row["name"].decode() for row in rows]
-        if not names:
-            return []
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for name in names:
-                pipeline.exists(self._keys.live(name))
-            alive = await pipeline.execute()
-        return [name for name, beats in zip(names, alive, strict=True) if not beats]
+    async def _sweep(self) -> None:
+        """Look for consumers without a beat, and for entries that nobody holds."""
+        strangers: set[str] = set()
+        for source in self._sources:
+            rows = await self._client.xinfo_consumers(source.key, self._group)
+            strangers |= {row["name"].decode() for row in rows} - self._beats.of.keys()
+            if any(row["pending"] for row in rows):
+                reply = await self._call(source, "", "stale")
+                self._report("entries that nobody held were handed back", source, "", reply)
+        self._strangers = strangers
 
-    async def _rescue(self, source: Source, consumer: str) -> None:
-        while True:
-            reply = await self._reassign(source, consumer, "rescue")
-            if reply[0] < 0:
-                return
-            self._report("took over from a dead consumer", source, consumer, reply)
-            if reply[3]:
-                return
-
-    async def _reassign(self, source: Source, consumer: str, mode: str) -> list[int]:
-        reply: list[int] = await _reassign(
+    async def _call(
+        self, source: Source, consumer: str, mode: str, beat: str = "", entry_ids: Sequence[str] = ()
+    ) -> list[int]:
+        reply: list[int] = await _rescue(
             self._client,
             [
                 source.key,
                 self._retries[source.stream],
                 self._dlq,
-                self._keys.live(consumer),
+                self._keys.beats(self._group),
                 self._keys.trials(self._group),
             ],
             [
                 self._group,
                 consumer,
                 mode,
+                beat,
                 _MOST_ENTRIES,
+                _MOST_BYTES,
                 MOST_DEATHS,
                 _STALE_MS,
                 source.stream,
                 rfc3339(time.time()),
+                *entry_ids,
             ],
         )
         return reply
@@ -126,6 +232,13 @@ class Rescuer:
         moved, dead, gone, _ = reply
         if moved or dead or gone:
             _log.warning(what, stream=source.key, consumer=consumer, moved=moved, dead=dead, lost=gone)
+
+
+_UNKNOWN: frozenset[str] = frozenset({""})
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _no_group(error: Exception) -> bool:

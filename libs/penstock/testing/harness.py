@@ -111,8 +111,8 @@ class Harness:
         if handler is None:
             if subscription.unhandled_on(stream) == "skip":
                 return Run(ids=(event.id,), outcome=Done())
-            verdict = unhandled(self._scope.service, stream, event.type)
-            concluded = conclude(context, verdict, Policy(subscription.retry, 0), self._hooks)
+            outcome = unhandled(self._scope.service, stream, event.type)
+            concluded = conclude(context, outcome, Policy(subscription.retry, 0), self._hooks)
         elif wait := self._waiting(handler):
             return Run(ids=(event.id,), outcome=parked(handler.needs, wait))
         else:
@@ -126,8 +126,12 @@ class Harness:
         most = handler.batch or 1
         for start in range(0, len(events), most):
             batch = events[start : start + most]
-            async for indexes, concluded in execute_batch(handler, self._scope, batch, policy):
-                yield self._told([batch[index][0] for index in indexes], concluded)
+            alone = dict(enumerate(batch))
+            for indexes, concluded in await execute_batch(handler, self._scope, batch, policy):
+                yield self._told([alone.pop(index)[0] for index in indexes], concluded)
+            for one in alone.values():  # it failed as a whole: one of them is to blame
+                [(_, concluded)] = await execute_batch(handler, self._scope, [one], policy)
+                yield self._told([one[0]], concluded)
 
     def _waiting(self, handler: Handler) -> float:
         return self._breakers.waiting(handler.needs)
@@ -141,7 +145,7 @@ class Harness:
             events=self._emitted(effects),
             published=self._outlet.take(ids),
             state=self._operations(effects, ids),
-            guards=[(self._relative(key), field, value or None) for key, field, value in effects.state.guards],
+            guards=[(self._relative(key), field, value or None) for key, field, value in effects.guards],
             steps=self._checkpoints.take(ids),
         )
 
@@ -156,7 +160,7 @@ class Harness:
     def _operations(self, effects: Effects, ids: Sequence[str]) -> list[tuple[str, ...]]:
         checkpoints = {self._scope.keys.checkpoint(self._scope.service, event_id): event_id for event_id in ids}
         told: list[tuple[str, ...]] = []
-        for command, key, *arguments in effects.state.operations:
+        for command, key, *arguments in effects.operations:
             if key in checkpoints:  # an event that is done leaves none
                 self._checkpoints.forget(checkpoints[key])
             else:

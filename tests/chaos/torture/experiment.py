@@ -103,7 +103,7 @@ class _Experiment:
                 raw.hset(Keys().state(service.name, "typed"), "a", "hash")
                 for _ in range(service.replicas):
                     await self._fleet.add(service.name)
-            while len(raw.keys(Keys().live("*"))) < len(self._fleet.members):
+            while sum(raw.hlen(key) for key in raw.keys(Keys().beats("*"))) < len(self._fleet.members):
                 assert not self._fleet.exits, self._fleet.exits
                 await asyncio.sleep(_LOOK_EVERY)
 

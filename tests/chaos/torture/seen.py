@@ -91,7 +91,7 @@ def dead_letters(raw: Any) -> list[DeadLetter]:
 def unfinished(raw: Any) -> list[str]:
     """Return a sentence for each thing that is not done: unread, in flight, waiting, or not cleared away."""
     found = []
-    alive = {key.decode().removeprefix(_KEYS.live("")) for key in raw.scan_iter(_KEYS.live("*"))}
+    alive = {name.decode() for key in raw.scan_iter(_KEYS.beats("*")) for name in raw.hkeys(key)}
     for key in raw.scan_iter(_type="stream"):
         stream = key.decode()
         last = raw.xrevrange(key, count=1)

@@ -1,0 +1,57 @@
+"""A connection that one owner has for itself, for what is on the hot path or blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from typing import Any
+
+from penstock.redis.connection import AsyncRedis
+
+_PATIENCE = 5.0  # seconds that a reply may take
+
+
+class DedicatedConnection:
+    """One connection, one call at a time.
+
+    It spares the pool and the locks of a shared client, which cost more than the rest of a small call. A blocked read
+    must not be cut short by a client's own time limit, and nothing must be repeated behind the caller's back. What
+    the server says of "this connection" (WAIT, WAITAOF) holds for the calls of its owner.
+    """
+
+    def __init__(self, client: AsyncRedis) -> None:
+        """Take a client that says where to connect."""
+        from redis import exceptions  # noqa: PLC0415 - see penstock.redis.connection
+
+        self._exceptions = exceptions
+        self._client = client
+        self._connection: Any = None
+
+    async def execute_command(self, *command: Any, timeout: float = _PATIENCE) -> Any:
+        """Send a command and return its reply, within `timeout` seconds.
+
+        Raises:
+            redis.exceptions.RedisError: it failed; unless the server has answered, it may have been carried out.
+        """
+        if self._connection is None:
+            self._connection = self._client.connection_pool.make_connection()
+        connection = self._connection
+        try:
+            async with asyncio.timeout(timeout):
+                await connection.send_command(*command)
+                return await connection.read_response(timeout=math.inf)
+        except self._exceptions.ResponseError:
+            raise
+        except BaseException as error:  # a half-read reply: this connection cannot be trusted any more
+            await self.disconnect()
+            if isinstance(error, TimeoutError):
+                raise self._exceptions.TimeoutError("no reply in time") from None
+            raise
+
+    async def disconnect(self) -> None:
+        """Drop the connection; the next call opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(self._exceptions.RedisError, OSError):
+                await connection.disconnect(nowait=True)

@@ -1,0 +1,300 @@
+"""The life of one entry: from where it was read to its commit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from penstock import event as codec
+from penstock.dlq import dead_letter
+from penstock.errors import InvalidEvent
+from penstock.event import Event, Origin
+from penstock.service.context import Context
+from penstock.service.effects import Effects, Scope
+from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
+from penstock.service.handlers import Handler, Handlers
+from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, outcome_of, parked, unhandled
+from penstock.service.runs import Run
+from penstock.streams.commit import DEAD, RETRY, Commit, Committer, Entry, Settled, Source, UnitOfWork
+from penstock.streams.heartbeat import Held
+from penstock.topology import ServiceSpec
+
+_log = structlog.get_logger("penstock.process")
+_NO_EVENT = Event(type="", id="")
+
+
+class Work(msgspec.Struct, eq=False):
+    """An entry in flight. `ready` is what becomes of it where no handler is to see it."""
+
+    source: Source
+    entry_id: str
+    fields: list[bytes] | None
+    event: Event = _NO_EVENT
+    origin: Origin = Origin("")
+    handler: Handler | None = None
+    ready: Concluded | None = None
+    run: Run | None = None
+
+    @property
+    def held(self) -> Held:
+        """The key under which it is in flight."""
+        return self.source.index, self.entry_id
+
+
+class Slots:
+    """How many entries have a handler under way or waiting to start, of all that are in flight."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.changed = asyncio.Event()
+
+    def take(self, count: int) -> None:
+        """Take slots for entries whose handlers are to run."""
+        self.taken += count
+
+    def give_back(self, count: int) -> None:
+        """Give back the slots of entries whose handlers have run."""
+        self.taken -= count
+        self.changed.set()
+
+
+class Processing:
+    """Takes entries to their commits."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        spec: ServiceSpec,
+        handlers: Handlers,
+        *,
+        hooks: Hooks,
+        committer: Committer,
+        again: Callable[[Sequence[Work]], None],
+        alone: Callable[[Work], None],
+    ) -> None:
+        """`again` starts entries that have to be handled once more, `alone` one of a batch that has failed."""
+        self._scope = scope
+        self._spec = spec
+        self._handlers = handlers
+        self._hooks = hooks
+        self._committer = committer
+        self._again = again
+        self._alone = alone
+        self._policies: dict[Handler, Policy] = {}
+        self.slots = Slots()
+        self.in_flight: dict[Held, Work] = {}
+        self.refused = 0
+        """Entries whose commit came too late: others had taken them over."""
+
+    def open(self, source: Source, entry_id: str, fields: list[bytes] | None) -> Work:
+        """Read an entry and find its handler, or say what becomes of it without one."""
+        work = Work(source, entry_id, fields)
+        if fields is None:
+            _log.warning("entry lost: deleted or trimmed while pending", stream=source.key, entry=entry_id)
+            work.ready = self._without_effects(Done())
+            return work
+        try:
+            if source.is_retry:
+                work.event, work.origin = codec.decode_retry(source.stream, entry_id, fields)
+            else:
+                work.event, work.origin = codec.decode(source.stream, entry_id, fields), Origin(entry_id)
+        except InvalidEvent as error:
+            work.origin = Origin(entry_id)
+            work.ready = self._without_effects(dead("", "invalid", str(error)))
+            return work
+        handler = work.handler = self._handlers.find(source.stream, work.event.type)
+        if handler is None:
+            work.ready = self._unhandled(work)
+        elif handler.needs and (wait := self._scope.breakers.waiting(handler.needs)) > 0:
+            work.ready = self._without_effects(parked(handler.needs, wait))
+        return work
+
+    async def entry(self, work: Work) -> None:
+        """Take one entry from where it was read to its commit."""
+        while True:
+            try:
+                concluded = work.ready or await self._execute(work)
+            except asyncio.CancelledError:
+                self._let_go(work)
+                raise
+            settled = await self._submit([work], concluded)
+            if settled.invalid is not None:
+                settled = await self._bury(work, concluded.outcome, settled.invalid)
+            if not settled.stale:
+                break
+            self.slots.take(1)
+        if settled.refused:
+            self._refuse(work)
+        else:
+            self._told(concluded.effects)
+        self.in_flight.pop(work.held, None)
+        self.slots.changed.set()
+
+    async def batch(self, works: list[Work], over: Callable[[], None]) -> None:
+        """Take the entries of one call of a batch handler to their commits; call `over` once it has returned."""
+        handler = works[0].handler
+        assert handler is not None
+        events = [(work.event, work.origin.attempt) for work in works]
+        try:
+            parts = await execute_batch(handler, self._scope, events, self._policy(works[0], handler))
+        except asyncio.CancelledError as error:
+            if _is_cancelled(works[0]):
+                for work in works:
+                    self._let_go(work)
+                raise
+            parts = self._self_cancelled(works, error)
+        finally:
+            over()
+        commits: list[tuple[list[Work], Concluded, Commit]] = []
+        alone = dict(enumerate(works))
+        for indexes, concluded in parts:
+            part = [alone.pop(index) for index in indexes]
+            commits.append((part, concluded, self._submit(part, concluded)))
+        for work in alone.values():
+            self._alone(work)
+        for part, concluded, commit in commits:
+            await self._finish_part(part, concluded, await commit)
+
+    async def _execute(self, work: Work) -> Concluded:
+        handler = work.handler
+        assert handler is not None
+        if _is_cancelled(work):
+            raise asyncio.CancelledError
+        context = Context(
+            self._scope,
+            work.event,
+            stream=work.source.stream,
+            attempt=work.origin.attempt,
+            entry_id=work.entry_id,
+        )
+        policy = self._policy(work, handler)
+        try:
+            return await execute(handler, context, policy, self._hooks)
+        except asyncio.CancelledError as error:
+            if _is_cancelled(work):
+                raise
+            outcome = outcome_of(_own_cancelling(error), work.event.type, work.origin.attempt, policy.retry)
+            return conclude(context, outcome, policy, self._hooks)
+
+    def _submit(self, works: list[Work], concluded: Concluded) -> Commit:
+        """Commit what a handler call has come to: from here on it takes up no slot."""
+        outcome, effects = concluded.outcome, concluded.effects
+        self.slots.give_back(len(works))
+        entries = [self._disposition(work, outcome) for work in works]
+        return self._committer.submit(UnitOfWork(entries, effects.outputs, effects.operations, effects.guards))
+
+    async def _finish_part(self, part: list[Work], concluded: Concluded, settled: Settled) -> None:
+        """See to what a commit of several entries says of each."""
+        if settled.invalid is not None and len(part) > 1:  # one of them is to blame, and only that one fails
+            self.slots.take(len(part))
+            for work in part:
+                self._alone(work)
+        elif settled.invalid is not None:
+            if (await self._bury(part[0], concluded.outcome, settled.invalid)).refused:
+                self._refuse(part[0])
+            self.in_flight.pop(part[0].held, None)
+        elif settled.refused or settled.stale:
+            for index in settled.refused:
+                self._refuse(part[index])
+                self.in_flight.pop(part[index].held, None)
+            again = [work for index, work in enumerate(part) if index not in settled.refused]
+            self.slots.take(len(again))
+            self._again(again)
+        else:
+            self._told(concluded.effects)
+            for work in part:
+                self.in_flight.pop(work.held, None)
+        self.slots.changed.set()
+
+    async def _bury(self, work: Work, outcome: Outcome, why: str) -> Settled:
+        """Dead-letter an entry whose effects Redis can never take."""
+        _log.error("effects refused", error=why, event_id=work.event.id)
+        buried = outcome if isinstance(outcome, Dead) else dead(work.event.type, "invalid", f"effects: {why}")
+        if work.handler is not None and not isinstance(outcome, Dead):
+            context = Context(self._scope, work.event, stream=work.source.stream, attempt=work.origin.attempt)
+            told = conclude(context, buried, self._policy(work, work.handler), self._hooks)
+            self.slots.take(1)
+            settled = await self._submit([work], told)
+            if settled.invalid is None:
+                return settled
+        self.slots.take(1)  # even the report of its death was refused
+        return await self._submit([work], self._without_effects(buried))
+
+    def _disposition(self, work: Work, outcome: Outcome) -> Entry:
+        source, origin = work.source, work.origin
+        if isinstance(outcome, Done):
+            return Entry(source.index, work.entry_id)
+        size = sum(map(len, work.fields or ()))
+        if isinstance(outcome, Retried):
+            attempt = origin.attempt + (0 if outcome.snoozed else 1)
+            fields = codec.encode_retry(origin.entry_id, attempt=attempt, error=outcome.error, crashes=origin.crashes)
+            return Entry(source.index, work.entry_id, RETRY, fields, round(outcome.delay * 1000), size)
+        fields = dead_letter.encode(
+            stream=source.stream,
+            group=self._scope.service,
+            entry=origin.entry_id,
+            reason=outcome.reason,
+            error=outcome.error,
+            attempts=origin.attempt,
+            time=time.time(),
+            fingerprint=outcome.fingerprint,
+            traceparent=outcome.traceparent,
+            traceback=outcome.traceback,
+        )
+        return Entry(source.index, work.entry_id, DEAD, fields, size=size)
+
+    def _unhandled(self, work: Work) -> Concluded:
+        stream = work.source.stream
+        subscription = self._spec.consumes[stream]
+        if subscription.unhandled_on(stream) == "skip":
+            return self._without_effects(Done())
+        context = Context(self._scope, work.event, stream=stream, attempt=work.origin.attempt)
+        outcome = unhandled(self._scope.service, stream, work.event.type)
+        return conclude(context, outcome, Policy(subscription.retry, 0), self._hooks)
+
+    def _self_cancelled(self, works: list[Work], error: BaseException) -> list[tuple[list[int], Concluded]]:
+        if len(works) > 1:
+            return []
+        work, handler = works[0], works[0].handler
+        assert handler is not None
+        policy = self._policy(work, handler)
+        outcome = outcome_of(_own_cancelling(error), work.event.type, work.origin.attempt, policy.retry)
+        return [([0], self._without_effects(outcome))]
+
+    def _without_effects(self, outcome: Outcome) -> Concluded:
+        return Concluded(outcome, Effects(self._scope))
+
+    def _told(self, effects: Effects) -> None:
+        telemetry = self._scope.telemetry
+        for stream in effects.streams:
+            telemetry.sent(1, stream=stream)
+        for span in effects.spans:
+            telemetry.record(span)
+
+    def _refuse(self, work: Work) -> None:
+        self.refused += 1
+        _log.warning("commit refused: the entry belongs to another consumer", entry=work.entry_id)
+
+    def _let_go(self, work: Work) -> None:
+        """Forget an entry without settling it: it is another's now, or is about to be handed back."""
+        if self.in_flight.pop(work.held, None) is not None:
+            self.slots.give_back(1)
+
+    def _policy(self, work: Work, handler: Handler) -> Policy:
+        found = self._policies.get(handler)
+        if found is None:
+            found = self._policies[handler] = Policy.of(handler, self._spec.consumes[work.source.stream])
+        return found
+
+
+def _is_cancelled(work: Work) -> bool:
+    return work.run is not None and work.run.cancelled
+
+
+def _own_cancelling(error: BaseException) -> Exception:
+    """Return what to say of a handler that has cancelled itself, as some time-out libraries do."""
+    return RuntimeError("the handler was cancelled from within").with_traceback(error.__traceback__)

@@ -1,0 +1,49 @@
+"""Time limits of handler runs: one sweep for all of a process, rather than a timer each."""
+
+from __future__ import annotations
+
+import asyncio
+
+_SWEEP = 0.05  # seconds between looks: how late a time limit may be
+
+
+class TimeLimit:
+    """The time one handler run has. `over` says that it ran out, and the task was cancelled for it."""
+
+    __slots__ = ("at", "over", "task")
+
+    def __init__(self, task: asyncio.Task[object], at: float) -> None:
+        self.task = task
+        self.at = at
+        self.over = False
+
+
+class TimeLimits:
+    """Cancels tasks whose time is over. A limit costs a place in a set; only one timer runs, while there are any."""
+
+    def __init__(self) -> None:
+        self._limits: set[TimeLimit] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> TimeLimit:
+        """Give the current task `seconds` from now on."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        limit = TimeLimit(task, loop.time() + seconds)
+        self._limits.add(limit)
+        if self._timer is None:
+            self._timer = loop.call_later(min(_SWEEP, seconds), self._sweep, loop)
+        return limit
+
+    def end(self, limit: TimeLimit) -> None:
+        """Lift a limit."""
+        self._limits.discard(limit)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for limit in [limit for limit in self._limits if limit.at <= now]:
+            self._limits.discard(limit)
+            limit.over = True
+            limit.task.cancel()
+        self._timer = loop.call_later(_SWEEP, self._sweep, loop) if self._limits else None
