@@ -11,7 +11,7 @@ from penstock.redis.connection import AsyncRedis
 from penstock.schemas import LettersDropped
 from penstock.streams.election import Election, every
 
-_TICK = 5.0
+_TICK = 15.0
 _log = structlog.get_logger("penstock.dlq")
 
 

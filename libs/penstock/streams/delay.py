@@ -12,6 +12,7 @@ _promote = Script("penstock.streams", "delay")
 _MOST_EVENTS = 200
 _MOST_BYTES = 1_000_000  # bounds how long one call holds Redis
 _LONGEST_WAIT = 1.0  # others may schedule something sooner than what we know of
+_NOTHING_WAITS = 2.5  # whoever schedules something looks again at once; this is for its death
 
 
 class Promoter:
@@ -31,7 +32,7 @@ class Promoter:
         """Move until cancelled."""
         while True:
             try:
-                wait = min([await self._move(*route) for route in self._routes], default=_LONGEST_WAIT)
+                wait = await self._move_all()
             except Exception as error:
                 if unavailable(error) is None:
                     raise
@@ -40,6 +41,12 @@ class Promoter:
                 async with asyncio.timeout(wait):
                     await self._sooner.wait()
             self._sooner.clear()
+
+    async def _move_all(self) -> float:
+        """Move what is due on every route, unless nothing waits at all: that costs one command to know."""
+        if not self._routes or not await self._client.exists(*(delayed for delayed, _ in self._routes)):
+            return _NOTHING_WAITS
+        return min([await self._move(*route) for route in self._routes])
 
     async def _move(self, delayed: str, stream: str) -> float:
         """Move what is due; return the seconds until more can be, as far as is known."""

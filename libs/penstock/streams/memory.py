@@ -14,7 +14,7 @@ from penstock.streams.retention import Retention
 from penstock.times import entry_ms
 from penstock.topology import Topology
 
-_TICK = 2.0
+_TICK = 5.0
 _STEP = 0.05  # of the limit: so far below the mark is room made, so that it is not made at each tick
 _PAGE = 1_000  # job records looked at in one step
 _LEAST_AGE = 1.0  # seconds that the record of a job is kept in any case

@@ -17,6 +17,7 @@ from penstock.topology import Topology
 
 _trim = Script("penstock.streams", "retention")
 _TICK = 5.0
+_REST = 3  # ticks for which a stream is left alone from which nothing went: an idle mesh asks little of Redis
 _NEWEST = 1_000  # entries of a stream that never give way
 _TELL_EVERY = 60.0  # seconds between two events that say the same
 _UNDECLARED = "no service of this streams.yaml: name it under streams.{stream}.abandoned if nobody uses it any more"
@@ -42,6 +43,7 @@ class Retention:
             for stream in self._streams
         }
         self._held: dict[str, str] = {}
+        self._rests: dict[str, int] = {}
 
     async def run(self) -> None:
         """Trim every few seconds until cancelled."""
@@ -49,8 +51,10 @@ class Retention:
 
     async def _tick(self) -> None:
         for stream in self._streams:
-            if await self._elections["retention", stream].won():
-                await self.trim(stream)
+            if self._rests.get(stream, 0) > 0:
+                self._rests[stream] -= 1
+            elif await self._elections["retention", stream].won() and not await self.trim(stream):
+                self._rests[stream] = _REST
 
     async def trim(self, stream: str) -> int:
         """Trim one stream; return how many entries went."""

@@ -16,7 +16,7 @@ from penstock.web.health import Ready
 from penstock.web.problems import Problem, overloaded
 from penstock.web.routes import Request, json
 
-_EVERY = 1.0  # seconds between two looks, and the most one may take
+_EVERY = 2.0  # seconds between two looks, and the most one may take
 _COME_BACK = 10  # seconds; a backlog does not vanish at once
 _log = structlog.get_logger("penstock.gateway")
 
