@@ -63,7 +63,7 @@ class ServiceSpec(Section, frozen=True, kw_only=True):
 
     `run` is a module (`penstock_services.worker`) or module:attribute (`shop.tickets:service`); `penstock up` starts
     those that have one. `concurrency` bounds the handlers that run at once in one process. `lease` is how
-    long a blocked event loop still counts as alive.
+    long a process whose event loop is blocked, or that is silent and still connected, keeps what it holds.
     """
 
     run: str | None = None
