@@ -7,6 +7,7 @@ Fields are flat and named after CloudEvents 1.0 attributes (https://cloudevents.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -104,12 +105,29 @@ def encode_data(data: Any) -> str:
     """Encode a payload as JSON text.
 
     Raises:
-        InvalidEvent: the payload holds what JSON cannot.
+        InvalidEvent: the payload holds what JSON cannot: objects without a form in it, NaN, Infinity.
     """
     try:
-        return json_encoder.encode(data).decode()
+        encoded = json_encoder.encode(data)
+        if b"null" in encoded and (number := _not_finite(data)) is not None:  # that is what msgspec makes of them
+            raise ValueError(f"it holds {number}, which JSON has no form for")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"data cannot be written as JSON: {error}") from None
+    return encoded.decode()
+
+
+def _not_finite(data: Any) -> float | None:
+    """Return a NaN or Infinity in `data`, if there is one."""
+    left = [msgspec.to_builtins(data, enc_hook=lambda _: None)]
+    while left:
+        value = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return value
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            left += value
+    return None
 
 
 def encode(

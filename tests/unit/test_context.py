@@ -92,6 +92,8 @@ def test_a_stream_that_is_not_declared_is_refused_with_the_line_to_add() -> None
     [
         (("events", ""), "no type"),
         (("events", "t", object()), "data cannot be written as JSON"),
+        (("events", "t", {"a": [float("nan")]}), "data cannot be written as JSON: it holds nan"),
+        (("events", "t", float("inf")), "it holds inf, which JSON has no form for"),
         (("events", "\ud800"), "type holds what UTF-8 cannot"),
         (("events", 5), "type must be text, not int"),
     ],

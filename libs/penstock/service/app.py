@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from penstock.errors import ConfigurationError
 from penstock.retry import Retry
-from penstock.service.execute import Hooks, OutcomeHook, StartHook
+from penstock.service.execute import Hooks, OutcomeHook, ResultHook, StartHook
 from penstock.service.handlers import Function, Handler, Handlers, make_handler
 from penstock.service.runtime import Runtime
 from penstock.topology import ServiceSpec
@@ -38,6 +38,7 @@ class Service:
         self.tasks: list[Task] = []
         self._handlers: list[Handler] = []
         self._on_start: list[StartHook] = []
+        self._on_result: list[ResultHook] = []
         self._on_outcome: list[OutcomeHook] = []
 
     def on(
@@ -89,6 +90,11 @@ class Service:
         self._on_start.append(hook)
         return hook
 
+    def on_result(self, hook: ResultHook) -> ResultHook:
+        """Call `hook` with what each single-event handler returns; what it raises is that handler's failure."""
+        self._on_result.append(hook)
+        return hook
+
     def on_outcome(self, hook: OutcomeHook) -> OutcomeHook:
         """Call `hook(context, outcome)` after each handler run; its effects are settled with the outcome."""
         self._on_outcome.append(hook)
@@ -98,6 +104,7 @@ class Service:
         """Run the handlers of another service under this service's name and group."""
         self._handlers += other._handlers
         self._on_start += other._on_start
+        self._on_result += other._on_result
         self._on_outcome += other._on_outcome
         self.tasks += other.tasks
 
@@ -115,7 +122,7 @@ class Service:
     @property
     def hooks(self) -> Hooks:
         """What runs around every handler."""
-        return Hooks(tuple(self._on_start), tuple(self._on_outcome))
+        return Hooks(tuple(self._on_start), tuple(self._on_result), tuple(self._on_outcome))
 
 
 def check_streams(service: Service, spec: ServiceSpec) -> None:

@@ -23,6 +23,7 @@ from penstock.topology import Subscription
 
 OutcomeHook = Callable[[Context, Outcome], None]
 StartHook = Callable[[Context], Any]
+ResultHook = Callable[[Any], None]
 
 _log = structlog.get_logger("penstock.execute")
 # All that reading data into an annotated type may raise.
@@ -45,6 +46,7 @@ class Hooks(msgspec.Struct, frozen=True):
     """What a service wants to do around every single-event handler."""
 
     on_start: tuple[StartHook, ...] = ()
+    on_result: tuple[ResultHook, ...] = ()
     on_outcome: tuple[OutcomeHook, ...] = ()
 
 
@@ -73,7 +75,10 @@ async def execute(handler: Handler, context: Context, policy: Policy, hooks: Hoo
         except Exception as error:  # noqa: BLE001 - whatever a type's own code raises is the outcome
             outcome = _misfit(error, event, context.attempt, policy)
         else:
-            outcome = Done(await _call(handler, data, context, policy.timeout))
+            result = await _call(handler, data, context, policy.timeout)
+            for check in hooks.on_result:
+                check(result)
+            outcome = Done(result)
     except BaseException as error:
         if _comes_from_outside(error):
             raise

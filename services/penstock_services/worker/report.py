@@ -13,6 +13,27 @@ from penstock.schemas import JobEvent
 from penstock.service.outcome import Dead, Done, Outcome, Retried
 from penstock.times import rfc3339
 
+MOST_RESULT = 1_000_000  # characters of JSON: it travels in an event and lies in the job's record
+
+
+def check_result(result: Any) -> None:
+    """Refuse a result that cannot be kept.
+
+    Raises:
+        InvalidEvent: JSON has no form for it, or it is too large for an event and a record.
+    """
+    if result is None:
+        return
+    try:
+        size = len(encode_data(result))
+    except InvalidEvent as error:
+        raise InvalidEvent(f"the job's result: {error}") from None
+    if size > MOST_RESULT:
+        raise InvalidEvent(
+            f"the job's result: {size:,} characters of JSON, and at most {MOST_RESULT:,} are kept: "
+            "put it where larger things belong (a file, a bucket, a table) and return where that is"
+        )
+
 
 async def started(context: Context) -> None:
     """Publish job.started, before the handler runs (PENSTOCK_JOB_STARTED)."""
@@ -33,7 +54,7 @@ def outcome(context: Context, outcome: Outcome, *, ttl: int) -> None:
     }
     more: dict[str, Any]
     if isinstance(outcome, Done):
-        kind, more = "job.completed", {"result": _presentable(outcome.result)}
+        kind, more = "job.completed", {"result": outcome.result}
     elif isinstance(outcome, Retried):
         due = rfc3339(time.time() + outcome.delay)
         kind, more = "job.failed", {"error": outcome.error, "next_attempt_at": due}
@@ -61,12 +82,3 @@ def _record(context: Context, outcome: Outcome, said: dict[str, Any], more: dict
 
 def _seconds(duration: float) -> float:
     return round(duration, 6)
-
-
-def _presentable(result: Any) -> Any:
-    """Return a handler's result, or a text for it where JSON has no form: the job itself did succeed."""
-    try:
-        encode_data(result)
-    except InvalidEvent:
-        return repr(result)[:1000]
-    return result

@@ -27,6 +27,7 @@ def build(settings: Settings, _: Topology) -> Service:
         *load_services(settings.jobs, variable="PENSTOCK_JOBS"),
     ):
         service.include(jobs)
+    service.on_result(report.check_result)
     service.on_outcome(functools.partial(report.outcome, ttl=settings.job_ttl))
     if settings.job_started:
         service.on_start(report.started)
