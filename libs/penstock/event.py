@@ -109,25 +109,23 @@ def encode_data(data: Any) -> str:
     """
     try:
         encoded = json_encoder.encode(data)
-        if b"null" in encoded and (number := _not_finite(data)) is not None:  # that is what msgspec makes of them
-            raise ValueError(f"it holds {number}, which JSON has no form for")
+        if b"null" in encoded:  # which is what msgspec makes of NaN and Infinity
+            _check_finite(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"data cannot be written as JSON: {error}") from None
     return encoded.decode()
 
 
-def _not_finite(data: Any) -> float | None:
-    """Return a NaN or Infinity in `data`, if there is one."""
+def _check_finite(data: Any) -> None:
     left = [msgspec.to_builtins(data, enc_hook=lambda _: None)]
     while left:
         value = left.pop()
         if isinstance(value, float) and not math.isfinite(value):
-            return value
+            raise ValueError(f"it holds {value}, which JSON has no form for")
         if isinstance(value, dict):
             left += value.values()
         elif isinstance(value, list | tuple | set | frozenset):
             left += value
-    return None
 
 
 def encode(
