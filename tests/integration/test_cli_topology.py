@@ -77,7 +77,7 @@ def test_without_a_file_the_topology_is_the_one_that_the_services_keep(cli: Cli,
     elsewhere.mkdir()
     env = {**cli.env, "PENSTOCK_TOPOLOGY": str(file), "PENSTOCK_JOBS": "tests.integration.script_jobs:jobs"}
     with service_process("-m", "penstock_services.worker", env=env):
-        eventually(lambda: raw.exists("topology", "ingest:worker:retry") == 2)
+        eventually(lambda: raw.exists("topology", "ingest") == 2)  # it makes the group of its retries first
     found = run(["penstock", "topology", "check"], env=cli.env, cwd=elsewhere)
 
     assert found.returncode == 0, found.stdout + found.stderr
