@@ -72,7 +72,7 @@ An entry of a stream has flat fields named after CloudEvents attributes:
 |---|---|---|
 | `type` | what it is, such as `ticket.created` | dead-lettered: "no type" |
 | `data` | JSON | `null` |
-| `id` | stable identity: retries, replays and redeliveries keep it | made from the stream and entry id |
+| `id` | unique for its source; retries, replays and redeliveries keep it | made from the stream and entry id |
 | `source` | who published it | `redis-cli` |
 | `time` | RFC 3339 | from the entry id |
 | `subject` | what it is about | - |

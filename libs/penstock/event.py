@@ -29,11 +29,11 @@ json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canoni
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One event as its readers see it.
 
-    `id` is stable: retries, redeliveries and replays keep it. `data` is raw JSON. `subject` is what the event is
-    about and its ordering key. `cause` is the id of the event that led to this one. `entry_id` is that of the
-    stream entry it was first read as, so its first part is when the server took it, in ms. `traceparent` and
-    `stated_time` are as its producer wrote them; `trace` and `time` say what they mean. `extra` holds every
-    field this library does not know; it is passed on.
+    `id` is stable: retries, redeliveries and replays keep it; it is unique among the events of its `source`.
+    `data` is raw JSON. `subject` is what the event is about and its ordering key. `cause` is the id of the event
+    that led to this one. `entry_id` is that of the stream entry it was first read as, so its first part is when the
+    server took it, in ms. `traceparent` and `stated_time` are as its producer wrote them; `trace` and `time` say
+    what they mean. `extra` holds every field this library does not know; it is passed on.
     """
 
     type: str
@@ -48,6 +48,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     tracestate: str | None = None
     entry_id: str = "0-0"
     extra: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def unique_id(self) -> str:
+        """What tells it from every other event, of whatever source."""
+        return unique_id(self.source, self.id)
 
     @property
     def time(self) -> str:
@@ -93,8 +98,16 @@ def parse_identity(event_id: str) -> tuple[str, str] | None:
     return (stream, entry_id) if stream and is_entry_id(entry_id) else None
 
 
+def unique_id(source: str, event_id: str) -> str:
+    """Return what tells an event from every other one: CloudEvents ids are unique for each source only.
+
+    Source: CloudEvents 1.0, `id`. Colons of either part are written %3A, so that no two pairs make the same text.
+    """
+    return ":".join(part.replace("%", "%25").replace(":", "%3A") for part in (source, event_id))
+
+
 def derived_id(group: str, cause: str, index: str) -> str:
-    """Return the id of the `index`-th event that `group` publishes because of event `cause`.
+    """Return the id of the `index`-th event that `group` publishes because of `cause`, an event's `unique_id`.
 
     Publishing again after a crash gives the same id, which lets receivers outside the mesh deduplicate.
     """
@@ -288,7 +301,7 @@ def _event(stream: str, entry_id: str, data: bytes, text: dict[str, Any]) -> Eve
         type=event_type,
         id=take("id", None) or identity(stream, entry_id),
         data=data,
-        source=take("source", UNKNOWN_SOURCE),
+        source=take("source", None) or UNKNOWN_SOURCE,
         stated_time=take("time", None) or None,
         subject=take("subject", None),
         tenant=take("tenant", None),

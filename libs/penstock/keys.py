@@ -46,9 +46,9 @@ class Keys(msgspec.Struct, frozen=True):
         """Present for one tick: somebody does the chore `name` now."""
         return f"{self.prefix}lock:{name}"
 
-    def checkpoint(self, group: str, event_id: str) -> str:
-        """Results of the steps of one event that are done."""
-        return f"{self.prefix}checkpoint:{group}:{event_id}"
+    def checkpoint(self, group: str, event: str) -> str:
+        """Results of the steps of one event that are done; `event` is its `unique_id`."""
+        return f"{self.prefix}checkpoint:{group}:{event}"
 
     def dedupe(self, scope: str, key: str) -> str:
         """What was published under a delivery id or idempotency key."""

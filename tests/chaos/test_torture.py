@@ -191,7 +191,7 @@ def take_a_step_twice(seen: Seen) -> None:
 
 
 def leave_a_checkpoint(seen: Seen) -> None:
-    seen.leftovers.append(f"checkpoint:{next(iter(seen.states))}:{seen.entries[0].id}")
+    seen.leftovers.append(f"checkpoint:{next(iter(seen.states))}:redis-cli:{seen.entries[0].id}")
 
 
 @pytest.mark.parametrize(

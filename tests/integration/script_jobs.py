@@ -1,4 +1,4 @@
-"""Jobs that have the core run every script of its own: they publish at once and later, change state, fail and die."""
+"""Jobs that have the core run every script of its own: steps, publishing at once and later, state, failing, dying."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ jobs = Service("scripts")
 
 @jobs.on("ingest", type="busy")
 async def busy(_: Any, ctx: Context) -> None:
+    await ctx.step("step", asyncio.sleep, 0)
     ctx.state.incrby("runs")
     ctx.state.hset("last", {"id": ctx.event.id})
     ctx.emit("events", "busy.now")

@@ -292,7 +292,7 @@ async def test_steps_that_were_done_are_not_repeated_and_leave_nothing_behind(
         charged = await ctx.step("charge", charge, amount)
         calls.append(f"attempt {ctx.attempt}")
         if ctx.attempt == 1:
-            assert raw.exists(f"checkpoint:worker:{ctx.event.id}")
+            assert raw.exists(f"checkpoint:worker:redis-cli:{ctx.event.id}")
             raise ConnectionError("not yet")
         ctx.emit("events", "charged", charged)
 
@@ -334,7 +334,73 @@ async def test_the_dead_keep_their_checkpoints_for_a_replay(service: Service, se
     async with running(service, MESH, server):
         await eventually(lambda: letters(raw), what="it is dead")
 
-    assert raw.hgetall(f"checkpoint:worker:ingest-{entry}") == {b"work": b"1"}
+    assert raw.hgetall(f"checkpoint:worker:redis-cli:ingest-{entry}") == {b"work": b"1"}
+
+
+async def test_a_checkpoint_lives_as_long_as_its_event_can_come_back(
+    service: Service, server: Server, raw: Raw
+) -> None:
+    async def work() -> int:
+        return 1
+
+    @service.on("ingest", type="snoozed")
+    async def snooze(data: Any, ctx: Context) -> None:
+        await ctx.step("work", work)
+        raise Snooze(5_000)
+
+    @service.on("ingest", type="dead")
+    async def die(data: Any, ctx: Context) -> None:
+        await ctx.step("work", work)
+        raise Reject("no")
+
+    add(raw, "snoozed", id="s")
+    add(raw, "dead", id="d")
+    async with running(service, MESH, server, checkpoint_ttl=100, dlq_retention_days=2):
+        await eventually(lambda: raw.zcard(DELAYED) and letters(raw), what="both are settled")
+        assert 5_000 < raw.ttl("checkpoint:worker:redis-cli:s") <= 5_100
+        await eventually(lambda: raw.ttl("checkpoint:worker:redis-cli:d") > 86_400, what="the letter's life is its own")
+
+
+async def test_a_retry_that_is_done_without_its_step_leaves_no_checkpoint(
+    service: Service, server: Server, raw: Raw
+) -> None:
+    async def work() -> int:
+        return 1
+
+    @service.on("ingest")
+    async def handle(data: Any, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            await ctx.step("work", work)
+            raise ConnectionError("not yet")
+
+    add(raw)
+    async with running(service, MESH, server):
+        await eventually(done(raw), what="it is done")
+
+    assert not raw.keys("checkpoint:*")
+
+
+async def test_events_of_one_id_and_two_sources_have_steps_of_their_own(
+    service: Service, server: Server, raw: Raw
+) -> None:
+    async def charge(price: int) -> int:
+        return price
+
+    @service.on("ingest")
+    async def handle(price: int, ctx: Context) -> None:
+        charged = await ctx.step("charge", charge, price)
+        if ctx.attempt == 1:
+            raise ConnectionError("not yet")
+        ctx.emit("events", "charged", charged)
+
+    for price in (1, 2):
+        add(raw, "order", price, id="o-1", source=f"https://shop-{price}.example")
+    async with running(service, MESH, server):
+        await eventually(done(raw), what="both are done")
+
+    charged = fields_of(raw, "events")
+    assert {fields["data"] for fields in charged} == {"1", "2"}
+    assert len({fields["id"] for fields in charged}) == 2
 
 
 async def test_the_same_event_handled_twice_publishes_the_same_ids(service: Service, server: Server, raw: Raw) -> None:

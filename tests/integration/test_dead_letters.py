@@ -162,8 +162,8 @@ async def test_what_is_no_job_gets_no_record(server: Server, raw: Raw) -> None:
 
 async def test_purging_takes_checkpoints_and_marks_along(server: Server, raw: Raw) -> None:
     letter, kept = bury(raw, 1), bury(raw, 2)
-    raw.hset("checkpoint:worker:ingest-1-0", "step", "1")
-    raw.hset("checkpoint:worker:ingest-2-0", "step", "1")
+    raw.hset("checkpoint:worker:redis-cli:ingest-1-0", "step", "1")
+    raw.hset("checkpoint:worker:redis-cli:ingest-2-0", "step", "1")
     async with queue(server) as letters:
         told = await found(letters, letter)
         await letters.replay(told)
@@ -171,9 +171,25 @@ async def test_purging_takes_checkpoints_and_marks_along(server: Server, raw: Ra
         assert await letters.purge([told]) == 0
 
     assert [entry_id.decode() for entry_id, _ in raw.xrange("dlq")] == [kept]
-    assert not raw.exists("checkpoint:worker:ingest-1-0")
-    assert raw.exists("checkpoint:worker:ingest-2-0")
+    assert not raw.exists("checkpoint:worker:redis-cli:ingest-1-0")
+    assert raw.exists("checkpoint:worker:redis-cli:ingest-2-0")
     assert not raw.exists("dlq:replayed")
+
+
+async def test_the_checkpoints_of_letters_live_as_long_as_those(server: Server, raw: Raw) -> None:
+    now = round(time.time() * 1000)
+    bury(raw, 1, entry_id=f"{now - 86_400_000}-1", source="shop:a", id="o-1")
+    last = [bury(raw, number) for number in range(2, 103)][-1]
+    keys = ["checkpoint:worker:shop%3Aa:o-1", "checkpoint:worker:redis-cli:ingest-102-0", "checkpoint:worker:other"]
+    for key in keys:
+        raw.hset(key, "step", "1")
+        raw.expire(key, 60)
+    async with queue(server) as letters:
+        assert await letters.keep_checkpoints("0-0", days=30) == last
+        assert await letters.keep_checkpoints(last, days=60) == last
+
+    days = [round(raw.ttl(key) / 86_400, 2) for key in keys]
+    assert days == [29, 30, 0]
 
 
 async def test_purging_many_goes_in_pages(server: Server, raw: Raw) -> None:

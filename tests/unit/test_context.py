@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime as dt
 import decimal
@@ -143,8 +144,35 @@ async def test_publishing_at_once_needs_the_declaration_too() -> None:
 def test_an_idempotency_key_is_the_same_on_every_attempt() -> None:
     first, second = make_context(attempt=1), make_context(attempt=2)
 
-    assert first.idempotency_key() == second.idempotency_key() == "T-1"
-    assert first.idempotency_key("charge") == second.idempotency_key("charge") == "T-1:charge"
+    assert first.idempotency_key() == second.idempotency_key() == "redis-cli:T-1"
+    assert first.idempotency_key("charge") == second.idempotency_key("charge") == "redis-cli:T-1:charge"
+
+
+async def test_events_of_one_id_and_two_sources_share_nothing() -> None:
+    async def give(value: int) -> int:
+        return value
+
+    scope = make_scope()
+    one, other = (make_context(make_event(id="o-1", source=source), scope) for source in ("shop:a", "shop:b"))
+    assert one.idempotency_key("charge") != other.idempotency_key("charge")
+    assert one.emit("events", "t") != other.emit("events", "t")
+    assert [await one.step("charge", give, 1), await other.step("charge", give, 2)] == [1, 2]
+
+
+async def test_what_they_publish_at_once_has_ids_of_its_own_too() -> None:
+    outlet = Outlet()
+    for source in ("a", "b"):
+        await make_context(make_event(id="o-1", source=source), make_scope(outlet=outlet)).publish("events", "t")
+
+    assert len({emitted.event.id for emitted in outlet.take(["o-1"])}) == 2
+
+
+def test_two_equal_ids_in_one_batch_have_the_output_ids_each_would_have_alone() -> None:
+    events = [make_event(id="A"), make_event(id="A")]
+    batch = BatchContext(make_scope(), events)
+    alone = BatchContext(make_scope(), events[:1]).emit(events[0], "events", "t")
+
+    assert [batch.emit(event, "events", "t") for event in events] == [alone, alone]
 
 
 # State
@@ -295,9 +323,46 @@ async def test_a_step_runs_once_and_is_given_its_arguments() -> None:
 
     context = make_context()
     assert await context.step("add", add, 1, b=2) == 3
-    assert await context.step("add", add, 1, b=2) == 3
     assert await context.step("add again", add, 2, b=2) == 4
     assert calls == [(1, 2), (2, 2)]
+
+
+async def test_a_name_that_is_used_again_is_a_step_of_its_own_in_every_attempt() -> None:
+    calls: list[int] = []
+
+    async def charge(amount: int) -> int:
+        calls.append(amount)
+        return amount
+
+    scope = make_scope()
+    context = make_context(scope=scope)
+    assert [await context.step("charge", charge, amount) for amount in (1, 2)] == [1, 2]
+    context = make_context(scope=scope, attempt=2)
+    assert [await context.step("charge", charge, amount) for amount in (1, 2, 3)] == [1, 2, 3]
+    assert calls == [1, 2, 3]
+    context = make_context(scope=scope, attempt=3)
+    assert await asyncio.gather(*(context.step("charge", charge, amount) for amount in (7, 8, 9))) == [1, 2, 3]
+
+
+async def test_a_name_with_the_sign_that_numbers_is_refused() -> None:
+    async def give() -> int:
+        return 1
+
+    with pytest.raises(ValueError, match="the name of a step has no #, which numbers those of one name: 'a#2'"):
+        await make_context().step("a#2", give)
+
+
+async def test_a_stored_result_that_fits_no_longer_names_the_step() -> None:
+    async def before() -> str:
+        return "x"
+
+    async def now() -> int:
+        return 1
+
+    scope = make_scope()
+    await make_context(scope=scope).step("price", before)
+    with pytest.raises(InvalidEvent, match="kept of step price does not fit what it returns now: Expected `int`, got"):
+        await make_context(scope=scope, attempt=2).step("price", now)
 
 
 async def test_a_step_that_fails_is_not_kept() -> None:
@@ -339,13 +404,23 @@ async def test_steps_of_one_event_are_not_those_of_another() -> None:
     assert await make_context(make_event(id="B"), scope).step("one", give, 2) == 2
 
 
-@pytest.mark.parametrize("result", [object(), "\ud800", {1j: 1}])
+@pytest.mark.parametrize("result", [object(), "\ud800", {1j: 1}, float("nan")])
 async def test_a_result_that_cannot_be_kept_names_the_step(result: object) -> None:
     async def give() -> object:
         return result
 
-    with pytest.raises(InvalidEvent, match="result of step odd cannot be kept as JSON"):
+    with pytest.raises(InvalidEvent, match="the result of step odd cannot be kept: data cannot be written as JSON"):
         await make_context().step("odd", give)
+
+
+async def test_a_result_that_is_too_large_names_the_step_and_says_where_it_belongs() -> None:
+    async def give() -> str:
+        return "x" * 999_999
+
+    with pytest.raises(
+        InvalidEvent, match=r"step large is 1,000,001 bytes of JSON, and at most 1,000,000 .* larger things"
+    ):
+        await make_context().step("large", give)
 
 
 def test_a_context_tells_where_it_is() -> None:

@@ -346,9 +346,11 @@ async def test_a_done_event_leaves_no_checkpoint_and_a_failed_one_does() -> None
         await ctx.step("one", result)
         raise KeyError("x")
 
-    forget = ["DEL", "checkpoint:worker:T-1"]
-    assert (await run(done)).effects.state.operations == [forget]
-    assert (await run(failed)).effects.state.operations == []
+    key = "checkpoint:worker:redis-cli:T-1"
+    week, then = 604_800_000, 2_000
+    assert (await run(done)).effects.state.operations == [["DEL", key]]
+    assert (await run(failed)).effects.state.operations == [["PEXPIRE", key, str(week + then), "GT"]]
+    assert (await run(failed, attempt=3)).effects.state.operations == [["PEXPIRE", key, str(week), "GT"]]
 
 
 # Hooks
@@ -615,4 +617,4 @@ async def test_a_step_that_was_done_before_is_not_among_those_that_run() -> None
 
     assert (await run(handler, scope=make_scope(checkpoints=checkpoints))).outcome == Done(5)
     assert (await run(handler, scope=make_scope(checkpoints=checkpoints))).outcome == Done(5)
-    assert checkpoints.take(["T-1"]) == ["one"]
+    assert checkpoints.take(["redis-cli:T-1"]) == ["one"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from penstock.event import RETRY_FIELDS, identity, unfold
+from penstock.event import RETRY_FIELDS, UNKNOWN_SOURCE, identity, unfold, unique_id
 from penstock.times import rfc3339
 
 PREFIX = "dlq."
@@ -41,6 +41,16 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     replayed: str | None = None
     event: dict[str, str] = {}
+
+    @property
+    def source(self) -> str:
+        """The event's source."""
+        return self.event.get("source") or UNKNOWN_SOURCE
+
+    @property
+    def unique_id(self) -> str:
+        """What tells its event from every other one."""
+        return unique_id(self.source, self.event_id)
 
 
 def encode(

@@ -11,11 +11,12 @@ from penstock.dlq.dead_letter import DeadLetter, decode
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
-from penstock.times import entry_id_at, entry_order, rfc3339
+from penstock.times import entry_id_at, entry_ms, entry_order, rfc3339
 from penstock.trace_context import TraceContext
 
 _replay = Script("penstock.dlq", "replay")
 _PAGE = 500
+_SMALL_PAGE = 50
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -91,7 +92,7 @@ class DeadLetters:
             async with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.xdel(self._key, *ids)
                 pipeline.hdel(self._keys.replayed, *ids)
-                pipeline.delete(*(self._keys.checkpoint(letter.group, letter.event_id) for letter in page))
+                pipeline.delete(*(self._keys.checkpoint(letter.group, letter.unique_id) for letter in page))
                 removed += (await pipeline.execute())[0]
         return removed
 
@@ -103,6 +104,21 @@ class DeadLetters:
         if aged + excess:
             await self._forget_marks()
         return int(aged + excess)
+
+    async def keep_checkpoints(self, since: str, *, days: float) -> str:
+        """Have the checkpoints of the letters after `since` live as long as those; return the last one looked at.
+
+        Whoever buried them: a commit, or the rescuer, which knows nothing of steps.
+        """
+        while rows := await self._client.xrange(self._key, f"({since}", count=_SMALL_PAGE):
+            letters = [decode(letter, fields, None) for letter, fields in rows]
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for letter in letters:
+                    end = round(entry_ms(letter.letter) / 1000 + days * 86_400)
+                    pipeline.expireat(self._keys.checkpoint(letter.group, letter.unique_id), end, gt=True)
+                await pipeline.execute()
+            since = letters[-1].letter
+        return since
 
     async def _forget_marks(self) -> None:
         first = await self._client.xrange(self._key, count=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from penstock.dlq.queue import DeadLetters
@@ -10,8 +12,10 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import LettersDropped
 from penstock.streams.election import Election, every
+from penstock.times import entry_id_at
 
 _TICK = 15.0
+_BEFORE = 600.0  # seconds before its start that it looks back to: others have seen to what is older
 _log = structlog.get_logger("penstock.dlq")
 
 
@@ -26,14 +30,16 @@ class DeadLetterRetention:
         self._election = Election(client, keys, "retention:dlq", tick=_TICK)
         self._days = days
         self._entries = entries
+        self._seen = entry_id_at(time.time() - _BEFORE)
 
     async def run(self) -> None:
         """Trim every few seconds until cancelled."""
         await every(_TICK, self.tick)
 
     async def tick(self) -> None:
-        """Trim, unless another process does so just now."""
+        """Trim, and see to checkpoints, unless another process does so just now."""
         if await self._election.won():
+            self._seen = await self._letters.keep_checkpoints(self._seen, days=self._days)
             dropped = await self._letters.trim(days=self._days, entries=self._entries)
             if dropped:
                 await self._tell(dropped)

@@ -12,15 +12,18 @@ import msgspec
 import structlog
 
 from penstock.errors import InvalidEvent
-from penstock.event import Event, derived_id, json_encoder
+from penstock.event import Event, derived_id, encode_data
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
+from penstock.resilience.checkpoint import Pending
 from penstock.service.effects import Effects, Scope, State, caused_fields, send_span
+from penstock.service.outcome import Done, Outcome, Retried
 from penstock.telemetry.spans import Active, Attributes, Kind, span
 from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 
 T = TypeVar("T")
+MOST_RESULT = 1_000_000  # bytes of JSON
 
 
 class Context:
@@ -28,11 +31,12 @@ class Context:
 
     __slots__ = (
         "_effects",
-        "_entry_id",
         "_notes",
+        "_pending",
         "_published",
         "_scope",
         "_started",
+        "_step_counts",
         "_steps",
         "_trace",
         "attempt",
@@ -42,14 +46,15 @@ class Context:
     )
 
     def __init__(
-        self, scope: Scope, event: Event, *, stream: str, attempt: int = 1, entry_id: str | None = None
+        self, scope: Scope, event: Event, *, stream: str, attempt: int = 1, pending: Pending | None = None
     ) -> None:
-        """`entry_id` is that of the entry it was read as this time, if that is not the one it first lay in."""
+        """`pending` is the entry that it was read as this time."""
         self._scope = scope
         self._effects = Effects(scope)
-        self._entry_id = entry_id
+        self._pending = pending
         self._notes: dict[str, Any] | None = None
         self._steps: dict[str, bytes] | None = None
+        self._step_counts: dict[str, int] | None = None
         self._published = 0
         self._trace: TraceContext | None = None
         self.started_at = time.time_ns()
@@ -62,7 +67,8 @@ class Context:
     @property
     def queued(self) -> float:
         """Seconds the event waited, in the stream and in this process, before its handler began."""
-        return max(0.0, self.started_at / 1e9 - entry_ms(self._entry_id or self.event.entry_id) / 1000)
+        entry_id = self._pending.entry_id if self._pending else self.event.entry_id
+        return max(0.0, self.started_at / 1e9 - entry_ms(entry_id) / 1000)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -116,7 +122,7 @@ class Context:
 
     def idempotency_key(self, step: str = "") -> str:
         """Return a key for calls to the outside that is the same on every attempt of this event and step."""
-        return f"{self.event.id}:{step}" if step else self.event.id
+        return f"{self.event.unique_id}:{step}" if step else self.event.unique_id
 
     def breaker(self, name: str, *, failures: Failure = Exception) -> AbstractAsyncContextManager[None]:
         """Call a dependency through the circuit breaker `name`, shared by the whole fleet.
@@ -181,7 +187,7 @@ class Context:
         scope = self._scope
         scope.check_publishes(stream)
         self._published += 1
-        event_id = derived_id(scope.service, self.event.id, f"{type}#{self.attempt}.{self._published}")
+        event_id = derived_id(scope.service, self.event.unique_id, f"{type}#{self.attempt}.{self._published}")
         trace = self.trace
         if trace.sampled:
             sent = send_span(trace, stream, event_id)
@@ -194,32 +200,46 @@ class Context:
         """Run `function` once for this event, even through crashes and retries, and return its result.
 
         The result is kept as JSON and, on a later attempt, converted to the function's return annotation.
+        A name that is used again in the same run is numbered: the second `charge` is `charge#2`, so in a loop
+        each call is a step of its own, as long as every attempt goes through them in the same order.
         A crash between the step's end and the record of it repeats the step: give what it calls
         `ctx.idempotency_key(name)`.
 
         Raises:
-            InvalidEvent: the result cannot be written as JSON.
+            InvalidEvent: the result cannot be written as JSON, is larger than MOST_RESULT, or what was kept of an
+                earlier attempt does not fit the annotation.
+            TakenOver: another process has the event now.
+            ValueError: the name has a #.
         """
+        name = self._numbered(name)
         if self._steps is None:
-            self._steps = await self._scope.checkpoints.load(self.event.id)
+            loaded = await self._scope.checkpoints.load(self.event.unique_id)
+            if self._steps is None:  # another step of this run may have loaded them meanwhile
+                self._steps = loaded
         stored = self._steps.get(name)
         if stored is not None:
-            return cast(T, _restore(stored, function))
+            return cast(T, _restore(name, stored, function))
         with self.span(f"step {name}"):
             result = await function(*args, **kwargs)
-        try:
-            encoded = json_encoder.encode(result)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidEvent(f"the result of step {name} cannot be kept as JSON: {error}") from None
-        kept = await self._scope.checkpoints.store(self.event.id, name, encoded)
+        encoded = _encode_result(name, result)
+        kept = await self._scope.checkpoints.store(self.event.unique_id, name, encoded, self._pending)
         self._steps[name] = kept
-        return result if kept == encoded else cast(T, _restore(kept, function))
+        return result if kept == encoded else cast(T, _restore(name, kept, function))
 
-    def forget_steps(self) -> None:
-        """Remove this event's checkpoint, if it has one, when the event is settled."""
-        if self._steps:
-            key = self._scope.keys.checkpoint(self._scope.service, self.event.id)
-            self.state.operations.append(["DEL", key])
+    def _numbered(self, name: str) -> str:
+        if "#" in name:
+            raise ValueError(f"the name of a step has no #, which numbers those of one name: {name!r}")
+        if self._step_counts is None:
+            self._step_counts = {}
+        number = self._step_counts[name] = self._step_counts.get(name, 0) + 1
+        return name if number == 1 else f"{name}#{number}"
+
+    def settle_steps(self, outcome: Outcome) -> None:
+        """Have the commit remove the event's checkpoint, if it may have one, or keep it until the event comes back."""
+        lifetime = self._scope.checkpoints.lifetime
+        if lifetime and (self._steps or (self._pending is not None and self._pending.is_retry)):
+            wait = outcome.delay if isinstance(outcome, Retried) else 0.0
+            self._effects.settle_checkpoint(self.event, None if isinstance(outcome, Done) else lifetime + wait)
 
     def failed(self, *, keep: bool = True) -> Context:
         """Return a context for telling that this run failed: of the same event and span, without its effects.
@@ -303,9 +323,27 @@ def _batch_trace(scope: Scope, events: Sequence[Event]) -> TraceContext:
     return TraceContext.new()
 
 
-def _restore(stored: bytes, function: Callable[..., Any]) -> Any:
+def _encode_result(step: str, result: Any) -> bytes:
+    try:
+        encoded = encode_data(result).encode()
+    except InvalidEvent as error:
+        raise InvalidEvent(f"the result of step {step} cannot be kept: {error}") from None
+    if len(encoded) > MOST_RESULT:
+        raise InvalidEvent(
+            f"the result of step {step} is {len(encoded):,} bytes of JSON, and at most {MOST_RESULT:,} are kept: "
+            "put it where larger things belong (a file, a bucket, a table) and return where that is"
+        )
+    return encoded
+
+
+def _restore(step: str, stored: bytes, function: Callable[..., Any]) -> Any:
     try:
         kind = get_type_hints(function).get("return", Any)
     except (NameError, TypeError):  # a callable without annotations, or with ones that cannot be resolved
         kind = Any
-    return msgspec.json.decode(stored, type=kind)
+    try:
+        return msgspec.json.decode(stored, type=kind)
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
+        raise InvalidEvent(
+            f"what an earlier attempt kept of step {step} does not fit what it returns now: {error}"
+        ) from None

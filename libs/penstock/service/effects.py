@@ -125,7 +125,7 @@ class Effects:
             number = self._emitted.get(cause.entry_id, 0)
             self._emitted[cause.entry_id] = number + 1
             index = str(number)
-        event_id = derived_id(scope.service, cause.id, index)
+        event_id = derived_id(scope.service, cause.unique_id, index)
         if trace.sampled:
             self.spans.append(send_span(trace, stream, event_id, links))
             trace = self.spans[-1].context
@@ -140,6 +140,12 @@ class Effects:
         else:
             self.outputs.append(Output(scope.keys.stream(stream), fields))
         return event_id
+
+    def settle_checkpoint(self, event: Event, keep: float | None) -> None:
+        """Have the commit remove the checkpoint of an event, or let it live for `keep` seconds at least."""
+        key = self._scope.keys.checkpoint(self._scope.service, event.unique_id)
+        operation = ["DEL", key] if keep is None else ["PEXPIRE", key, str(round(keep * 1000)), "GT"]
+        self.state.operations.append(operation)
 
     def check_open(self) -> None:
         """Refuse what comes too late.

@@ -88,9 +88,7 @@ async def execute(handler: Handler, context: Context, policy: Policy, hooks: Hoo
 
 def conclude(context: Context, outcome: Outcome, policy: Policy, hooks: Hooks) -> Concluded:
     """Add to an outcome what outcome hooks have to say; only a handler that is done has effects of its own."""
-    if type(outcome) is Done:
-        context.forget_steps()
-    else:
+    if type(outcome) is not Done:
         context = context.failed(keep=not (isinstance(outcome, Retried) and outcome.snoozed))
     if hooks.on_outcome:
         try:
@@ -103,6 +101,7 @@ def conclude(context: Context, outcome: Outcome, policy: Policy, hooks: Hooks) -
                 outcome = outcome_of(error, context.event.type, context.attempt, policy.retry)
     if isinstance(outcome, Dead):
         outcome = msgspec.structs.replace(outcome, traceparent=context.trace.traceparent)
+    context.settle_steps(outcome)
     context.effects.seal()
     tell_run(context, outcome, context.scope)
     return Concluded(outcome, context.effects)

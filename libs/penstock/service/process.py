@@ -13,6 +13,7 @@ from penstock import event as codec
 from penstock.dlq import dead_letter
 from penstock.errors import InvalidEvent
 from penstock.event import Event, Origin
+from penstock.resilience.checkpoint import Pending
 from penstock.service.context import Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
@@ -110,7 +111,7 @@ class Processing:
         if handler is None:
             work.ready = self._unhandled(work)
         elif handler.needs and (wait := self._scope.breakers.waiting(handler.needs)) > 0:
-            work.ready = self._without_effects(parked(handler.needs, wait))
+            work.ready = self._parked(work, handler, wait)
         return work
 
     async def entry(self, work: Work) -> None:
@@ -164,13 +165,7 @@ class Processing:
         assert handler is not None
         if _is_cancelled(work):
             raise asyncio.CancelledError
-        context = Context(
-            self._scope,
-            work.event,
-            stream=work.source.stream,
-            attempt=work.origin.attempt,
-            entry_id=work.entry_id,
-        )
+        context = self._context(work)
         policy = self._policy(work, handler)
         try:
             return await execute(handler, context, policy, self._hooks)
@@ -215,7 +210,7 @@ class Processing:
         _log.error("effects refused", error=why, event_id=work.event.id)
         buried = outcome if isinstance(outcome, Dead) else dead(work.event.type, "invalid", f"effects: {why}")
         if work.handler is not None and not isinstance(outcome, Dead):
-            context = Context(self._scope, work.event, stream=work.source.stream, attempt=work.origin.attempt)
+            context = self._context(work)
             told = conclude(context, buried, self._policy(work, work.handler), self._hooks)
             self.slots.take(1)
             settled = await self._submit([work], told)
@@ -247,12 +242,24 @@ class Processing:
         )
         return Entry(source.index, work.entry_id, DEAD, fields, size=size)
 
+    def _context(self, work: Work) -> Context:
+        source = work.source
+        pending = Pending(source.key, work.entry_id, self._committer.consumer, source.is_retry)
+        return Context(self._scope, work.event, stream=source.stream, attempt=work.origin.attempt, pending=pending)
+
+    def _parked(self, work: Work, handler: Handler, wait: float) -> Concluded:
+        concluded = self._without_effects(parked(handler.needs, wait))
+        lifetime = self._scope.checkpoints.lifetime
+        if work.source.is_retry and lifetime:  # earlier attempts may have left a checkpoint
+            concluded.effects.settle_checkpoint(work.event, lifetime + wait)
+        return concluded
+
     def _unhandled(self, work: Work) -> Concluded:
         stream = work.source.stream
         subscription = self._spec.consumes[stream]
         if subscription.unhandled_on(stream) == "skip":
             return self._without_effects(Done())
-        context = Context(self._scope, work.event, stream=stream, attempt=work.origin.attempt)
+        context = self._context(work)
         outcome = unhandled(self._scope.service, stream, work.event.type)
         return conclude(context, outcome, Policy(subscription.retry, 0), self._hooks)
 

@@ -147,6 +147,7 @@ class Committer:
         Call `parked` when something now waits for its time; `observe` gets the seconds each call takes.
         """
         self._connection = DedicatedConnection(client)
+        self.consumer = consumer
         self._arguments = (group, consumer, dead_letters)
         self._sources = sources
         self._parked = parked

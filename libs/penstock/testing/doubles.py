@@ -6,33 +6,36 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from penstock.resilience.breaker import CircuitOpen, Failure
+from penstock.resilience.checkpoint import Pending
 from penstock.testing.run import Emitted, decoded
 
 
 class Checkpoints:
     """Checkpoints in memory; remembers which steps ran."""
 
+    lifetime = 604_800.0
+
     def __init__(self) -> None:
         self._stored: dict[str, dict[str, bytes]] = {}
         self._ran: list[tuple[str, str]] = []
 
-    async def load(self, event_id: str) -> dict[str, bytes]:
+    async def load(self, event: str) -> dict[str, bytes]:
         """Return the results stored for an event, by step name."""
-        return dict(self._stored.get(event_id, {}))
+        return dict(self._stored.get(event, {}))
 
-    async def store(self, event_id: str, step: str, result: bytes) -> bytes:
+    async def store(self, event: str, step: str, result: bytes, pending: Pending | None = None) -> bytes:
         """Store a result; return it, or the one that was stored before."""
-        self._ran.append((event_id, step))
-        return self._stored.setdefault(event_id, {}).setdefault(step, result)
+        self._ran.append((event, step))
+        return self._stored.setdefault(event, {}).setdefault(step, result)
 
-    def forget(self, event_id: str) -> None:
+    def forget(self, event: str) -> None:
         """Remove what is stored for an event."""
-        self._stored.pop(event_id, None)
+        self._stored.pop(event, None)
 
-    def take(self, ids: Sequence[str]) -> list[str]:
+    def take(self, events: Sequence[str]) -> list[str]:
         """Return the steps that ran for these events since the last call."""
-        taken = [step for event_id, step in self._ran if event_id in ids]
-        self._ran = [ran for ran in self._ran if ran[0] not in ids]
+        taken = [step for event, step in self._ran if event in events]
+        self._ran = [ran for ran in self._ran if ran[0] not in events]
         return taken
 
 

@@ -144,9 +144,9 @@ class Harness:
             outcome=concluded.outcome,
             events=self._emitted(effects),
             published=self._outlet.take(ids),
-            state=self._operations(effects, ids),
+            state=self._operations(effects, events),
             guards=[(self._relative(key), field, value or None) for key, field, value in effects.guards],
-            steps=self._checkpoints.take(ids),
+            steps=self._checkpoints.take([event.unique_id for event in events]),
         )
 
     def _emitted(self, effects: Effects) -> list[Emitted]:
@@ -157,12 +157,14 @@ class Harness:
             for output in effects.outputs
         ]
 
-    def _operations(self, effects: Effects, ids: Sequence[str]) -> list[tuple[str, ...]]:
-        checkpoints = {self._scope.keys.checkpoint(self._scope.service, event_id): event_id for event_id in ids}
+    def _operations(self, effects: Effects, events: Sequence[Event]) -> list[tuple[str, ...]]:
+        ids = [event.unique_id for event in events]
+        checkpoints = {self._scope.keys.checkpoint(self._scope.service, event): event for event in ids}
         told: list[tuple[str, ...]] = []
         for command, key, *arguments in effects.operations:
-            if key in checkpoints:  # an event that is done leaves none
-                self._checkpoints.forget(checkpoints[key])
+            if key in checkpoints:
+                if command == "DEL":  # an event that is done leaves none
+                    self._checkpoints.forget(checkpoints[key])
             else:
                 told.append((command, self._relative(key), *arguments))
         return told

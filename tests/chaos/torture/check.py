@@ -17,7 +17,6 @@ from tests.chaos.torture.seen import DeadLetter, Entry, Seen, State
 Difference = Literal["lost", "doubled", "unpredicted", "stuck", "wrong", "exit", "left"]
 # What is known to be wrong and not mended: such findings fail no experiment.
 KNOWN = {
-    r"left: checkpoint:": "a zombie writes a checkpoint after its event is done (issue 9, 18)",
     r"wrong: .* which nothing disturbed": "who shares a silence of Redis is taken for dead (issue 9, 1)",
     r"exit: .*exit code 3.* Redis is unavailable": "a process ends if Redis goes away while it starts (issue 9, 7)",
 }
@@ -191,7 +190,7 @@ def _leftovers(seen: Seen) -> Iterator[Finding]:
     kept = {(dead.service, dead.key) for dead in seen.dead_letters}
     ids = {entry.id: entry.key for entry in seen.entries}
     for leftover in seen.leftovers:
-        _, service, event_id = leftover.split(":", 2)
+        _, service, _, event_id = leftover.split(":")
         key = ids.get(event_id)
         done = key is not None and seen.states[service].done.get(key, 0) if service in seen.states else 0
         if done or (service, key) not in kept:
