@@ -4,6 +4,7 @@ PenstockError
 ├── ConfigurationError      a file, variable or declaration is wrong: stops at start-up
 ├── UnsuitableRedis         the server is too old or set up so that events would be lost
 ├── Unavailable             Redis cannot be reached or refuses writes now: try again
+├── RestartNeeded           too many threads hang: only a new process can go on
 ├── InvalidEvent            an entry or payload breaks the event format
 └── Directive               raised by a handler to say what is to become of its event
     ├── Snooze              hand it to me again later; no attempt is used up
@@ -32,6 +33,10 @@ class Unavailable(PenstockError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"Redis is unavailable: {reason}")
         self.reason = reason
+
+
+class RestartNeeded(PenstockError):
+    """So many threads of handlers hang that only a new process can go on."""
 
 
 class InvalidEvent(PenstockError):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import Cli
+from tests.forks import run
 from tests.servers import free_port
 
 
@@ -44,3 +45,25 @@ def test_a_setting_that_does_not_fit_is_named(cli: Cli, port: str) -> None:
     done = cli("status", PENSTOCK_REDIS_PORT=port)
     assert done.returncode == 2
     assert done.stderr.startswith("penstock: environment: PENSTOCK_REDIS_PORT")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def broken(:\n    pass\n", "broken.py, line 1: SyntaxError: invalid syntax: def broken(:"),
+        ("x = 1\nundefined\n", "broken.py, line 2: NameError: name 'undefined' is not defined"),
+        (
+            'from penstock import Service\njobs = Service("worker")\n@jobs.on\ndef handle(_): ...\n',
+            'handle: `@service.on` needs the stream; write @service.on("ingest") or, for one type of event, '
+            '@service.on("ingest", type="ticket.created")',
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_with_its_place(
+    text: str, said: str, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    done = run(["penstock", "run", "broken:jobs"], env=cli.env, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1

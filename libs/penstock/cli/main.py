@@ -56,7 +56,7 @@ COMMANDS = {
 
 EPILOG = (
     "Exit codes: 0 done, 1 the answer is no (no such job, a difference found), 2 something to mend "
-    "(arguments, streams.yaml, environment), 3 Redis cannot be reached."
+    "(arguments, streams.yaml, environment), 3 Redis cannot be reached, 4 it hangs and must be started again."
 )
 
 

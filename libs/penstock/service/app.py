@@ -60,8 +60,14 @@ class Service:
         no attempt is used up.
 
         Raises:
-            ConfigurationError: the function's signature cannot be used.
+            ConfigurationError: the function's signature cannot be used, or there is no stream.
         """
+        if not isinstance(stream, str):
+            name = getattr(stream, "__qualname__", repr(stream))
+            raise ConfigurationError(
+                f'{name}: `@service.on` needs the stream; write @service.on("ingest") or, for one type of event, '
+                '@service.on("ingest", type="ticket.created")'
+            )
 
         def register(function: F) -> F:
             types = (type,) if isinstance(type, str) else tuple(type)

@@ -13,11 +13,13 @@ import structlog
 
 from penstock.event import Event
 from penstock.retry import Retry
+from penstock.service import forks
 from penstock.service.context import BatchContext, Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.handlers import Handler
 from penstock.service.outcome import Dead, Done, Outcome, Retried, outcome_of, unreadable
 from penstock.service.spans import tell_batch, tell_run
+from penstock.service.time_limits import TimeLimit
 from penstock.telemetry.current import current
 from penstock.topology import Subscription
 
@@ -171,7 +173,7 @@ def _comes_from_outside(error: BaseException) -> bool:
 
 
 async def _call(handler: Handler, data: Any, context: Any, timeout: float) -> Any:
-    """Call the function, in a thread if it is a plain one, for at most `timeout` seconds.
+    """Call the function, in a thread if it is a plain one, for at most `timeout` seconds from when it begins.
 
     Raises:
         TimeoutError: its time was over.
@@ -181,8 +183,9 @@ async def _call(handler: Handler, data: Any, context: Any, timeout: float) -> An
     limit = limits.start(timeout)
     try:
         if handler.is_async:
+            limit.begin()
             return await handler.function(*arguments)
-        result = await asyncio.to_thread(_in_thread, handler.function, arguments)
+        result = await asyncio.to_thread(_in_thread, handler.function, arguments, limit)
         # A decorator may have wrapped an async function in a plain one.
         return await result if inspect.isawaitable(result) else result
     except asyncio.CancelledError:
@@ -194,6 +197,7 @@ async def _call(handler: Handler, data: Any, context: Any, timeout: float) -> An
             raise RuntimeError("the handler raised GeneratorExit") from error
         raise
     finally:
+        forks.end_if_child()
         limits.end(limit)
 
 
@@ -204,8 +208,9 @@ def _current_task() -> asyncio.Task[Any] | None:
         return None
 
 
-def _in_thread(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _in_thread(function: Callable[..., Any], arguments: tuple[Any, ...], limit: TimeLimit) -> Any:
+    limit.begin()
     try:
         return function(*arguments)
-    except StopIteration as error:  # no future can carry it: whoever awaits would wait for ever
-        raise RuntimeError("the handler raised StopIteration") from error
+    except (StopIteration, GeneratorExit) as error:  # no future can carry them to who awaits it
+        raise RuntimeError(f"the handler raised {type(error).__name__}") from error

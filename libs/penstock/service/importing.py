@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 
-from penstock.errors import ConfigurationError
+from penstock.errors import ConfigurationError, PenstockError
 from penstock.service.app import Service
 
 
@@ -25,10 +26,24 @@ def load_service(target: str, *, variable: str = "") -> Service:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{asked}{target}: there is no module {error.name}") from None
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"{asked}{target} cannot be imported: {_describe(error)}") from error
     found = getattr(module, attribute, None)
     if not isinstance(found, Service):
         raise ConfigurationError(f"{asked}{target}: {module_name} has no Service called {attribute}")
     return found
+
+
+def _describe(error: Exception) -> str:
+    """Say what is wrong with a module, and where: not where Python noticed it."""
+    if isinstance(error, SyntaxError):
+        text = f": {error.text.strip()}" if error.text else ""
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}{text}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+    return f"{place}{type(error).__name__}: {error}"
 
 
 def load_services(targets: str, *, variable: str = "") -> list[Service]:

@@ -7,32 +7,36 @@ import contextlib
 import functools
 import gc
 import os
-import signal
 import socket
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import structlog
 
 from penstock.dlq.retention import DeadLetterRetention
+from penstock.errors import RestartNeeded
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.checks import check_server, wait_until_ready
-from penstock.redis.connection import unavailable
+from penstock.redis.connection import AsyncRedis, hide_password, unavailable
 from penstock.redis.lanes import Lanes
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
 from penstock.service.app import Service, check_streams
 from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
+from penstock.service.ending import AFTER_DRAIN, Ending, signals
+from penstock.service.forks import children_are_strangers
 from penstock.service.intake import Intake
+from penstock.service.main import RESTART
 from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime, events_key
+from penstock.service.threads import Threads
 from penstock.settings import Settings, redis_url
 from penstock.streams.commit import Committer, Source
 from penstock.streams.delay import Promoter
 from penstock.streams.heartbeat import INTERVAL, Heartbeat
 from penstock.streams.memory import MemoryRelief
-from penstock.streams.publish import Publisher, check_durability
+from penstock.streams.publish import Durability, Publisher, check_durability
 from penstock.streams.read import Reader
 from penstock.streams.rescue import Rescuer
 from penstock.streams.retention import Retention
@@ -42,7 +46,10 @@ from penstock.telemetry.setup import telemetry
 from penstock.telemetry.spans import NullTelemetry, Telemetry
 from penstock.topology import ServiceSpec, Topology, load
 
-_LAST_WORDS = 5.0  # seconds that cancelled handlers have to end, and the last commits to be taken
+_LAST_WORDS = 3.0  # seconds each: for the last commits, for handing back, and for cancelled handlers to end
+_CLOSING = 1.0  # seconds for what handlers have begun and left behind
+_FEWEST_HUNG, _MOST_HUNG = 4, 32  # threads: between them it is `concurrency` that may hang before a restart
+_PAUSE = 0.5  # seconds between tries while Redis is away
 _log = structlog.get_logger("penstock.service")
 
 
@@ -57,8 +64,33 @@ def run(service: Service, settings: Settings | None = None, topology: Topology |
     logs.configure(level=settings.log_level, form=settings.log_format, service=service.name)
     topology = topology or load(settings.topology)
     _spare_the_collector()
-    with telemetry(service.name) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(service, settings, topology, listener))
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(telemetry(service.name))
+        _run(functools.partial(serve, service, settings, topology, listener), Ending(stack.close))
+
+
+def _run(main: Callable[[Ending], Coroutine[Any, Any, None]], ending: Ending) -> None:
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        loop = runner.get_loop()
+        task = loop.create_task(main(ending))
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (KeyboardInterrupt, SystemExit) as error:
+                # Once signals are ours it can only be that of a task that a handler has made, and of no concern to us.
+                if task.done() or not ending.has_signals:
+                    raise
+                _log.error("a task of a handler raised what ends a program; it is ignored", exc_info=error)
+        ending.code = 0
+    except BaseException as error:
+        ending.error = error
+        raise
+    finally:
+        ending.within(_CLOSING, "something that a handler began goes on")
+        runner.close()
+        if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+            ending.cancel()
 
 
 def _spare_the_collector() -> None:
@@ -71,16 +103,26 @@ def _spare_the_collector() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
-async def serve(service: Service, settings: Settings, topology: Topology, listener: Telemetry | None = None) -> None:
+async def serve(
+    service: Service,
+    settings: Settings,
+    topology: Topology,
+    listener: Telemetry | None = None,
+    ending: Ending | None = None,
+) -> None:
     """Run `service` in the current event loop until a signal asks it to stop; tell `listener` what it does.
 
+    With `ending` it ends in time whatever its handlers do.
+
     Raises:
+        RestartNeeded: too many threads hang.
         ConfigurationError: the service or streams.yaml is wrong.
         UnsuitableRedis: the server would lose events.
     """
     spec = topology.service(service.name)
     check_streams(service, spec)
-    async with _runtime(service, settings, topology, listener or NullTelemetry()) as runtime:
+    async with _runtime(service, settings, topology, listener or NullTelemetry(), ending) as runtime:
+        hanging = _Hanging(runtime, ending)
         try:
             if not spec.consumes:
                 await _serve_tasks(service, runtime)
@@ -88,6 +130,45 @@ async def serve(service: Service, settings: Settings, topology: Topology, listen
                 await _Consumption(service, runtime, spec).serve()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None if len(group.exceptions) == 1 else group
+    hanging.check()
+
+
+class _Hanging:
+    """The threads of a service, and its end when too many of them hang."""
+
+    def __init__(self, runtime: Runtime, ending: Ending | None) -> None:
+        self._runtime = runtime
+        self._ending = ending
+        self._loop = asyncio.get_running_loop()
+        self._exhausted = False
+        concurrency = runtime.spec.concurrency
+        # Plain handlers run in threads, as many at once as others; one more is for our own use.
+        self._threads = Threads(
+            concurrency + 1,
+            name=runtime.name,
+            most_hung=min(max(_FEWEST_HUNG, concurrency), _MOST_HUNG),
+            exhausted=lambda: self._loop.call_soon_threadsafe(self._restart),
+        )
+        self._loop.set_default_executor(self._threads)
+        runtime.hung = lambda: self._threads.hung
+
+    def check(self) -> None:
+        """Say that the process has ended only to be started again.
+
+        Raises:
+            RestartNeeded: it has.
+        """
+        if self._exhausted:
+            raise RestartNeeded(f"{self._threads.hung} threads of plain handlers hang: start it again")
+
+    def _restart(self) -> None:
+        stopping = self._runtime.stopping
+        if not stopping.is_set():
+            self._exhausted = True
+            if self._ending is not None:
+                self._ending.code = RESTART
+                self._ending.within(self._runtime.settings.drain_timeout + AFTER_DRAIN, "threads hang")
+            stopping.set()
 
 
 def _loop_factory() -> Any:
@@ -100,17 +181,14 @@ def _loop_factory() -> Any:
 
 @contextlib.asynccontextmanager
 async def _runtime(
-    service: Service, settings: Settings, topology: Topology, listener: Telemetry
+    service: Service, settings: Settings, topology: Topology, listener: Telemetry, ending: Ending | None
 ) -> AsyncIterator[Runtime]:
     url = redis_url(settings)
     consumer = f"{service.name}-{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
     lanes = Lanes(url, name=consumer)
     redis = lanes.client()
     try:
-        await wait_until_ready(redis, url)
-        await check_server(redis)
-        await store(redis, Keys(settings.prefix), topology)
-        durability = await check_durability(redis, settings.durability)
+        durability = await _introduce(redis, url, settings, topology)
         publisher = Publisher(
             redis,
             Keys(settings.prefix),
@@ -129,22 +207,31 @@ async def _runtime(
                 publisher=publisher,
                 telemetry=listener,
             )
-            with _signals(runtime.stopping):
+            loop = asyncio.get_running_loop()
+            stop = functools.partial(loop.call_soon_threadsafe, runtime.stopping.set)
+            with children_are_strangers(), signals(stop, ending, grace=settings.drain_timeout):
                 yield runtime
     finally:
         await lanes.aclose()
 
 
-@contextlib.contextmanager
-def _signals(stopping: asyncio.Event) -> Any:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+async def _introduce(redis: AsyncRedis, url: str, settings: Settings, topology: Topology) -> Durability:
+    """Check the server and tell it the topology, however often it goes away meanwhile."""
+    said = ""
+    while True:
+        await wait_until_ready(redis, url)
+        try:
+            await check_server(redis)
+            await store(redis, Keys(settings.prefix), topology)
+            return await check_durability(redis, settings.durability)
+        except Exception as error:
+            away = unavailable(error)
+            if away is None:
+                raise
+            if away.reason != said:
+                said = away.reason
+                _log.warning("waiting for Redis", url=hide_password(url), reason=said)
+        await asyncio.sleep(_PAUSE)
 
 
 async def _serve_tasks(service: Service, runtime: Runtime) -> None:
@@ -217,9 +304,6 @@ class _Consumption:
 
     async def serve(self) -> None:
         """Serve until asked to stop."""
-        # Plain handlers run in threads, as many at once as others; one more is for our own use.
-        threads = ThreadPoolExecutor(self._spec.concurrency + 1, thread_name_prefix=self._group)
-        asyncio.get_running_loop().set_default_executor(threads)
         async with asyncio.TaskGroup() as tasks:
             await self._serve_in(tasks)
         _log.info("stopped")
@@ -285,7 +369,8 @@ class _Consumption:
             await self._drain(dispatcher, committer, background)
             await self._hand_back(rescuer)
         finally:  # also when a task of the service has failed
-            await runs.end(_LAST_WORDS)
+            if left := await runs.end(_LAST_WORDS):
+                _log.warning("handlers swallow being cancelled; their entries are handed back", handlers=left)
             await _end(children)
             await heartbeat.stop()
             await reader.aclose()
@@ -338,7 +423,7 @@ class _Consumption:
 
     async def _hand_back(self, rescuer: Rescuer) -> None:
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(_LAST_WORDS):
                 handed_back = await rescuer.release(self._consumer)
         except Exception as error:
             if unavailable(error) is None and not isinstance(error, TimeoutError):

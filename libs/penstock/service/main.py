@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from penstock.errors import PenstockError, Unavailable
+from penstock.errors import PenstockError, RestartNeeded, Unavailable
 from penstock.redis.connection import unavailable
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from penstock.topology import Topology
 
-NEGATIVE, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
+NEGATIVE, USAGE, UNAVAILABLE, RESTART, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 class Negative(PenstockError):
@@ -41,7 +41,7 @@ def main(build: Callable[[Settings, Topology], Service]) -> None:
 def report_errors() -> Iterator[None]:
     """Print a known error to stderr, never a traceback, and exit.
 
-    With 1 for a no, 3 if Redis is away, 2 for all that the user can mend.
+    With 1 for a no, 3 if Redis is away, 4 if only a new process can go on, 2 for all that the user can mend.
     Ctrl-C before anything else handles it exits with 130, as shells have it.
     """
     try:
@@ -50,6 +50,8 @@ def report_errors() -> Iterator[None]:
         _fail(str(error), NEGATIVE)
     except Unavailable as error:
         _fail(str(error), UNAVAILABLE)
+    except RestartNeeded as error:
+        _fail(str(error), RESTART)
     except PenstockError as error:
         _fail(str(error), USAGE)
     except KeyboardInterrupt:

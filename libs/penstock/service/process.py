@@ -179,6 +179,9 @@ class Processing:
         """Commit what a handler call has come to: from here on it takes up no slot."""
         outcome, effects = concluded.outcome, concluded.effects
         self.slots.give_back(len(works))
+        if not isinstance(outcome, Done):
+            for work in works:
+                _tell_failure(work, outcome)
         entries = [self._disposition(work, outcome) for work in works]
         return self._committer.submit(UnitOfWork(entries, effects.outputs, effects.operations, effects.guards))
 
@@ -296,6 +299,18 @@ class Processing:
         if found is None:
             found = self._policies[handler] = Policy.of(handler, self._spec.consumes[work.source.stream])
         return found
+
+
+def _tell_failure(work: Work, outcome: Dead | Retried) -> None:
+    """Log an attempt that failed: with the traceback if it was the last."""
+    what = {"event_id": work.event.id or work.entry_id, "type": work.event.type, "attempt": work.origin.attempt}
+    if work.handler is not None:
+        what["handler"] = work.handler.name
+    if isinstance(outcome, Dead):
+        told = {"traceback": outcome.traceback} if outcome.traceback else {}
+        _log.error("dead-lettered", **what, reason=outcome.reason, error=outcome.error, **told)
+    elif not outcome.snoozed:
+        _log.warning("attempt failed", **what, error=outcome.error, again_in=round(outcome.delay, 3))
 
 
 def _is_cancelled(work: Work) -> bool:

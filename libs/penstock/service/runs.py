@@ -24,13 +24,15 @@ _MOST_SECONDS = 0.005  # after so long others on the loop have their turn: reade
 class Run:
     """A coroutine under way. It has a task while it is stepped, and none before that or while its commit is."""
 
-    __slots__ = ("_queue", "cancelled", "context", "coroutine", "task")
+    __slots__ = ("_queue", "cancelled", "context", "coroutine", "error", "task")
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], queue: Callable[[Run], None]) -> None:
         self._queue = queue
         self.coroutine = coroutine
         self.context: Context = copy_context()
         self.task: asyncio.Task[None] | None = None
+        self.error: BaseException | None = None
+        """What it goes on with."""
         self.cancelled = False
 
     @property
@@ -108,6 +110,8 @@ class Runs:
             run.task = task
             try:
                 await self._step(run)
+            except GeneratorExit:  # see _step
+                return
             finally:
                 run.task = None
             if task.cancelling():  # its handler has cancelled it: it is of no use to others
@@ -120,6 +124,8 @@ class Runs:
     def _step(self, run: Run) -> Generator[Any, Any, None]:
         """Step a run to its end or to its commit, which resumes it."""
         step, value = run.coroutine.send, None
+        if run.error is not None:
+            step, value, run.error = run.coroutine.throw, run.error, None
         while True:
             try:
                 wanted = run.context.run(step, value)
@@ -132,6 +138,15 @@ class Runs:
                 self._wake()
             try:
                 step, value = run.coroutine.send, (yield wanted)
+            except GeneratorExit as error:
+                if _is_current(run.task):
+                    # What a handler awaits has raised it, and Python closes whatever is awaited: another task goes on.
+                    run.error = RuntimeError("what the handler awaited raised GeneratorExit").with_traceback(
+                        error.__traceback__
+                    )
+                    self._enqueue(run)
+                    return
+                step, value = run.coroutine.throw, error
             except BaseException as error:  # noqa: BLE001 - it is the run's
                 step, value = run.coroutine.throw, error
 
@@ -139,3 +154,10 @@ class Runs:
         self._queue.append(run)
         if not self._woken:
             self._wake()
+
+
+def _is_current(task: asyncio.Task[None] | None) -> bool:
+    try:
+        return task is not None and asyncio.current_task() is task
+    except RuntimeError:  # the loop has ended
+        return False

@@ -73,6 +73,8 @@ class Runtime:
         """Set when the process has been asked to stop."""
         self.reading: Callable[[], bool] = _reads_nothing
         """Whether it reads its streams just now."""
+        self.hung: Callable[[], int] = _nothing_hangs
+        """How many threads of handlers hang: their time is over, and nothing can stop them."""
 
     @property
     def spec(self) -> ServiceSpec:
@@ -81,9 +83,13 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether the service does its work now: not stopping, and reading if it reads anything."""
-        return not self.stopping.is_set() and self.reading()
+        """Whether the service does its work now: not stopping, nothing hangs, and reading if it reads anything."""
+        return not self.stopping.is_set() and not self.hung() and self.reading()
 
 
 def _reads_nothing() -> bool:
     return True
+
+
+def _nothing_hangs() -> int:
+    return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
 _SWEEP = 0.05  # seconds between looks: how late a time limit may be
 
@@ -10,12 +12,17 @@ _SWEEP = 0.05  # seconds between looks: how late a time limit may be
 class TimeLimit:
     """The time one handler run has. `over` says that it ran out, and the task was cancelled for it."""
 
-    __slots__ = ("at", "over", "task")
+    __slots__ = ("at", "over", "seconds", "task")
 
-    def __init__(self, task: asyncio.Task[object], at: float) -> None:
+    def __init__(self, task: asyncio.Task[object], seconds: float) -> None:
         self.task = task
-        self.at = at
+        self.seconds = seconds
+        self.at = math.inf
         self.over = False
+
+    def begin(self) -> None:
+        """Let the time run from now on; a thread may say so, too."""
+        self.at = time.monotonic() + self.seconds
 
 
 class TimeLimits:
@@ -26,11 +33,11 @@ class TimeLimits:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float) -> TimeLimit:
-        """Give the current task `seconds` from now on."""
+        """Give the current task `seconds`, from when the limit begins."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        limit = TimeLimit(task, loop.time() + seconds)
+        limit = TimeLimit(task, seconds)
         self._limits.add(limit)
         if self._timer is None:
             self._timer = loop.call_later(min(_SWEEP, seconds), self._sweep, loop)
@@ -41,7 +48,7 @@ class TimeLimits:
         self._limits.discard(limit)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
+        now = time.monotonic()
         for limit in [limit for limit in self._limits if limit.at <= now]:
             self._limits.discard(limit)
             limit.over = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -34,6 +35,7 @@ def configure(*, level: str = "info", form: str = "auto", service: str = "", str
             structlog.dev.ConsoleRenderer(
                 colors=wants_colour(sys.stderr), exception_formatter=structlog.dev.plain_traceback
             ),
+            _printable,
         ]
         factory = structlog.PrintLoggerFactory(stream or sys.stderr)
     else:
@@ -71,4 +73,12 @@ def _add_context(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapp
 
 
 def _render_json(_: Any, __: str, line: Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode(line, enc_hook=repr)
+    try:
+        return msgspec.json.encode(line, enc_hook=repr)
+    except Exception:  # noqa: BLE001 - no line may cost the work it tells of
+        return json.dumps({str(key): value for key, value in line.items()}, default=repr).encode()
+
+
+def _printable(_: Any, __: str, line: str) -> str:
+    """Return the line with what no stream can take (lone surrogates) replaced."""
+    return line.encode(errors="replace").decode()

@@ -69,6 +69,8 @@ def _readiness(runtime: Runtime) -> Endpoint:
     async def ready(_: Request) -> web.Response:
         if runtime.stopping.is_set():
             raise Problem(503, "stopping")
+        if hung := runtime.hung():
+            raise Problem(503, f"threads of plain handlers that hang: {hung}")
         if not runtime.ready:
             raise Problem(503, "not reading its streams yet, or Redis is away")
         await runtime.redis.ping()
