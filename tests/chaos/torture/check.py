@@ -17,7 +17,6 @@ from tests.chaos.torture.seen import DeadLetter, Entry, Seen, State
 Difference = Literal["lost", "doubled", "unpredicted", "stuck", "wrong", "exit", "left"]
 # What is known to be wrong and not mended: such findings fail no experiment.
 KNOWN = {
-    r"wrong: .* which nothing disturbed": "who shares a silence of Redis is taken for dead (issue 9, 1)",
     r"exit: .*exit code 3.* Redis is unavailable": "a process ends if Redis goes away while it starts (issue 9, 7)",
 }
 _DEATHS = 3  # processes that must have died with an event in flight before it is dead-lettered for it

@@ -180,6 +180,9 @@ class _Experiment:
         changed = loop.time()
         while True:
             left, progress = await asyncio.to_thread(self._progress)
+            if not left:  # the looks at one stream are several: what moves meanwhile may be missed, but not twice
+                await asyncio.sleep(_LOOK_EVERY)
+                left, progress = await asyncio.to_thread(self._progress)
             if not left:
                 return []
             if progress != last:

@@ -45,9 +45,6 @@ def _connection(least: float = 0.0, most: float = 0.0) -> Draw:
     return lambda rng: {**_process(least, most)(rng), "connection": rng.randrange(1000)}
 
 
-_SILENCE = "a Redis that is silent for more than 2 s charges deaths to the living (issue 9, 1)"
-_PIPELINE = "NOREPLICAS inside a pipeline, as steps keep their results, uses up an attempt (issue 9, 7)"
-
 KINDS: dict[str, Kind] = {
     # Processes
     "kill": Kind(5, _process(0.0, 2.0)),
@@ -56,10 +53,10 @@ KINDS: dict[str, Kind] = {
     "scale-up": Kind(1, _process(2.0, 8.0)),
     # Events that do harm
     "poison": Kind(0.3, lambda _: {}),
-    "hog": Kind(0.3, lambda _: {}, "a handler that holds the GIL for 3 s is taken for dead (issue 9, 2)"),
-    "fork": Kind(0.3, lambda _: {}, "the end of a forked child ends the process (issue 9, 3)"),
-    "cancel": Kind(0.3, lambda _: {}, "a handler that cancels itself is handed back for ever (issue 9, 5)"),
-    "exit": Kind(0.3, lambda _: {}, "KeyboardInterrupt in a handler ends the process (issue 9, 7)"),
+    "hog": Kind(0.3, lambda _: {}),
+    "fork": Kind(0.3, lambda _: {}),
+    "cancel": Kind(0.3, lambda _: {}),
+    "exit": Kind(0.3, lambda _: {}),
     # The network
     "cut": Kind(6, _connection()),
     "cut-all": Kind(2, _process()),
@@ -71,18 +68,18 @@ KINDS: dict[str, Kind] = {
     "drop-one": Kind(2, _connection(0.2, 1.5)),
     "drop-late": Kind(1, _process(0.2, 1.5), "a read that arrives after its reader gave up strands entries for 60 s"),
     "refuse": Kind(2, _process(0.2, 2.0)),
-    "mute": Kind(1, _connection(2.5, 8.0), _SILENCE),
-    "blackout": Kind(1, _seconds(2.5, 10.0), _SILENCE),
-    "slow": Kind(0.7, lambda _: {"seconds": 6.0, "milliseconds": 1400}, _SILENCE),
+    "mute": Kind(1, _connection(2.5, 8.0)),
+    "blackout": Kind(1, _seconds(2.5, 10.0)),
+    "slow": Kind(0.7, lambda _: {"seconds": 6.0, "milliseconds": 1400}),
     # Redis
     "redis-kill": Kind(1.5, _seconds(0.0, 2.0)),
     "redis-freeze": Kind(1.5, _seconds(0.1, 1.5)),
-    "redis-freeze-long": Kind(0.5, _seconds(2.0, 8.0), _SILENCE),
+    "redis-freeze-long": Kind(0.5, _seconds(2.0, 8.0)),
     "pause": Kind(2, lambda rng: {**_seconds(0.05, 1.5)(rng), "writes": rng.randint(0, 1)}),
-    "pause-long": Kind(0.7, lambda rng: {**_seconds(2.0, 6.0)(rng), "writes": rng.randint(0, 1)}, _SILENCE),
+    "pause-long": Kind(0.7, lambda rng: {**_seconds(2.0, 6.0)(rng), "writes": rng.randint(0, 1)}),
     "client-kill": Kind(3, lambda _: {}),
     "out-of-memory": Kind(2, _seconds(0.1, 2.0)),
-    "too-few-replicas": Kind(1, _seconds(0.1, 2.0), _PIPELINE),
+    "too-few-replicas": Kind(1, _seconds(0.1, 2.0)),
     "script-flush": Kind(4, lambda _: {}),
     # The operator
     "replay": Kind(1, _process()),
