@@ -68,7 +68,7 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}breakers"
 
     def job(self, event_id: str) -> str:
-        """What became of a job."""
+        """What became of the jobs of one id: a hash by source."""
         return self.state("worker", f"job:{event_id}")
 
     @property

@@ -62,7 +62,7 @@ def test_a_job_is_queued_then_running_then_what_its_record_says(cli: Cli, raw: A
     assert cli.json("job", job_id)["state"] == "running"
 
     record = {"state": "dead", "type": "t", "attempts": 3, "error": "no [ink] left", "duration": 0.25}
-    raw.set(f"state:worker:job:{job_id}", json.dumps(record))
+    raw.hset(f"state:worker:job:{job_id}", "penstock-cli", f"{job_id} {json.dumps(record)}")
     assert cli.json("job", job_id) == {
         "job_id": job_id,
         "state": "dead",
@@ -88,3 +88,13 @@ def test_a_job_nobody_knows_is_a_no(cli: Cli) -> None:
     done = cli("job", "nix", "--json")
     assert (done.returncode, done.stdout) == (1, "")
     assert "nix" in done.stderr
+
+
+def test_a_job_whose_id_several_sources_have_wants_one_named(cli: Cli, raw: Any) -> None:
+    for source in ("a", "b"):
+        raw.hset("state:worker:job:o-1", source, f'ingest-1-0 {{"state": "completed", "result": "{source}"}}')
+
+    refused = cli("job", "o-1")
+    assert refused.returncode == 1
+    assert "2 sources have an event o-1: a, b; say which one is meant with --source" in refused.stderr
+    assert cli.json("job", "o-1", "--source", "b")["result"] == "b"

@@ -201,6 +201,15 @@ async def test_an_event_for_later_waits_in_the_schedule_of_its_stream(server: Se
     assert raw.zcard("events:scheduled") == 1
 
 
+async def test_a_field_belongs_to_whoever_set_it_first(server: Server, raw: Raw) -> None:
+    first, other, again = taken(raw, 3)
+    async with hand(server) as mine:
+        for entry, owner, value in ((first, "i-1-0", "a b"), (other, "i-1-00", "c"), (again, "i-1-0", "d e")):
+            await mine.settle(unit(done(entry), operations=[["HSETOWN", "h", "f", owner, value, "60000"]]))
+            assert 0 < raw.ttl("h") <= 60
+            assert raw.hget("h", "f") == (b"i-1-0 d e" if value == "d e" else b"i-1-0 a b")
+
+
 # What is refused before anything is written
 
 
@@ -221,6 +230,11 @@ IMPOSSIBLE: dict[str, tuple[list[Output], list[list[Any]], str]] = {
     "counting in a hash that holds a fraction": ([], [["HINCRBY", "hash", "float", "1"]], "not an integer"),
     "counting by a fraction": ([], [["HINCRBY", "hash", "number", "1.5"]], "not an integer"),
     "counting in a word": ([], [["INCRBY", "state:worker:word", "1"]], "not an integer"),
+    "a field of one's own in a string": (
+        [],
+        [["HSETOWN", "text", "f", "1-0", "x", "9"]],
+        "HSETOWN on text, which holds",
+    ),
     "no such operation": ([], [["FLUSHALL", "x"]], "no state operation is called FLUSHALL"),
     "a set that becomes a hash": ([], [["SET", "k", "v"], ["HSET", "k", "a", "1"]], "holds a string"),
     "too many fields": ([Output("events", ["f", "v"] * 3_001)], [], "an event of more than 3000 fields"),

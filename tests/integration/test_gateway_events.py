@@ -426,10 +426,22 @@ def test_a_job_is_queued_until_somebody_has_begun_it_then_running(gateway: Gatew
     assert gateway.get(f"/v1/jobs/{own}").json["state"] == "running"
 
 
+def test_an_id_that_several_sources_have_is_409_until_one_is_named(gateway: Gateway, raw: Any) -> None:
+    for source in ("a", "b c"):
+        record = msgspec.json.encode(Job(state="completed", type="t", result=source))
+        raw.hset(Keys().job("o-1"), source, b"ingest-1-0 " + record)
+
+    answer = gateway.get("/v1/jobs/o-1")
+    assert answer.status == 409
+    assert answer.detail == "2 sources have an event o-1: a, b c; say which one is meant with ?source="
+    assert gateway.get("/v1/jobs/o-1?source=b%20c").json["result"] == "b c"
+    assert gateway.get("/v1/jobs/o-1?source=d").status == 404
+
+
 @pytest.mark.parametrize("state", ["retrying", "completed", "dead"])
 def test_the_worker_s_record_of_a_job_is_told_as_it_is(gateway: Gateway, raw: Any, state: Any) -> None:
     job = Job(state=state, type="t", attempts=2, result={"n": 1}, error="E", next_attempt_at="2026-11-22T10:00:00Z")
-    raw.set(Keys().job("j-1"), msgspec.json.encode(job))
+    raw.hset(Keys().job("j-1"), "redis-cli", b"ingest-1-0 " + msgspec.json.encode(job))
     answer = gateway.get("/v1/jobs/j-1")
     assert answer.status == 200
     assert answer.json == {"job_id": "j-1", **msgspec.to_builtins(job)}
@@ -514,7 +526,7 @@ def test_a_job_of_another_tenant_does_not_exist(guarded: Gateway, raw: Any) -> N
     for _ in range(2):  # while it waits, and by its record
         found = {name: guarded.request("GET", f"/v1/jobs/{job}", headers=who).status for name, who in WHO.items()}
         assert found == {"shop": 200, "till": 404, "ops": 200, "nobody": 401}
-        raw.set(Keys().job(job), record)
+        raw.hset(Keys().job(job), "redis-cli", b"ingest-1-0 " + record)
 
 
 def test_a_client_publishes_its_types_within_its_size_and_rate(guarded: Gateway, raw: Any) -> None:

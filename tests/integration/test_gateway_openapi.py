@@ -47,7 +47,11 @@ def gateway(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
 def furnish(raw: Any) -> None:
     keys = Keys()
     raw.xadd("ingest", {"type": "t", "id": "order-1"})
-    raw.set(keys.job("order-2"), msgspec.json.encode({"state": "completed", "type": "t", "result": [1]}))
+    raw.hset(
+        keys.job("order-2"),
+        "redis-cli",
+        b"ingest-1-0 " + msgspec.json.encode({"state": "completed", "type": "t", "result": [1]}),
+    )
     raw.xadd("dlq", {"type": "t", "dlq.stream": "ingest", "dlq.group": "worker", "dlq.reason": "failed"})
     raw.sadd(keys.breakers, "crm")
     raw.hset(keys.breaker("crm"), mapping={"state": "open"})

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from penstock.keys import Keys
-from penstock.mesh.jobs import Job, find_job, timed_id
+from penstock.mesh.jobs import AmbiguousJob, Job, find_job, timed_id
 from tests.hands import GROUP, STREAM, Raw, add, connected, make_groups, take
 from tests.servers import Server
 
@@ -47,7 +47,7 @@ async def test_a_job_with_an_outcome_is_what_its_record_says(server: Server, raw
     make_groups(raw)
     add(raw, id="J-1")
     take(raw)
-    raw.set("state:worker:job:J-1", msgspec.json.encode(record))
+    raw.hset("state:worker:job:J-1", "redis-cli", b"ingest-1-0 " + msgspec.json.encode(record))
 
     assert await find(server, "J-1") == record
 
@@ -128,3 +128,31 @@ async def test_a_search_does_not_transfer_what_it_looks_at(server: Server, raw: 
 
     assert await find(server, "unknown") is None
     assert raw.info("stats")["total_net_output_bytes"] - before < 100_000
+
+
+async def test_of_several_sources_with_one_id_one_has_to_be_named(server: Server, raw: Raw) -> None:
+    for source, tenant in (("shop-a", "a"), ("shop-b", "b")):
+        record = msgspec.json.encode(Job(state="completed", type="t", result=source, tenant=tenant))
+        raw.hset("state:worker:job:o-1", source, b"ingest-1-0 " + record)
+    async with connected(server) as client:
+        with pytest.raises(AmbiguousJob, match="2 sources have an event o-1: shop-a, shop-b; say which one is meant"):
+            await find_job(client, Keys(), "o-1")
+        named = [await find_job(client, Keys(), "o-1", source=name) for name in ("shop-a", "shop-b", "shop-c")]
+        owned = await find_job(client, Keys(), "o-1", tenant="b")
+
+    assert [job and job.result for job in named] == ["shop-a", "shop-b", None]
+    assert owned is not None
+    assert owned.result == "shop-b"
+
+
+async def test_a_queued_job_is_found_by_its_source_too(server: Server, raw: Raw) -> None:
+    add(raw, id="o-1", source="shop-a", type="first")
+    add(raw, id="o-1", type="second")
+    async with connected(server) as client:
+        types = [
+            job and job.type
+            for name in ("shop-a", "redis-cli", "shop-b")
+            for job in [await find_job(client, Keys(), "o-1", source=name)]
+        ]
+
+    assert types == ["first", "second", None]

@@ -103,8 +103,12 @@ async def test_records_of_finished_jobs_go_the_older_first(own_server: Server) -
             for hour in range(160):  # a hundred records of each hour of the week
                 for number in range(100):
                     record = json.dumps({"state": "completed", "result": "x" * 500})
-                    pipeline.set(f"state:worker:job:{hour}-{number}", record, ex=TTL - hour * 3_600)
-            pipeline.set("state:worker:job:retried", json.dumps({"state": "retrying"}), ex=60)
+                    key = f"state:worker:job:{hour}-{number}"
+                    pipeline.hset(key, "redis-cli", f"ingest-1-0 {record}")
+                    pipeline.expire(key, TTL - hour * 3_600)
+            for source, state in (("a", "completed"), ("b", "retrying")):
+                pipeline.hset("state:worker:job:retried", source, f"ingest-1-0 {json.dumps({'state': state})}")
+            pipeline.expire("state:worker:job:retried", 60)
             pipeline.execute()
         limit(raw, 0.8)
         async with relief(own_server) as subject:

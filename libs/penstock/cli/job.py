@@ -9,7 +9,7 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json
-from penstock.mesh.jobs import Job, find_job
+from penstock.mesh.jobs import AmbiguousJob, Job, find_job
 from penstock.service.main import Negative
 
 _STYLES = {"completed": "bold green", "dead": "bold red", "retrying": "bold yellow"}
@@ -17,13 +17,14 @@ _STYLES = {"completed": "bold green", "dead": "bold red", "retrying": "bold yell
 
 def job(
     job_id: Annotated[str, typer.Argument(metavar="ID", help="The id that the gateway or `emit` answered with.")],
+    source: Annotated[str | None, typer.Option("--source", help="Whose event, where several have the id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show what became of a job: queued, running, retrying, completed or dead.
 
     Exits with 1 if nothing is known of it. With --json every key is always there, null where it does not apply.
     """
-    found = run(_find(job_id))
+    found = run(_find(job_id, source))
     if found is None:
         raise Negative(f"nothing is known of a job {job_id}")
     values = {"job_id": job_id, **msgspec.structs.asdict(found)}
@@ -33,9 +34,12 @@ def job(
         _print(values)
 
 
-async def _find(job_id: str) -> Job | None:
+async def _find(job_id: str, source: str | None) -> Job | None:
     async with session() as here:
-        return await find_job(here.redis, here.keys, job_id)
+        try:
+            return await find_job(here.redis, here.keys, job_id, source=source)
+        except AmbiguousJob as error:
+            raise Negative(f"{error} with --source") from None
 
 
 def _print(values: dict[str, Any]) -> None:

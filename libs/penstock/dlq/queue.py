@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from penstock.dlq.dead_letter import DeadLetter, decode
+from penstock.event import identity
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
@@ -78,6 +79,7 @@ class DeadLetters:
             ],
             [
                 *(letter.letter, rfc3339(time.time()), queued, trace.traceparent, letter.traceparent),
+                *(letter.source, identity(letter.stream, letter.entry)),
                 *(() if data is None else (data,)),
             ],
         )

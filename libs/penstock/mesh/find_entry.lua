@@ -8,6 +8,8 @@
 -- ARGV[4]  entry id to search up or down to
 -- ARGV[5]  most entries to look at
 -- ARGV[6]  XRANGE: from the oldest on, or XREVRANGE: from the newest on
+-- ARGV[7]  the source of entries without one
+-- ARGV[8]  source, if only that one is meant
 -- returns  {entry id, type, tenant}, or nil
 
 local PAGE = 50  -- entries in memory at a time: each may be large
@@ -19,7 +21,11 @@ while left > 0 do
     for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
     local own = fields['id'] or ''
     if own == '' then own = ARGV[1] .. '-' .. row[1] end
-    if own == ARGV[2] then return {row[1], fields['type'] or '', fields['tenant'] or ''} end
+    local source = fields['source'] or ''
+    if source == '' then source = ARGV[7] end
+    if own == ARGV[2] and (not ARGV[8] or source == ARGV[8]) then
+      return {row[1], fields['type'] or '', fields['tenant'] or ''}
+    end
   end
   if #rows < PAGE then return nil end
   from = '(' .. rows[#rows][1]

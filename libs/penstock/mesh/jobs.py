@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 from redis.exceptions import ResponseError
 
-from penstock.event import parse_identity
+from penstock.errors import PenstockError
+from penstock.event import UNKNOWN_SOURCE, parse_identity
 from penstock.keys import INGEST, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
@@ -45,25 +46,51 @@ def timed_id(now: float, randomness: bytes) -> str:
     return f"{round(now * 1000):012x}{randomness.hex()}"[:32]
 
 
-async def find_job(client: AsyncRedis, keys: Keys, job_id: str) -> Job | None:
-    """Return what became of the job, or None if nothing is known of it.
+class AmbiguousJob(PenstockError):
+    """Several events have this id, each of another source."""
+
+    def __init__(self, job_id: str, sources: Sequence[str]) -> None:
+        self.sources = sources
+        super().__init__(f"{len(sources)} sources have an event {job_id}: {', '.join(sources)}; say which one is meant")
+
+
+async def find_job(
+    client: AsyncRedis, keys: Keys, job_id: str, *, source: str | None = None, tenant: str | None = None
+) -> Job | None:
+    """Return what became of the job, or None if nothing is known of it (or nothing of this source, or tenant).
 
     The worker's commit writes a record once there is an outcome; before that the stream itself tells.
+
+    Raises:
+        AmbiguousJob: there are records of several sources, and none was given.
     """
-    record = await client.get(keys.job(job_id))
-    if record is not None:
-        return msgspec.json.decode(record, type=Job)
-    found = await _find_entry(client, keys, job_id)
-    if found is None:
+    records = {name.decode(): _decode(record) for name, record in (await client.hgetall(keys.job(job_id))).items()}
+    jobs = {
+        name: job
+        for name, job in records.items()
+        if source in (None, name) and (tenant is None or job.tenant == tenant)
+    }
+    if len(jobs) > 1:
+        raise AmbiguousJob(job_id, sorted(jobs))
+    for job in jobs.values():
+        return job
+    found = await _find_entry(client, keys, job_id, source)
+    if found is None or (tenant is not None and found[2] != tenant):
         return None
     entry_id, event_type, tenant = found
     return Job(state=await _progress(client, keys, entry_id), type=event_type, tenant=tenant or None)
 
 
-async def _find_entry(client: AsyncRedis, keys: Keys, job_id: str) -> tuple[str, str, str] | None:
+def _decode(record: bytes) -> Job:
+    """Read a record: the entry that it belongs to, a space, and JSON."""
+    return msgspec.json.decode(record.partition(b" ")[2], type=Job)
+
+
+async def _find_entry(client: AsyncRedis, keys: Keys, job_id: str, source: str | None) -> tuple[str, str, str] | None:
     """Return entry, type and tenant of the event of that id, searched for on the server: entries may be large."""
     for command, begin, end in _searches(job_id):
-        found = await _entry(client, [keys.stream(STREAM)], [STREAM, job_id, begin, end, _SEARCHED, command])
+        arguments: list[str | int] = [STREAM, job_id, begin, end, _SEARCHED, command, UNKNOWN_SOURCE]
+        found = await _entry(client, [keys.stream(STREAM)], [*arguments, *([] if source is None else [source])])
         if found:
             entry_id, event_type, tenant = (text.decode(errors="replace") for text in found)
             return entry_id, event_type, tenant

@@ -249,6 +249,13 @@ class State:
         if values:
             self._add("HSET", name, *(str(part) for pair in values.items() for part in pair))
 
+    def hset_own(self, name: str, field: str, value: str, *, owner: str, ttl: float) -> None:
+        """Set a field of a hash to "`owner` `value`", unless another owner's is there: that stays. `ttl` in seconds.
+
+        The hash lives for `ttl` from the last such operation on.
+        """
+        self._add("HSETOWN", name, field, owner, value, str(round(ttl * 1000)))
+
     def hdel(self, name: str, *fields: str) -> None:
         """Delete fields of a hash."""
         if fields:

@@ -18,7 +18,8 @@
 --                disposition 0: done; 1: retry after the delay; 2: dead
 --              count, {key of a hash, field, value it must hold, or false: it must not be there} for each guard
 --              count, {key, delay in ms, count, fields} for each output; a delay goes with the key of a sorted set
---              count, {count, command, key, arguments} for each state operation
+--              count, {count, command, key, arguments} for each state operation: a command of Redis, or
+--                HSETOWN key field owner value ms: set a field to `owner value` unless it is another owner's, for so long
 -- returns  {refused, invalid, gone, failed, stale}
 --            refused   {unit index, entry index, ...}   entries that are no longer ours (indexes from 0)
 --            invalid   {unit index, why, ...}           units whose effects cannot be carried out
@@ -35,6 +36,7 @@ local MANY = 8 -- from so many on, one look at the pending entries is cheaper th
 
 local KINDS = {
   HSET = 'hash', HSETNX = 'hash', HINCRBY = 'hash', HINCRBYFLOAT = 'hash', HDEL = 'hash',
+  HSETOWN = 'hash',
   ZADD = 'zset', ZINCRBY = 'zset', ZREM = 'zset', ZREMRANGEBYSCORE = 'zset', ZREMRANGEBYRANK = 'zset',
   SADD = 'set', SREM = 'set',
   LPUSH = 'list', RPUSH = 'list', LTRIM = 'list',
@@ -233,7 +235,7 @@ for index, unit in ipairs(units) do
         settled[#settled + 1] = unit
         each_operation(unit.operations, function(command, key)
           touched[key] = true
-          commands[command] = true
+          commands[command == 'HSETOWN' and 'HSET' or command] = true
         end)
         each_entry(unit.entries, function(_, _, disposition)
           if disposition == RETRY then commands.ZADD = true end
@@ -281,6 +283,14 @@ local function with_added(stream, fields, from, to)
   return all
 end
 
+local function hsetown(key, field, owner, value, ms)
+  local now = redis.pcall('HGET', key, field)
+  if type(now) == 'string' and string.match(now, '^%S*') ~= owner then return now end
+  local reply = redis.pcall('HSET', key, field, owner .. ' ' .. value)
+  redis.pcall('PEXPIRE', key, ms)
+  return reply
+end
+
 for _, unit in ipairs(settled) do
   each_output(unit.outputs, function(key, delay, from, to)
     if delay > 0 then
@@ -312,7 +322,12 @@ for _, unit in ipairs(settled) do
     ids[#ids + 1] = id
   end)
   each_operation(unit.operations, function(command, key, from, to)
-    local reply = redis.pcall(unpack(flat, from, to))
+    local reply
+    if command == 'HSETOWN' then
+      reply = hsetown(unpack(flat, from + 1, to))
+    else
+      reply = redis.pcall(unpack(flat, from, to))
+    end
     if type(reply) == 'table' and reply.err then failed[#failed + 1] = command .. ' ' .. key .. ': ' .. reply.err end
   end)
 end

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import structlog
 
@@ -132,12 +130,12 @@ class JobRecords:
         async with self._client.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.ttl(name)
-                pipeline.get(name)
+                pipeline.hvals(name)
             replies = await pipeline.execute()
         ages = {
             name: self._ttl - ttl
-            for name, ttl, record in zip(names, replies[::2], replies[1::2], strict=True)
-            if ttl >= 0 and _is_finished(record)
+            for name, ttl, records in zip(names, replies[::2], replies[1::2], strict=True)
+            if ttl >= 0 and all(map(_is_finished, records))
         }
         least = max(_LEAST_AGE, max(ages.values(), default=0) / 2)
         old = [name for name, age in ages.items() if age > least]
@@ -148,8 +146,8 @@ class _Record(msgspec.Struct):
     state: str = ""
 
 
-def _is_finished(record: Any) -> bool:
+def _is_finished(record: bytes) -> bool:
     try:
-        return msgspec.json.decode(record or b"", type=_Record).state in ("completed", "dead")
+        return msgspec.json.decode(record.partition(b" ")[2], type=_Record).state in ("completed", "dead")
     except msgspec.DecodeError:
         return False

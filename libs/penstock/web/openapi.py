@@ -27,6 +27,7 @@ _PROBLEMS: Final[Mapping[int, str]] = {
     404: "There is no such thing.",
     405: "This address does not take this method.",
     408: "The body did not arrive in time.",
+    409: "Several things have this name; `detail` says how to tell which one is meant.",
     413: "The body is too large.",
     415: "The body is not JSON, or compressed.",
     422: "The body is JSON, but not what belongs here; `detail` names the place.",

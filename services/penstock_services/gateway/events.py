@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from penstock.keys import INGEST
-from penstock.mesh.jobs import find_job
+from penstock.mesh.jobs import AmbiguousJob, find_job
 from penstock.service.runtime import Runtime
 from penstock.web import body
 from penstock.web.problems import Problem
@@ -58,8 +58,12 @@ class Events:
 
     async def _job(self, request: Request) -> web.Response:
         job_id, tenant = request.rest, request.caller.tenant
-        job = await find_job(self._runtime.redis, self._runtime.keys, job_id)
-        if job is None or (tenant is not None and job.tenant != tenant):
+        source = request.query.get("source")
+        try:
+            job = await find_job(self._runtime.redis, self._runtime.keys, job_id, source=source, tenant=tenant)
+        except AmbiguousJob as error:
+            raise Problem(409, f"{error} with ?source=") from None
+        if job is None:
             raise Problem(404, "nothing is known of this job: it never was, or its record has expired")
         return json({"job_id": job_id, **msgspec.to_builtins(job)})
 

@@ -96,9 +96,15 @@ _TELLING = (
         name="findJob",
         path="/v1/jobs/{job_id}",
         summary="What became of a job",
-        parameters=(Parameter(name="job_id", place="path", description="The id that its publication answered with."),),
+        parameters=(
+            Parameter(name="job_id", place="path", description="The id that its publication answered with."),
+            Parameter(
+                name="source",
+                description="Whose event, where several have the id; an id that the gateway made is one event's.",
+            ),
+        ),
         answers={200: answer(NamedJob, "Its state, and its result or error once there is one.")},
-        errors=(404, 503),
+        errors=(404, 409, 503),
     ),
     Operation(
         name="listTraces",

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from penstock import Context, InvalidEvent
-from penstock.event import encode_data
+from penstock.event import encode_data, identity
 from penstock.keys import EVENTS
 from penstock.mesh.jobs import Job
 from penstock.schemas import JobEvent
@@ -63,7 +63,13 @@ def outcome(context: Context, outcome: Outcome, *, ttl: int) -> None:
     else:
         kind, more = "job.dead", {"reason": outcome.reason, "error": outcome.error}
     context.report(EVENTS, kind, JobEvent(**said, **more))
-    context.state.set(f"job:{event.id}", encode_data(_record(context, outcome, said, more)), ttl=ttl)
+    context.state.hset_own(
+        f"job:{event.id}",
+        event.source,
+        encode_data(_record(context, outcome, said, more)),
+        owner=identity(context.stream, event.entry_id),
+        ttl=ttl,
+    )
 
 
 def _record(context: Context, outcome: Outcome, said: dict[str, Any], more: dict[str, Any]) -> Job:
