@@ -124,7 +124,7 @@ class Processing:
                 raise
             settled = await self._submit([work], concluded)
             if settled.invalid is not None:
-                settled = await self._bury(work, concluded.outcome, settled.invalid)
+                concluded, settled = await self._bury(work, concluded.outcome, settled.invalid)
             if not settled.stale:
                 break
             self.slots.take(1)
@@ -192,8 +192,11 @@ class Processing:
             for work in part:
                 self._alone(work)
         elif settled.invalid is not None:
-            if (await self._bury(part[0], concluded.outcome, settled.invalid)).refused:
+            told, settled = await self._bury(part[0], concluded.outcome, settled.invalid)
+            if settled.refused:
                 self._refuse(part[0])
+            else:
+                self._told(told.effects)
             self.in_flight.pop(part[0].held, None)
         elif settled.refused or settled.stale:
             for index in settled.refused:
@@ -208,8 +211,8 @@ class Processing:
                 self.in_flight.pop(work.held, None)
         self.slots.changed.set()
 
-    async def _bury(self, work: Work, outcome: Outcome, why: str) -> Settled:
-        """Dead-letter an entry whose effects Redis can never take."""
+    async def _bury(self, work: Work, outcome: Outcome, why: str) -> tuple[Concluded, Settled]:
+        """Dead-letter an entry whose effects Redis can never take; return what it has come to instead."""
         _log.error("effects refused", error=why, event_id=work.event.id)
         buried = outcome if isinstance(outcome, Dead) else dead(work.event.type, "invalid", f"effects: {why}")
         if work.handler is not None and not isinstance(outcome, Dead):
@@ -218,9 +221,10 @@ class Processing:
             self.slots.take(1)
             settled = await self._submit([work], told)
             if settled.invalid is None:
-                return settled
-        self.slots.take(1)  # even the report of its death was refused
-        return await self._submit([work], self._without_effects(buried))
+                return told, settled
+        bare = self._without_effects(buried)  # even the report of its death was refused
+        self.slots.take(1)
+        return bare, await self._submit([work], bare)
 
     def _disposition(self, work: Work, outcome: Outcome) -> Entry:
         source, origin = work.source, work.origin
