@@ -5,7 +5,6 @@ Run as a program it publishes in one of these ways for itself and prints the sec
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -48,7 +47,7 @@ async def _ours(count: int, at_once: int) -> None:
             if at_once == 1:
                 await publisher.publish("ingest", encode("noop", _DATA))
                 continue
-            await asyncio.gather(*[publisher.publish("ingest", encode("noop", _DATA)) for _ in range(at_once)])
+            await publisher.publish_all("ingest", [encode("noop", _DATA) for _ in range(at_once)])
     await server.aclose()
 
 

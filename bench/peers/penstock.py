@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -39,7 +38,7 @@ class _Producer:
         await self._publisher.publish("ingest", encode("job", json.dumps(job)))
 
     async def many(self, jobs: Sequence[Job]) -> None:
-        await asyncio.gather(*[self.one(job) for job in jobs])
+        await self._publisher.publish_all("ingest", [encode("job", json.dumps(job)) for job in jobs])
 
 
 @asynccontextmanager
