@@ -44,10 +44,10 @@ class Rough(msgspec.Struct):
         found = [json.loads(line) for line in self.log.read_bytes().splitlines() if line.startswith(b"{")]
         return [line for line in found if line["event"] == event]
 
-    def ready(self) -> tuple[int, str]:
-        """Return what /readyz answers."""
+    def get(self, path: str = "/readyz") -> tuple[int, str]:
+        """Return what it answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -123,14 +123,15 @@ def test_a_child_that_outlives_its_process_does_not_make_it_look_alive(
 @pytest.mark.parametrize("kind", ["hang", "hang.threads"])
 def test_what_waits_behind_threads_that_hang_has_its_turn(kind: str, server: Server, raw: Raw, tmp_path: Path) -> None:
     with rough(server.url, tmp_path) as one:
-        eventually(lambda: one.ready()[0] == 200, what="it is ready")
+        eventually(lambda: one.get()[0] == 200, what="it is ready")
         add(raw, *[kind] * 3, *["good.plain"] * 10)
         eventually(lambda: done(raw), what="all are settled")
         assert types(raw) == ["good.done"] * 10
         assert {json.loads(fields["data"])["attempt"] for fields in fields_of(raw, "events")} == {1}
         assert {fields["dlq.reason"] for fields in fields_of(raw, "dlq")} == {"failed"}
-        status, said = one.ready()
+        status, said = one.get()
         assert (status, "hang: 3" in said) == (503, True)
+        assert "penstock_hung_threads 3\n" in one.get("/metrics")[1]
         assert one.log.read_bytes().count(b"a thread hangs") == 1
 
         one.process.terminate()
@@ -236,7 +237,7 @@ def test_an_error_that_no_log_can_hold_is_logged_all_the_same(
 
 def test_a_process_whose_redis_goes_away_while_it_starts_waits(server: Server, raw: Raw, tmp_path: Path) -> None:
     with fickle(server) as (url, cut), rough(url, tmp_path) as one:
-        eventually(lambda: one.ready()[0] == 200, what="it is ready")
+        eventually(lambda: one.get()[0] == 200, what="it is ready")
         assert len(cut) == 3
         assert one.lines("waiting for Redis")
 

@@ -60,11 +60,14 @@ class Measures:
         """Measure one call to Redis."""
         self._listener.operated(operation, seconds)
 
-    def exposition(self) -> str:
+    def exposition(self, *, hung_threads: int = 0) -> str:
         """Return the counts in Prometheus' text format (version 0.0.4)."""
-        return "".join(f"{line}\n" for line in self._lines())
+        return "".join(f"{line}\n" for line in self._lines(hung_threads))
 
-    def _lines(self) -> Iterator[str]:
+    def _lines(self, hung_threads: int) -> Iterator[str]:
+        yield "# HELP penstock_hung_threads Threads of plain handlers whose time is over and that go on."
+        yield "# TYPE penstock_hung_threads gauge"
+        yield f"penstock_hung_threads {hung_threads}"
         yield "# HELP penstock_consumed_events_total Events this process has read."
         yield "# TYPE penstock_consumed_events_total counter"
         for (stream, group), count in sorted(self._consumed.items()):

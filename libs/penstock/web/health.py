@@ -81,6 +81,7 @@ def _readiness(runtime: Runtime) -> Endpoint:
 
 def _measurements(runtime: Runtime) -> Endpoint:
     async def measurements(_: Request) -> web.Response:
-        return web.Response(text=runtime.telemetry.exposition(), content_type="text/plain", charset="utf-8")
+        text = runtime.telemetry.exposition(hung_threads=runtime.hung())
+        return web.Response(text=text, content_type="text/plain", charset="utf-8")
 
     return measurements

@@ -16,9 +16,7 @@ from tests.chaos.torture.seen import DeadLetter, Entry, Seen, State
 
 Difference = Literal["lost", "doubled", "unpredicted", "stuck", "wrong", "exit", "left"]
 # What is known to be wrong and not mended: such findings fail no experiment.
-KNOWN = {
-    r"exit: .*exit code 3.* Redis is unavailable": "a process ends if Redis goes away while it starts (issue 9, 7)",
-}
+KNOWN: dict[str, str] = {}
 _DEATHS = 3  # processes that must have died with an event in flight before it is dead-lettered for it
 _CLOCK_MS = 5  # between the clocks of a process and of Redis, which round differently
 
