@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,16 @@ class _Process:
 
     serves = False
     is_child = False
+
+
+class _Thread(threading.local):
+    """What a thread that forks has set aside; several may fork at once."""
+
     mask: set[int] | None = None
 
 
 _this = _Process()
+_thread = _Thread()
 
 
 @contextlib.contextmanager
@@ -49,11 +56,11 @@ def end_if_child() -> None:
 def _before() -> None:
     """Let signals wait: one that comes to a child before its handlers are its own would be told to its parent."""
     if _this.serves:
-        _this.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        _thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _after() -> None:
-    mask, _this.mask = _this.mask, None
+    mask, _thread.mask = _thread.mask, None
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
