@@ -143,6 +143,7 @@ class Acceptance:
             accepting = self.accept(stream, drafts[index], sender, headers, key=claim, digest=digest)
             return asyncio.ensure_future(accepting)
 
+        await self._identities.prepare()  # those with an id of their own must not fall behind the others
         try:
             first = await accept(0)
         except DuplicateConflict:

@@ -25,6 +25,15 @@ class Identities:
         self._key = runtime.keys.state(runtime.name, "identity")
         self._secret: bytes | None = None
 
+    async def prepare(self) -> None:
+        """Learn the secret, so that `same` waits for nothing.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        if self._secret is None:
+            self._secret = await self._shared()
+
     async def same(self, scope: str, key: Sequence[str | int]) -> str:
         """Return the id that belongs to a key, such as a sender's own id under its source.
 
@@ -32,7 +41,8 @@ class Identities:
             redis.exceptions.RedisError: the secret is not known yet, and Redis is away.
         """
         if self._secret is None:
-            self._secret = await self._shared()
+            await self.prepare()
+        assert self._secret is not None
         text = msgspec.json.encode([scope, *key])
         return hmac.new(self._secret, text, hashlib.sha256).digest()[:_ID_BYTES].hex()
 
