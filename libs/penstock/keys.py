@@ -34,9 +34,9 @@ class Keys(msgspec.Struct, frozen=True):
         """What will be published to `stream` later, by due time."""
         return f"{self.prefix}{stream}:scheduled"
 
-    def trials(self, group: str) -> str:
+    def quarantine(self, group: str) -> str:
         """Which suspect entry each consumer of `group` is running alone."""
-        return f"{self.prefix}trials:{group}"
+        return f"{self.prefix}quarantine:{group}"
 
     def beats(self, group: str) -> str:
         """The last heartbeat of each consumer of `group`."""

@@ -665,36 +665,36 @@ async def test_a_batch_is_not_counted_twice_when_one_of_it_is_taken_away(
 
 
 async def test_suspects_run_alone_and_say_so(service: Service, server: Server, raw: Raw) -> None:
-    trials: list[tuple[str, bool]] = []
+    quarantine: list[tuple[str, bool]] = []
     running_now = 0
 
     @service.on("ingest", type="single")
     async def single(event: Event, ctx: Context) -> None:
         nonlocal running_now
         running_now += 1
-        on_trial = [entry.decode() for entry in raw.hvals("trials:worker")]
+        on_trial = [entry.decode() for entry in raw.hvals("quarantine:worker")]
         pending = {
             row["message_id"].decode() for row in raw.xpending_range("ingest:worker:retry", "worker", "-", "+", 9)
         }
-        trials.append((event.id, len(on_trial) == running_now == 1 and set(on_trial) <= pending))
+        quarantine.append((event.id, len(on_trial) == running_now == 1 and set(on_trial) <= pending))
         await asyncio.sleep(0)
         running_now -= 1
 
     @service.on("ingest", type="many", batch=10)
     async def many(events: list[Event], ctx: BatchContext) -> None:
-        trials.extend((event.id, len(events) == 1) for event in events)
+        quarantine.extend((event.id, len(events) == 1) for event in events)
 
     for number in range(3):
         for kind in ("single", "many"):
             parked = encode_retry("1-1", attempt=1, error="", crashes=2)
             raw.execute_command("XADD", "ingest:worker:retry", "*", "type", kind, "id", f"{kind}-{number}", *parked)
     async with running(service, MESH, server):
-        await eventually(lambda: len(trials) == 6 and settled(raw, "ingest", "worker"), what="all are settled")
+        await eventually(lambda: len(quarantine) == 6 and settled(raw, "ingest", "worker"), what="all are settled")
 
-    assert sorted(event_id for event_id, _ in trials) == sorted(
+    assert sorted(event_id for event_id, _ in quarantine) == sorted(
         f"{kind}-{number}" for number in range(3) for kind in ("single", "many")
     )
-    assert all(alone for _, alone in trials)
+    assert all(alone for _, alone in quarantine)
     assert letters(raw) == []
 
 

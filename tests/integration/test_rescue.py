@@ -171,14 +171,14 @@ def crashes(raw: Raw) -> dict[str, str]:
 
 async def test_of_several_suspects_only_the_one_on_trial_is_charged(server: Server, raw: Raw) -> None:
     _, culprit, _ = suspects(raw, 3)
-    raw.hset("trials:worker", ME, culprit)
+    raw.hset("quarantine:worker", ME, culprit)
     async with rescuer(server) as hands:
         assert await hands.move("rescue", source=PARKED) == [2, 1, 0, 1]
 
     assert crashes(raw) == {"1-0": "2", "3-0": "2"}
     (letter,) = fields_of(raw, "dlq")
     assert letter["dlq.entry"] == "2-0"
-    assert not raw.hexists("trials:worker", ME)
+    assert not raw.hexists("quarantine:worker", ME)
 
 
 async def test_suspects_that_were_on_no_trial_are_not_charged_again(server: Server, raw: Raw) -> None:
@@ -200,18 +200,18 @@ async def test_the_first_deaths_are_charged_to_all_that_was_in_hand(server: Serv
 
 async def test_a_trial_that_ends_in_order_charges_nobody(server: Server, raw: Raw) -> None:
     (suspect,) = suspects(raw, 1)
-    raw.hset("trials:worker", ME, suspect)
+    raw.hset("quarantine:worker", ME, suspect)
     async with rescuer(server) as hands:
         await hands.move("release", source=PARKED)
 
     assert crashes(raw) == {"1-0": "2"}
-    assert not raw.exists("trials:worker")
+    assert not raw.exists("quarantine:worker")
 
 
 async def test_the_dead_letter_of_a_culprit_says_what_happened(server: Server, raw: Raw) -> None:
     park(raw, "5-0", attempt=2, crashes=MOST_DEATHS - 1, type="bomb", data="1")
     (culprit,) = take(raw, key=RETRY_STREAM)
-    raw.hset("trials:worker", ME, culprit)
+    raw.hset("quarantine:worker", ME, culprit)
     async with rescuer(server) as hands:
         await hands.move("rescue", source=PARKED)
 

@@ -180,7 +180,7 @@ class Dispatcher:
     async def _announce(self, work: Work) -> None:
         while True:
             try:
-                await self._client.hset(self._scope.keys.trials(self._scope.service), self._consumer, work.entry_id)
+                await self._client.hset(self._scope.keys.quarantine(self._scope.service), self._consumer, work.entry_id)
             except Exception as error:
                 if unavailable(error) is None:
                     raise

@@ -18,7 +18,7 @@ from penstock.service.context import BatchContext, Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.handlers import Handler
 from penstock.service.outcome import Dead, Done, Outcome, Retried, outcome_of, unreadable
-from penstock.service.spans import tell_batch, tell_run
+from penstock.service.spans import record_batch, record_run
 from penstock.service.time_limits import TimeLimit
 from penstock.telemetry.current import current
 from penstock.topology import Subscription
@@ -105,7 +105,7 @@ def conclude(context: Context, outcome: Outcome, policy: Policy, hooks: Hooks) -
         outcome = msgspec.structs.replace(outcome, traceparent=context.trace.traceparent)
     context.settle_steps(outcome)
     context.effects.seal()
-    tell_run(context, outcome, context.scope)
+    record_run(context, outcome, context.scope)
     return Concluded(outcome, context.effects)
 
 
@@ -132,7 +132,7 @@ async def execute_batch(
     started_at = time.time_ns()
     failure = await _error_of(handler, items, context, policy.timeout)
     if failure is None:
-        tell_batch(context, scope, handler.stream, started_at)
+        record_batch(context, scope, handler.stream, started_at)
         concluded.append((readable, Concluded(Done(), context.effects)))
     elif len(readable) == 1:
         event, attempt = batch[readable[0]]

@@ -428,7 +428,7 @@ class _Consumption:
         except Exception as error:
             if unavailable(error) is None and not isinstance(error, TimeoutError):
                 raise
-            _log.warning("Redis is away: others take over what was in hand once it is back")
+            _log.warning("Redis is away: others take over what was in flight once it is back")
         else:
             if handed_back:
                 _log.info("handed back", entries=handed_back)

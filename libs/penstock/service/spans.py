@@ -1,4 +1,4 @@
-"""Telling telemetry of handler runs: one process span each, beside the spans of what they published.
+"""Spans and measures of handler runs: one process span each, beside the spans of what they published.
 
 They go with the run's effects and are recorded once those are settled: a run whose commit was refused, or that
 has to be repeated, has not happened.
@@ -18,8 +18,8 @@ from penstock.trace_context import LINKS, TraceContext, parse_links
 _MOST_LINKS = 128  # the SDK's own bound
 
 
-def tell_run(context: Context, outcome: Outcome, scope: Scope) -> None:
-    """Tell of the run of a handler on one event."""
+def record_run(context: Context, outcome: Outcome, scope: Scope) -> None:
+    """Record the run of a handler on one event."""
     telemetry, stream, event = scope.telemetry, context.stream, context.event
     error = None if type(outcome) is Done else _error(outcome)
     telemetry.processed(context.elapsed, stream=stream, group=scope.service, error=error)
@@ -51,8 +51,8 @@ def tell_run(context: Context, outcome: Outcome, scope: Scope) -> None:
     )
 
 
-def tell_batch(context: BatchContext, scope: Scope, stream: str, started_at: int) -> None:
-    """Tell of the run of a batch handler: one event's in its trace, several in a trace that links to theirs."""
+def record_batch(context: BatchContext, scope: Scope, stream: str, started_at: int) -> None:
+    """Record the run of a batch handler: one event's in its trace, several in a trace that links to theirs."""
     telemetry, events = scope.telemetry, context.events
     now = time.time_ns()
     telemetry.processed((now - started_at) / 1e9, stream=stream, group=scope.service, error=None)

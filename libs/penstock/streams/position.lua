@@ -7,7 +7,7 @@
 -- returns  {now in ms, first unread, oldest pending, oldest retry, waiting}
 --            first unread    id of the first entry that was never delivered, or ''
 --            oldest pending  id of the oldest entry that is delivered and not settled, or ''
---            oldest retry    id of the oldest entry in the retry stream, in hand or not, or ''
+--            oldest retry    id of the oldest entry in the retry stream, in flight or not, or ''
 --            waiting         entries in the retry stream and in the delayed set
 
 local last = '0-0' -- where a group starts that does not exist yet

@@ -8,7 +8,7 @@
 -- KEYS[2]  the group's retry stream
 -- KEYS[3]  dead letter stream
 -- KEYS[4]  last beat of each consumer
--- KEYS[5]  trials: hash of consumer to the entry it runs alone
+-- KEYS[5]  quarantine: hash of consumer to the entry it runs alone
 -- ARGV[1]  group
 -- ARGV[2]  consumer ('' with mode stale)
 -- ARGV[3]  mode: rescue (the consumer is dead), expired (it has been silent for its lease, or has given up),
@@ -24,7 +24,7 @@
 -- ARGV[11..] mode some: the entry ids
 -- returns  {moved, dead, gone, 1 if the consumer was removed}; {-1} if it has beaten since
 
-local stream, retry, dead_letters, beats, trials = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local stream, retry, dead_letters, beats, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, consumer, mode, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local most_bytes, most_deaths = tonumber(ARGV[6]), tonumber(ARGV[7])
 local MOST_VALUES = 6000 -- Lua's unpack fails near 8,000
@@ -42,7 +42,7 @@ elseif mode == 'some' then
 else
   pending = redis.call('XPENDING', stream, group, '-', '+', limit, consumer)
 end
-local trial = redis.call('HGET', trials, consumer)
+local quarantined = redis.call('HGET', quarantine, consumer)
 
 -- What parking has put behind an entry's own fields; on any stream but the retry stream all are its own.
 local function parked(fields)
@@ -87,7 +87,7 @@ for _, row in ipairs(pending) do
     local own = own_fields(fields, count)
     local deaths = tonumber(before.crashes or 0) or 0
     local origin, attempt = before.entry or id, before.attempt or '1'
-    if mode == 'rescue' and (deaths < most_deaths - 1 or trial == id) then deaths = deaths + 1 end
+    if mode == 'rescue' and (deaths < most_deaths - 1 or quarantined == id) then deaths = deaths + 1 end
     if deaths >= most_deaths then
       dead = dead + 1
       redis.call('XADD', dead_letters, '*', unpack(append(own, {
@@ -104,7 +104,7 @@ for _, row in ipairs(pending) do
       })))
     end
   end
-  if trial == id then redis.call('HDEL', trials, consumer) end
+  if quarantined == id then redis.call('HDEL', quarantine, consumer) end
   redis.call('XACK', stream, group, id)
   if stream == retry then redis.call('XDEL', stream, id) end
 end

@@ -210,7 +210,7 @@ class Rescuer:
                 self._retries[source.stream],
                 self._dlq,
                 self._keys.beats(self._group),
-                self._keys.trials(self._group),
+                self._keys.quarantine(self._group),
             ],
             [
                 self._group,

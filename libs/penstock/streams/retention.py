@@ -1,4 +1,4 @@
-"""Retention: streams shrink to what their declaration keeps, and never by what is unread or in hand."""
+"""Retention: streams shrink to what their declaration keeps, and never by what is unread or in flight."""
 
 from __future__ import annotations
 
