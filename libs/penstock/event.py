@@ -238,14 +238,21 @@ def unfold(values: list[bytes]) -> list[bytes]:
     """Return the fields of an entry that had too many for a script to copy: they then travel in one.
 
     That one holds each name and value behind its length, as `4:type1:t`.
+
+    Raises:
+        InvalidEvent: somebody else wrote it, and otherwise.
     """
     if len(values) != 2 or values[0] != RETRY_FIELDS.encode():
         return values
     unfolded, packed = [], values[1]
     while packed:
         length, _, rest = packed.partition(b":")
+        if not length.isdigit() or len(length) > 10 or int(length) > len(rest):
+            raise InvalidEvent(f"{RETRY_FIELDS} holds no lengths")
         unfolded.append(rest[: int(length)])
         packed = rest[int(length) :]
+    if len(unfolded) % 2:
+        raise InvalidEvent(f"{RETRY_FIELDS} holds a name without a value")
     return unfolded
 
 
@@ -255,7 +262,7 @@ def _pairs(fields: Iterable[bytes]) -> dict[bytes, bytes]:
 
 
 def _origin(entry_id: str, added: dict[bytes, bytes]) -> Origin:
-    text = {name.decode(): value.decode(errors="replace") for name, value in added.items()}
+    text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in added.items()}
 
     def number(name: str, default: int) -> int:
         value = text.get(name, "")

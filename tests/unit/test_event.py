@@ -293,3 +293,16 @@ def test_an_identity_leads_back_to_its_entry(stream: str, ms: int, sequence: int
 )
 def test_an_id_that_is_no_identity_is_told_from_one(event_id: str) -> None:
     assert parse_identity(event_id) is None
+
+
+@pytest.mark.parametrize("folded", [b"x", b"4:type", b"99:type1:t", b"4:type1", b"\xff:a", b":", b"99999999999:a"])
+def test_folded_fields_that_somebody_else_wrote_are_refused(folded: bytes) -> None:
+    parked = [part.encode() for part in encode_retry("5-6", attempt=1, error="")]
+    with pytest.raises(InvalidEvent):
+        decode_retry("ingest", ENTRY, [b"retry.fields", folded, *parked])
+
+
+def test_names_behind_a_parked_entry_may_be_anything() -> None:
+    parked = [b"retry.entry", b"5-6", b"attempt", b"2", b"\xff", b"0", b"retry.error", b""]
+
+    assert decode_retry("ingest", ENTRY, [b"type", b"t", *parked])[1].attempt == 2

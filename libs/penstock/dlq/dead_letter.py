@@ -6,10 +6,12 @@ which a test holds them to.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import msgspec
 
+from penstock.errors import InvalidEvent
 from penstock.event import RETRY_FIELDS, UNKNOWN_SOURCE, identity, unfold, unique_id
 from penstock.times import rfc3339
 
@@ -88,9 +90,12 @@ def encode(
 def decode(letter: bytes, fields: Mapping[bytes, bytes], replayed: str | None) -> DeadLetter:
     """Read an entry of the queue; what somebody else put there is shown as far as it can be read."""
     fields = dict(fields)
-    if RETRY_FIELDS.encode() in fields:
-        own = unfold([RETRY_FIELDS.encode(), fields.pop(RETRY_FIELDS.encode())])
-        fields = dict(zip(own[::2], own[1::2], strict=True)) | fields
+    folded = fields.get(RETRY_FIELDS.encode())
+    if folded is not None:
+        with contextlib.suppress(InvalidEvent):  # it is shown as it is
+            own = unfold([RETRY_FIELDS.encode(), folded])
+            del fields[RETRY_FIELDS.encode()]
+            fields = dict(zip(own[::2], own[1::2], strict=True)) | fields
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     stream, entry = text.get(STREAM, ""), text.get(ENTRY, "")
     attempts = text.get(ATTEMPTS, "")
