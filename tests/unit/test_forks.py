@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.forks import run
-from tests.processes import service_process
+from tests.processes import eventually, service_process
 
 
 def test_each_of_several_at_once_is_answered_for_itself() -> None:
@@ -20,5 +20,5 @@ def test_each_of_several_at_once_is_answered_for_itself() -> None:
 def test_a_program_has_its_own_session_and_environment_and_ends_with_the_context() -> None:
     with service_process("-m", "http.server", "0", env={"MARK": "mine"}) as process:
         assert process.poll() is None
-        assert os.getsid(process.pid) == process.pid
+        eventually(lambda: os.getsid(process.pid) == process.pid, what="it leads a session, a moment after its fork")
     assert process.returncode == -9
