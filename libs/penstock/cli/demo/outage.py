@@ -69,8 +69,10 @@ class Outage:
                 for entry_id, fields in rows[0][1] if rows else ():
                     self._last = entry_id
                     event = decode(ALERTS, entry_id.decode(), itertools.chain.from_iterable(fields.items()))
+                    if event.type != kind:
+                        continue  # word of the alert manager itself, and of acknowledgements, stands there too
                     alert = msgspec.json.decode(event.data, type=Alert)
-                    if event.type == kind and alert.labels.get("job_type") == self._type:
+                    if alert.labels.get("job_type") == self._type:
                         style = "bold red" if kind == "alert.triggered" else "green"
                         self._step(self._now(), f"{kind}: {alert.summary}", style=style)
                         return alert
