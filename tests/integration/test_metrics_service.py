@@ -44,7 +44,7 @@ def add_random(model: Model, count: int, *, seconds: int, chance: random.Random)
 def left(raw: Any) -> int:
     """Return how many events the service has not read."""
     groups = raw.xinfo_groups("events")
-    return groups[0]["lag"] if groups else raw.xlen("events")
+    return int(groups[0]["lag"] if groups else raw.xlen("events"))
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
