@@ -8,7 +8,7 @@ from typing import Any, cast
 from penstock.redis.lanes import Lanes
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
-from penstock.telemetry.spans import NullTelemetry
+from penstock.telemetry.measures import Measures
 from penstock.topology import load
 from penstock.web.health import common_routes
 from penstock.web.routes import HttpRoute
@@ -40,7 +40,7 @@ def routes(service: str) -> list[HttpRoute]:
         topology=load(),
         lanes=Lanes("redis://127.0.0.1:1/0", name=service),
         publisher=cast(Any, None),
-        telemetry=NullTelemetry(),
+        telemetry=Measures(),
     )
     own = OWN[service](runtime)
     return [*own, *common_routes(runtime, own)]

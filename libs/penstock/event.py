@@ -103,7 +103,11 @@ def unique_id(source: str, event_id: str) -> str:
 
     Source: CloudEvents 1.0, `id`. Colons of either part are written %3A, so that no two pairs make the same text.
     """
-    return ":".join(part.replace("%", "%25").replace(":", "%3A") for part in (source, event_id))
+    return f"{_escaped(source)}:{_escaped(event_id)}"
+
+
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace(":", "%3A") if "%" in part or ":" in part else part
 
 
 def derived_id(group: str, cause: str, index: str) -> str:

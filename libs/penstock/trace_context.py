@@ -60,7 +60,7 @@ class TraceContext(msgspec.Struct, frozen=True):
     @property
     def sampled(self) -> bool:
         """Whether spans of this trace are kept."""
-        return bool(int(self.flags, 16) & 1)
+        return self.flags[-1] in "13579bdf"
 
     def keep(self) -> TraceContext:
         """Return this context with its spans to be kept from here on."""

@@ -14,7 +14,7 @@ from penstock.redis.lanes import Lanes
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
-from penstock.telemetry.spans import NullTelemetry
+from penstock.telemetry.measures import Measures
 from penstock.topology import parse
 from penstock.web.limits import Limits
 from penstock.web.routes import HttpRoute
@@ -71,7 +71,7 @@ async def serving(
         topology=parse(SHIPPED + clients),
         lanes=lanes,
         publisher=cast(Publisher, None),
-        telemetry=NullTelemetry(),
+        telemetry=Measures(),
     )
     http = HttpServer(runtime, OWN[service](runtime), host=host, limits=Limits(), opened=opened)
     listening = await http.listen(host, 0, variable="PENSTOCK_PORT")

@@ -17,7 +17,8 @@ from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Checkpoints
 from penstock.service.time_limits import TimeLimits
 from penstock.streams.commit import Output
-from penstock.telemetry.spans import NullTelemetry, Span, Telemetry, messaging
+from penstock.telemetry.measures import Measures
+from penstock.telemetry.spans import Span, messaging
 from penstock.times import LONGEST_DELAY
 from penstock.trace_context import LINKS, TraceContext, format_links
 
@@ -49,7 +50,7 @@ class Scope(msgspec.Struct, frozen=True):
     outlet: Outlet
     breakers: Breakers
     redis: AsyncRedis | None = None
-    telemetry: Telemetry = NullTelemetry()
+    telemetry: Measures = msgspec.field(default_factory=Measures)
     time_limits: TimeLimits = msgspec.field(default_factory=TimeLimits)
 
     def check_publishes(self, stream: str) -> None:

@@ -65,8 +65,6 @@ async def execute(handler: Handler, context: Context, policy: Policy, hooks: Hoo
     Only being cancelled from outside is not turned into an outcome.
     """
     current.set(context)
-    if context.scope.telemetry.enabled:
-        context.scope.telemetry.activate(context.trace)
     event = context.event
     outcome: Outcome
     try:

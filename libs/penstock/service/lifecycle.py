@@ -42,8 +42,8 @@ from penstock.streams.rescue import Rescuer
 from penstock.streams.retention import Retention
 from penstock.streams.running_topology import store
 from penstock.telemetry import logs
+from penstock.telemetry.measures import Measures
 from penstock.telemetry.setup import telemetry
-from penstock.telemetry.spans import NullTelemetry, Telemetry
 from penstock.topology import ServiceSpec, Topology, load
 
 _LAST_WORDS = 3.0  # seconds each: for the last commits, for handing back, and for cancelled handlers to end
@@ -65,8 +65,8 @@ def run(service: Service, settings: Settings | None = None, topology: Topology |
     topology = topology or load(settings.topology)
     _spare_the_collector()
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(telemetry(service.name))
-        _run(functools.partial(serve, service, settings, topology, listener), Ending(stack.close))
+        measures = stack.enter_context(telemetry(service.name))
+        _run(functools.partial(serve, service, settings, topology, measures), Ending(stack.close))
 
 
 def _run(main: Callable[[Ending], Coroutine[Any, Any, None]], ending: Ending) -> None:
@@ -107,10 +107,10 @@ async def serve(
     service: Service,
     settings: Settings,
     topology: Topology,
-    listener: Telemetry | None = None,
+    measures: Measures | None = None,
     ending: Ending | None = None,
 ) -> None:
-    """Run `service` in the current event loop until a signal asks it to stop; tell `listener` what it does.
+    """Run `service` in the current event loop until a signal asks it to stop; count what it does in `measures`.
 
     With `ending` it ends in time whatever its handlers do.
 
@@ -121,7 +121,7 @@ async def serve(
     """
     spec = topology.service(service.name)
     check_streams(service, spec)
-    async with _runtime(service, settings, topology, listener or NullTelemetry(), ending) as runtime:
+    async with _runtime(service, settings, topology, measures or Measures(), ending) as runtime:
         hanging = _Hanging(runtime, ending)
         try:
             if not spec.consumes:
@@ -181,7 +181,7 @@ def _loop_factory() -> Any:
 
 @contextlib.asynccontextmanager
 async def _runtime(
-    service: Service, settings: Settings, topology: Topology, listener: Telemetry, ending: Ending | None
+    service: Service, settings: Settings, topology: Topology, measures: Measures, ending: Ending | None
 ) -> AsyncIterator[Runtime]:
     url = redis_url(settings)
     consumer = f"{service.name}-{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
@@ -194,7 +194,7 @@ async def _runtime(
             Keys(settings.prefix),
             durability=durability,
             durability_timeout=settings.durability_timeout,
-            observe=functools.partial(listener.operated, "send"),
+            observe=functools.partial(measures.operated, "send"),
         )
         async with publisher:
             runtime = Runtime(
@@ -205,7 +205,7 @@ async def _runtime(
                 lanes=lanes,
                 consumer=consumer,
                 publisher=publisher,
-                telemetry=listener,
+                telemetry=measures,
             )
             loop = asyncio.get_running_loop()
             stop = functools.partial(loop.call_soon_threadsafe, runtime.stopping.set)

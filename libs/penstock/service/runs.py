@@ -14,11 +14,12 @@ import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, Final
 
 from penstock.streams.commit import Commit
 
 _MOST_SECONDS = 0.005  # after so long others on the loop have their turn: readers, heartbeats, commits
+_NOTHING: Final = object()  # None is what a task that only lets others go first waits for
 
 
 class Run:
@@ -39,6 +40,21 @@ class Run:
     def is_running(self) -> bool:
         """Whether it is between its first step and its commit."""
         return self.task is not None
+
+    def step(self, value: Any = None) -> Any:
+        """Go on to where it waits next, and return for what: nothing if it has ended or awaits its commit."""
+        try:
+            if self.error is None:
+                wanted = self.context.run(self.coroutine.send, value)
+            else:
+                error, self.error = self.error, None
+                wanted = self.context.run(self.coroutine.throw, error)
+        except StopIteration:
+            return _NOTHING
+        if type(wanted) is Commit:
+            wanted.resume = self.resume
+            return _NOTHING
+        return wanted
 
     def resume(self) -> None:
         """Go on: the commit is done that it has waited for."""
@@ -109,8 +125,10 @@ class Runs:
             run = self._queue.popleft()
             run.task = task
             try:
-                await self._step(run)
-            except GeneratorExit:  # see _step
+                wanted = run.step()
+                if wanted is not _NOTHING:
+                    await self._stay_with(run, wanted)
+            except GeneratorExit:  # see _stay_with
                 return
             finally:
                 run.task = None
@@ -121,23 +139,13 @@ class Runs:
                 until = time.perf_counter() + _MOST_SECONDS
 
     @types.coroutine
-    def _step(self, run: Run) -> Generator[Any, Any, None]:
-        """Step a run to its end or to its commit, which resumes it."""
-        step, value = run.coroutine.send, None
-        if run.error is not None:
-            step, value, run.error = run.coroutine.throw, run.error, None
-        while True:
-            try:
-                wanted = run.context.run(step, value)
-            except StopIteration:
-                return
-            if type(wanted) is Commit:
-                wanted.resume = run.resume
-                return
+    def _stay_with(self, run: Run, wanted: Any) -> Generator[Any, Any, None]:
+        """Step a run that waits for `wanted` to its end or to its commit."""
+        while wanted is not _NOTHING:
             if self._queue:
                 self._wake()
             try:
-                step, value = run.coroutine.send, (yield wanted)
+                value = yield wanted
             except GeneratorExit as error:
                 if _is_current(run.task):
                     # What a handler awaits has raised it, and Python closes whatever is awaited: another task goes on.
@@ -146,9 +154,13 @@ class Runs:
                     )
                     self._enqueue(run)
                     return
-                step, value = run.coroutine.throw, error
+                run.error = error
             except BaseException as error:  # noqa: BLE001 - it is the run's
-                step, value = run.coroutine.throw, error
+                run.error = error
+            else:
+                wanted = run.step(value)
+                continue
+            wanted = run.step()
 
     def _enqueue(self, run: Run) -> None:
         self._queue.append(run)

@@ -13,7 +13,6 @@ from penstock.resilience.breaker import BreakerPolicy, Breakers
 from penstock.settings import Settings
 from penstock.streams.publish import Publisher
 from penstock.telemetry.measures import Measures
-from penstock.telemetry.spans import Telemetry
 from penstock.topology import Breaker, ServiceSpec, Topology
 
 
@@ -47,7 +46,7 @@ class Runtime:
         topology: Topology,
         lanes: Lanes,
         publisher: Publisher,
-        telemetry: Telemetry,
+        telemetry: Measures,
         consumer: str = "",
     ) -> None:
         """`name` is the service's; `needs` are the circuit breakers that its handlers wait for."""
@@ -55,7 +54,7 @@ class Runtime:
         self.consumer = consumer
         """What the connections of this process are called, and its consumers, if it reads anything."""
         self.lanes = lanes
-        self.telemetry = Measures(telemetry)
+        self.telemetry = telemetry
         self.settings = settings
         self.topology = topology
         self.keys = Keys(settings.prefix)

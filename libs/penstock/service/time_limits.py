@@ -29,14 +29,19 @@ class TimeLimits:
     """Cancels tasks whose time is over. A limit costs a place in a set; only one timer runs, while there are any."""
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._limits: set[TimeLimit] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float) -> TimeLimit:
         """Give the current task `seconds`, from when the limit begins."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
+        # To ask which loop runs is a system call, in Python 3.11: ask the one of last time whether it is still that.
+        loop = self._loop
+        task = None if loop is None else asyncio.current_task(loop)
+        if loop is None or task is None:
+            loop = self._loop = asyncio.get_running_loop()
+            task = asyncio.current_task(loop)
+            assert task is not None
         limit = TimeLimit(task, seconds)
         self._limits.add(limit)
         if self._timer is None:

@@ -18,15 +18,13 @@ from typing import Any
 import structlog
 from opentelemetry import trace as api
 from opentelemetry.context import attach
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
     SpanContext,
@@ -38,7 +36,9 @@ from opentelemetry.trace import (
 )
 
 from penstock.errors import ConfigurationError
-from penstock.telemetry.measures import BUCKETS
+from penstock.telemetry.current import current
+from penstock.telemetry.measures import Measures
+from penstock.telemetry.otlp_measures import MeasuresExport
 from penstock.telemetry.spans import Span
 from penstock.trace_context import TraceContext
 
@@ -77,23 +77,23 @@ class Otlp:
         self._processor = BatchSpanProcessor(span_exporter)
         self._provider.add_span_processor(self._processor)
         api.set_tracer_provider(self._provider)  # for spans that handlers make through the API
-        off = os.environ.get("OTEL_METRICS_EXPORTER") == "none"  # for receivers of traces alone, such as Jaeger
-        self._meters = MeterProvider(
-            [] if off else [PeriodicExportingMetricReader(metric_exporter)],
-            resource=self._resource,
-            shutdown_on_exit=False,
-            views=[View(instrument_name="*.duration", aggregation=ExplicitBucketHistogramAggregation(BUCKETS))],
-        )
-        meter = self._meters.get_meter("penstock", _SCOPE.version)
-        self._process = meter.create_histogram("messaging.process.duration", unit="s")
-        self._operation = meter.create_histogram("messaging.client.operation.duration", unit="s")
-        self._consumed = meter.create_counter("messaging.client.consumed.messages", unit="{message}")
-        self._sent = meter.create_counter("messaging.client.sent.messages", unit="{message}")
+        attach(set_span_in_context(_InHand()))  # every task and thread from here on begins with it
+        self._least_kept = _least_kept()
+        self.measures = Measures(self)
+        """Where this process counts what it does."""
+        self._ends = [self._provider.shutdown]
+        if os.environ.get("OTEL_METRICS_EXPORTER") != "none":  # as for receivers of traces alone, such as Jaeger
+            export = MeasuresExport(self.measures, metric_exporter, self._resource, _SCOPE)
+            self._ends.append(export.shutdown)
 
     def begin(self, trace: TraceContext) -> TraceContext:
         """Decide whether a trace that begins here is sampled; return it with that decision."""
-        decision = self._provider.sampler.should_sample(None, int(trace.trace_id, 16), "penstock")
-        return trace.keep() if decision.decision is Decision.RECORD_AND_SAMPLE else trace
+        if self._least_kept is not None:
+            kept = int(trace.trace_id[16:], 16) < self._least_kept
+        else:
+            decision = self._provider.sampler.should_sample(None, int(trace.trace_id, 16), "penstock")
+            kept = decision.decision is Decision.RECORD_AND_SAMPLE
+        return trace.keep() if kept else trace
 
     def record(self, span: Span) -> None:
         """Queue a finished span for export."""
@@ -113,39 +113,57 @@ class Otlp:
             )
         )
 
-    def activate(self, trace: TraceContext) -> None:
-        """Let spans that a handler makes through OpenTelemetry's own API be children of `trace`."""
-        attach(set_span_in_context(NonRecordingSpan(_sdk_context(trace, sampled=trace.sampled))))
-
-    def processed(self, seconds: float, *, stream: str, group: str, error: str | None) -> None:
-        """Measure one handler run."""
-        attributes = _attributes("process", stream, group)
-        if error:
-            attributes["error.type"] = error
-        self._process.record(seconds, attributes)
-
-    def consumed(self, count: int, *, stream: str, group: str) -> None:
-        """Count events that were read."""
-        self._consumed.add(count, _attributes("receive", stream, group))
-
-    def sent(self, count: int, *, stream: str) -> None:
-        """Count events that were published."""
-        self._sent.add(count, _attributes("send", stream, ""))
-
-    def operated(self, operation: str, seconds: float) -> None:
-        """Measure one call to Redis."""
-        self._operation.record(seconds, {"messaging.system": "redis", "messaging.operation.name": operation})
-
     def shutdown(self) -> None:
         """Send what is queued, for a few seconds at most, whatever the receiver does."""
-        threads = [
-            threading.Thread(target=provider.shutdown, daemon=True) for provider in (self._provider, self._meters)
-        ]
+        threads = [threading.Thread(target=end, daemon=True) for end in self._ends]
         for thread in threads:
             thread.start()
         until = time.monotonic() + _LONGEST_FLUSH
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
+
+
+class _InHand(NonRecordingSpan):
+    """The span of whatever event is in hand where it is asked for.
+
+    Spans that a handler makes through OpenTelemetry's own API are its children. Looked up when there is one: few
+    handlers make any, and to activate a span for each event costs as much as half of its handling.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(INVALID_SPAN_CONTEXT)
+
+    def get_span_context(self) -> SpanContext:
+        """Return the context of the span of the handler's run; an invalid one where none runs."""
+        in_hand = current.get()
+        if in_hand is None:
+            return INVALID_SPAN_CONTEXT
+        return _sdk_context(in_hand.trace, sampled=in_hand.trace.sampled)
+
+
+def _least_kept() -> int | None:
+    """Return the bound below which the last 64 bits of a trace id have it kept; None if a plug-in decides.
+
+    Source: OpenTelemetry's specification of TraceIdRatioBased, as the SDK has it; its sampler makes objects for each
+    decision, and what is asked here is always of the root.
+    """
+    name = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
+    share: float
+    match name.strip().lower().removeprefix("parentbased_"):
+        case "always_on":
+            share = 1.0
+        case "always_off":
+            share = 0.0
+        case "traceidratio":
+            try:
+                share = float(os.environ.get("OTEL_TRACES_SAMPLER_ARG") or 1.0)
+            except ValueError:
+                share = math.nan
+            if not 0 <= share <= 1:
+                raise ConfigurationError("environment: OTEL_TRACES_SAMPLER_ARG: give a share from 0 to 1, such as 0.1")
+        case _:
+            return None
+    return round(share * 2**64)
 
 
 class _Seldom(logging.Handler):
@@ -192,14 +210,3 @@ def _sdk_context(trace: TraceContext, *, sampled: bool = True) -> SpanContext:
     return SpanContext(
         int(trace.trace_id, 16), int(trace.span_id or "0", 16), is_remote=False, trace_flags=TraceFlags(sampled)
     )
-
-
-def _attributes(operation: str, stream: str, group: str) -> dict[str, str]:
-    attributes = {
-        "messaging.system": "redis",
-        "messaging.operation.name": operation,
-        "messaging.destination.name": stream,
-    }
-    if group:
-        attributes["messaging.consumer.group.name"] = group
-    return attributes

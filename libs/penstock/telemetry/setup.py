@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.telemetry.spans import NullTelemetry, Telemetry
+from penstock.telemetry.measures import Measures
 
 _ENDPOINTS = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -16,20 +16,22 @@ _ENDPOINTS = (
 
 
 @contextmanager
-def telemetry(service: str) -> Iterator[Telemetry]:
-    """Send telemetry over OTLP if an OTEL_ endpoint is set (and OTEL_SDK_DISABLED is not); flush it at the end.
+def telemetry(service: str) -> Iterator[Measures]:
+    """Measure; send spans and measures over OTLP if an OTEL_ endpoint is set and OTEL_SDK_DISABLED is not.
+
+    What is left is sent at the end.
 
     Raises:
         ConfigurationError: an OTEL_ variable asks for what is not there.
     """
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if disabled or not any(os.environ.get(name) for name in _ENDPOINTS):
-        yield NullTelemetry()
+        yield Measures()
         return
     from penstock.telemetry.otlp import Otlp  # noqa: PLC0415 - a third of a second that nobody else should pay
 
     otlp = Otlp(service)
     try:
-        yield otlp
+        yield otlp.measures
     finally:
         otlp.shutdown()

@@ -35,32 +35,17 @@ class Span(msgspec.Struct, kw_only=True):
 
 
 class Telemetry(Protocol):
-    """Where spans and measurements go."""
+    """Where spans go."""
 
     @property
     def enabled(self) -> bool:
         """Whether anybody listens."""
 
-    def begin(self, trace: TraceContext) -> TraceContext:
+    def begin(self, trace: TraceContext, /) -> TraceContext:
         """Decide whether a trace that begins here is sampled; return it with that decision."""
 
-    def record(self, span: Span) -> None:
+    def record(self, span: Span, /) -> None:
         """Take a finished span."""
-
-    def activate(self, trace: TraceContext) -> None:
-        """Let spans that a handler makes through OpenTelemetry's own API be children of `trace`."""
-
-    def processed(self, seconds: float, *, stream: str, group: str, error: str | None) -> None:
-        """Measure one handler run."""
-
-    def consumed(self, count: int, *, stream: str, group: str) -> None:
-        """Count events that were read."""
-
-    def sent(self, count: int, *, stream: str) -> None:
-        """Count events that were published."""
-
-    def operated(self, operation: str, seconds: float) -> None:
-        """Measure one call to Redis: `send` (publishing a batch) or `settle` (a commit)."""
 
 
 class NullTelemetry:
@@ -68,27 +53,12 @@ class NullTelemetry:
 
     enabled = False
 
-    def begin(self, trace: TraceContext) -> TraceContext:
+    def begin(self, trace: TraceContext, /) -> TraceContext:
         """Leave the trace unsampled."""
         return trace
 
-    def record(self, span: Span) -> None:
+    def record(self, span: Span, /) -> None:
         """Drop it."""
-
-    def activate(self, trace: TraceContext) -> None:
-        """Do nothing."""
-
-    def processed(self, seconds: float, *, stream: str, group: str, error: str | None) -> None:
-        """Do nothing."""
-
-    def consumed(self, count: int, *, stream: str, group: str) -> None:
-        """Do nothing."""
-
-    def sent(self, count: int, *, stream: str) -> None:
-        """Do nothing."""
-
-    def operated(self, operation: str, seconds: float) -> None:
-        """Do nothing."""
 
 
 class Active(msgspec.Struct):

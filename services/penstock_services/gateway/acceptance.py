@@ -17,7 +17,8 @@ import msgspec
 
 from penstock.event import encode
 from penstock.streams.publish import Deduplication, DuplicateConflict, Published, Publisher
-from penstock.telemetry.spans import Attributes, Telemetry, messaging, span
+from penstock.telemetry.measures import Measures
+from penstock.telemetry.spans import Attributes, messaging, span
 from penstock.trace_context import LINKS, TraceContext
 from penstock.web.problems import Problem
 from penstock_services.gateway.identity import Identities
@@ -75,7 +76,7 @@ class Acceptance:
     """Publishes drafts, each once."""
 
     def __init__(
-        self, publisher: Publisher, identities: Identities, *, route: str, lifetime: int, telemetry: Telemetry
+        self, publisher: Publisher, identities: Identities, *, route: str, lifetime: int, telemetry: Measures
     ) -> None:
         """Publish what comes in by `route`; what was sent is remembered for `lifetime` seconds."""
         self._publisher = publisher
