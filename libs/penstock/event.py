@@ -62,7 +62,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def trace(self) -> TraceContext:
         """The trace it belongs to and the span that published it; without a valid traceparent one begins here."""
-        return TraceContext.parse(self.traceparent) or TraceContext.for_event(self.id)
+        return (self.traceparent and TraceContext.parse(self.traceparent)) or TraceContext.for_event(self.id)
 
     def json(self) -> Any:
         """Decode `data`.
@@ -145,7 +145,7 @@ def _check_finite(data: Any) -> None:
             left += value
 
 
-def encode(
+def encode(  # noqa: C901 - attribute by attribute: it is on the path of every event that a handler publishes
     event_type: str,
     data: str,
     *,
@@ -165,23 +165,28 @@ def encode(
         InvalidEvent: an attribute is no text, or none that UTF-8 can hold.
     """
     fields = ["type", event_type, "data", data]
-    for name, value in (
-        ("id", event_id),
-        ("source", source),
-        ("time", time),
-        ("subject", subject),
-        ("tenant", tenant),
-        ("traceparent", traceparent),
-        ("tracestate", tracestate),
-        ("cause", cause),
-    ):
-        if value is not None:
-            fields += (name, value)
+    if event_id is not None:
+        fields += ("id", event_id)
+    if source is not None:
+        fields += ("source", source)
+    if time is not None:
+        fields += ("time", time)
+    if subject is not None:
+        fields += ("subject", subject)
+    if tenant is not None:
+        fields += ("tenant", tenant)
+    if traceparent is not None:
+        fields += ("traceparent", traceparent)
+    if tracestate is not None:
+        fields += ("tracestate", tracestate)
+    if cause is not None:
+        fields += ("cause", cause)
     if extra:
         fields += (part for name, value in extra.items() if name not in _KNOWN for part in (name, value))
     try:
-        if not "".join(fields).isascii():
-            "".join(fields).encode()
+        text = "".join(fields)
+        if not text.isascii():
+            text.encode()
     except (TypeError, UnicodeEncodeError):
         raise InvalidEvent(_unwritable(fields)) from None
     return fields
@@ -281,26 +286,12 @@ def _origin(entry_id: str, added: dict[bytes, bytes]) -> Origin:
 
 
 def _decode(stream: str, entry_id: str, raw: dict[bytes, bytes]) -> Event:
-    take = raw.pop
-    data = take(b"data", b"null")
+    data = raw.pop(b"data", b"null")
     try:
         text = {name.decode(): value.decode() for name, value in raw.items()}
     except UnicodeDecodeError:
         raise InvalidEvent(f"field {_undecodable(raw)!r} is not UTF-8") from None
-    return _event(stream, entry_id, data, text)
-
-
-def _undecodable(raw: Mapping[bytes, bytes]) -> str:
-    for name, value in raw.items():
-        try:
-            name.decode(), value.decode()
-        except UnicodeDecodeError:
-            return name.decode(errors="replace")
-    return ""
-
-
-def _event(stream: str, entry_id: str, data: bytes, text: dict[str, Any]) -> Event:
-    take = text.pop
+    take: Any = text.pop
     event_type = take("type", "")
     if not event_type:
         raise InvalidEvent("no type")
@@ -322,3 +313,12 @@ def _event(stream: str, entry_id: str, data: bytes, text: dict[str, Any]) -> Eve
         entry_id=entry_id,
         extra=text,
     )
+
+
+def _undecodable(raw: Mapping[bytes, bytes]) -> str:
+    for name, value in raw.items():
+        try:
+            name.decode(), value.decode()
+        except UnicodeDecodeError:
+            return name.decode(errors="replace")
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import UTC, datetime
 
@@ -18,8 +19,13 @@ def rfc3339(seconds: float) -> str:
 
     What lies outside of RFC 3339's years is cut to them: a producer may choose the id of an entry.
     """
-    when = datetime.fromtimestamp(min(max(0.0, seconds), _LAST), UTC)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, microsecond = divmod(int(min(max(0.0, seconds), _LAST) * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microsecond // 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def seconds_of(text: str) -> float:

@@ -236,8 +236,10 @@ class Context:
 
     def settle_steps(self, outcome: Outcome) -> None:
         """Have the commit remove the event's checkpoint, if it may have one, or keep it until the event comes back."""
+        if not self._steps and (self._pending is None or not self._pending.is_retry):
+            return
         lifetime = self._scope.checkpoints.lifetime
-        if lifetime and (self._steps or (self._pending is not None and self._pending.is_retry)):
+        if lifetime:
             wait = outcome.delay if isinstance(outcome, Retried) else 0.0
             self._effects.settle_checkpoint(self.event, None if isinstance(outcome, Done) else lifetime + wait)
 

@@ -84,8 +84,7 @@ class Dispatcher:
                 waited = True
                 await asyncio.sleep(_COALESCE)
             else:
-                self._slots.changed.clear()
-                await self._slots.changed.wait()
+                await self._slots.change()
 
     def paused(self, stream: str) -> bool:
         """Whether every handler of `stream` waits for a circuit breaker, so that reading it is of no use."""
@@ -95,8 +94,7 @@ class Dispatcher:
     async def drained(self) -> None:
         """Wait until no handler runs."""
         while self._slots.taken:
-            self._slots.changed.clear()
-            await self._slots.changed.wait()
+            await self._slots.change()
 
     def cancel(self) -> list[str]:
         """Cancel the handlers that still run; return the ids of their events."""
@@ -122,6 +120,7 @@ class Dispatcher:
     def accept(self, rows: Sequence[Row]) -> None:
         """Take entries in flight and start their handlers."""
         counts: dict[str, int] = {}
+        accepted = 0
         for source, entry_id, fields in rows:
             counts[source.stream] = counts.get(source.stream, 0) + 1
             held = source.index, entry_id
@@ -129,11 +128,12 @@ class Dispatcher:
                 continue
             work = self._processing.open(source, entry_id, fields)
             self.in_flight[held] = work
-            self._slots.take(1)
+            accepted += 1
             if work.origin.crashes >= MOST_DEATHS - 1 and work.ready is None:
                 self._suspect(work)
             else:
                 self._start(work)
+        self._slots.take(accepted)  # no handler has begun: runs begin with the next turn of the loop
         self._start_batches()
         for stream, count in counts.items():
             self._scope.telemetry.consumed(count, stream=stream, group=self._scope.service)

@@ -74,7 +74,7 @@ class Effects:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._emitted: dict[str, int] = {}
+        self._emitted: dict[str, int] | None = None
         self._state: State | None = None
         self.outputs: list[Output] = []
         self.streams: list[str] = []
@@ -117,12 +117,14 @@ class Effects:
 
         Without an index it is the number of events that `cause` has brought about so far.
         """
-        self.check_open()
         scope = self._scope
+        self.check_open()
         scope.check_publishes(stream)
         if not 0 <= delay <= LONGEST_DELAY:  # NaN is neither
             raise ValueError(f"delay is 0 to {LONGEST_DELAY:,.0f} seconds, not {delay}")
         if index is None:  # two events of one batch may have the same id, and entry ids of different streams too
+            if self._emitted is None:
+                self._emitted = {}
             number = self._emitted.get(cause.entry_id, 0)
             self._emitted[cause.entry_id] = number + 1
             index = str(number)

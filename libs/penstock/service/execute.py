@@ -178,10 +178,9 @@ async def _call(handler: Handler, data: Any, context: Any, timeout: float) -> An
     """
     arguments = (data, context) if handler.takes_context else (data,)
     limits = context.scope.time_limits
-    limit = limits.start(timeout)
+    limit = limits.start(timeout, begun=handler.is_async)
     try:
         if handler.is_async:
-            limit.begin()
             return await handler.function(*arguments)
         result = await asyncio.to_thread(_in_thread, handler.function, arguments, limit)
         # A decorator may have wrapped an async function in a plain one.

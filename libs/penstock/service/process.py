@@ -51,7 +51,8 @@ class Slots:
 
     def __init__(self) -> None:
         self.taken = 0
-        self.changed = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._is_awaited = False
 
     def take(self, count: int) -> None:
         """Take slots for entries whose handlers are to run."""
@@ -60,7 +61,19 @@ class Slots:
     def give_back(self, count: int) -> None:
         """Give back the slots of entries whose handlers have run."""
         self.taken -= count
-        self.changed.set()
+        self.tell()
+
+    def tell(self) -> None:
+        """Say that entries have left, or given back their slots."""
+        if self._is_awaited:
+            self._changed.set()
+
+    async def change(self) -> None:
+        """Wait until that is said."""
+        self._changed.clear()
+        self._is_awaited = True
+        await self._changed.wait()
+        self._is_awaited = False
 
 
 class Processing:
@@ -133,7 +146,7 @@ class Processing:
         else:
             self._told(concluded.effects)
         self.in_flight.pop(work.held, None)
-        self.slots.changed.set()
+        self.slots.tell()
 
     async def batch(self, works: list[Work], over: Callable[[], None]) -> None:
         """Take the entries of one call of a batch handler to their commits; call `over` once it has returned."""
@@ -166,7 +179,7 @@ class Processing:
         if _is_cancelled(work):
             raise asyncio.CancelledError
         context = self._context(work)
-        policy = self._policy(work, handler)
+        policy = self._policies.get(handler) or self._policy(work, handler)
         try:
             return await execute(handler, context, policy, self._hooks)
         except asyncio.CancelledError as error:
@@ -182,7 +195,9 @@ class Processing:
         if not isinstance(outcome, Done):
             for work in works:
                 _tell_failure(work, outcome)
-        entries = [self._disposition(work, outcome) for work in works]
+            entries = [self._disposition(work, outcome) for work in works]
+        else:
+            entries = [Entry(work.source.index, work.entry_id) for work in works]
         return self._committer.submit(UnitOfWork(entries, effects.outputs, effects.operations, effects.guards))
 
     async def _finish_part(self, part: list[Work], concluded: Concluded, settled: Settled) -> None:
@@ -209,7 +224,7 @@ class Processing:
             self._told(concluded.effects)
             for work in part:
                 self.in_flight.pop(work.held, None)
-        self.slots.changed.set()
+        self.slots.tell()
 
     async def _bury(self, work: Work, outcome: Outcome, why: str) -> tuple[Concluded, Settled]:
         """Dead-letter an entry whose effects Redis can never take; return what it has come to instead."""
@@ -226,10 +241,8 @@ class Processing:
         self.slots.take(1)
         return bare, await self._submit([work], bare)
 
-    def _disposition(self, work: Work, outcome: Outcome) -> Entry:
+    def _disposition(self, work: Work, outcome: Dead | Retried) -> Entry:
         source, origin = work.source, work.origin
-        if isinstance(outcome, Done):
-            return Entry(source.index, work.entry_id)
         size = sum(map(len, work.fields or ()))
         if isinstance(outcome, Retried):
             attempt = origin.attempt + (0 if outcome.snoozed else 1)

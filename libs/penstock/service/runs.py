@@ -52,7 +52,7 @@ class Run:
         except StopIteration:
             return _NOTHING
         if type(wanted) is Commit:
-            wanted.resume = self.resume
+            wanted.waiter = self
             return _NOTHING
         return wanted
 

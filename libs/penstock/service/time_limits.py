@@ -14,10 +14,10 @@ class TimeLimit:
 
     __slots__ = ("at", "over", "seconds", "task")
 
-    def __init__(self, task: asyncio.Task[object], seconds: float) -> None:
+    def __init__(self, task: asyncio.Task[object], seconds: float, *, begun: bool) -> None:
         self.task = task
         self.seconds = seconds
-        self.at = math.inf
+        self.at = time.monotonic() + seconds if begun else math.inf
         self.over = False
 
     def begin(self) -> None:
@@ -33,8 +33,8 @@ class TimeLimits:
         self._limits: set[TimeLimit] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, seconds: float) -> TimeLimit:
-        """Give the current task `seconds`, from when the limit begins."""
+    def start(self, seconds: float, *, begun: bool = True) -> TimeLimit:
+        """Give the current task `seconds`, from now on, or from when the limit begins."""
         # To ask which loop runs is a system call, in Python 3.11: ask the one of last time whether it is still that.
         loop = self._loop
         task = None if loop is None else asyncio.current_task(loop)
@@ -42,7 +42,7 @@ class TimeLimits:
             loop = self._loop = asyncio.get_running_loop()
             task = asyncio.current_task(loop)
             assert task is not None
-        limit = TimeLimit(task, seconds)
+        limit = TimeLimit(task, seconds, begun=begun)
         self._limits.add(limit)
         if self._timer is None:
             self._timer = loop.call_later(min(_SWEEP, seconds), self._sweep, loop)

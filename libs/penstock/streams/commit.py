@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -81,18 +81,25 @@ class Settled(msgspec.Struct, frozen=True):
 _ALL_DONE = Settled()
 
 
+class Waiter(Protocol):
+    """A coroutine that waits for a commit."""
+
+    def resume(self) -> None:
+        """Go on: it is done."""
+
+
 class Commit:
-    """A unit of work on its way. Whoever steps the coroutine that awaits it sets `resume`, which is then called.
+    """A unit of work on its way. Whoever steps the coroutine that awaits it sets `waiter`, which is then resumed.
 
     It is no asyncio future: a coroutine that waits for one holds a task and two turns of the loop, for each entry.
     """
 
-    __slots__ = ("resume", "settled", "unit")
+    __slots__ = ("settled", "unit", "waiter")
 
     def __init__(self, unit: UnitOfWork) -> None:
         self.unit = unit
         self.settled: Settled | None = None
-        self.resume: Callable[[], None] | None = None
+        self.waiter: Waiter | None = None
 
     def __await__(self) -> Generator[Commit, None, Settled]:
         if self.settled is None:
@@ -103,8 +110,8 @@ class Commit:
     def settle(self, settled: Settled) -> None:
         """Say what became of it."""
         self.settled = settled
-        if self.resume is not None:
-            self.resume()
+        if self.waiter is not None:
+            self.waiter.resume()
 
 
 class Reply(NamedTuple):
@@ -160,9 +167,10 @@ class Committer:
     def submit(self, unit: UnitOfWork) -> Commit:
         """Settle `unit` with the next batch; await the commit to learn what became of it."""
         commit = Commit(unit)
+        if not self._waiting:
+            self._idle.clear()
+            self._wake.set()
         self._waiting.append(commit)
-        self._idle.clear()
-        self._wake.set()
         return commit
 
     async def drain(self) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from penstock import Context, InvalidEvent
 from penstock.event import encode_data, identity
 from penstock.keys import EVENTS
-from penstock.mesh.jobs import Job
+from penstock.mesh.jobs import Job, JobState
 from penstock.schemas import JobEvent
-from penstock.service.outcome import Dead, Done, Outcome, Retried
+from penstock.service.outcome import Done, Outcome, Retried
 from penstock.times import rfc3339
 
 MOST_RESULT = 1_000_000  # characters of JSON: it travels in an event and lies in the job's record
@@ -45,45 +45,40 @@ async def started(context: Context) -> None:
 def outcome(context: Context, outcome: Outcome, *, ttl: int) -> None:
     """Publish job.completed, job.failed or job.dead, and write the job's record."""
     event = context.event
-    said: dict[str, Any] = {
-        "job_id": event.id,
-        "job_type": event.type,
-        "attempt": context.attempt,
-        "duration": _seconds(context.elapsed),
-        "queue_wait": _seconds(context.queued),
-    }
+    now, duration, queue_wait = time.time(), _seconds(context.elapsed), _seconds(context.queued)
     more: dict[str, Any]
+    state: JobState
     if isinstance(outcome, Done):
-        kind, more = "job.completed", {"result": outcome.result}
+        kind, state, more = "job.completed", "completed", {"result": outcome.result}
     elif isinstance(outcome, Retried):
-        due = rfc3339(time.time() + outcome.delay)
-        kind, more = "job.failed", {"error": outcome.error, "next_attempt_at": due}
+        kind, state, more = "job.failed", "retrying", {"error": outcome.error}
         if outcome.snoozed:
-            kind, more = "job.snoozed", {"next_attempt_at": due}
+            kind, more = "job.snoozed", {}
+        more["next_attempt_at"] = rfc3339(now + outcome.delay)
     else:
-        kind, more = "job.dead", {"reason": outcome.reason, "error": outcome.error}
-    context.report(EVENTS, kind, JobEvent(**said, **more))
-    context.state.hset_own(
-        f"job:{event.id}",
-        event.source,
-        encode_data(_record(context, outcome, said, more)),
-        owner=identity(context.stream, event.entry_id),
-        ttl=ttl,
-    )
-
-
-def _record(context: Context, outcome: Outcome, said: dict[str, Any], more: dict[str, Any]) -> Job:
-    return Job(
-        state="completed" if isinstance(outcome, Done) else "dead" if isinstance(outcome, Dead) else "retrying",
-        type=context.event.type,
-        attempts=context.attempt,
-        duration=said["duration"],
-        queue_wait=said["queue_wait"],
-        finished_at=None if isinstance(outcome, Retried) else rfc3339(time.time()),
-        trace_id=context.trace.trace_id,
-        tenant=context.event.tenant,
+        kind, state, more = "job.dead", "dead", {"reason": outcome.reason, "error": outcome.error}
+    said = JobEvent(
+        job_id=event.id,
+        job_type=event.type,
+        attempt=context.attempt,
+        duration=duration,
+        queue_wait=queue_wait,
         **more,
     )
+    record = Job(
+        state=state,
+        type=event.type,
+        attempts=context.attempt,
+        duration=duration,
+        queue_wait=queue_wait,
+        finished_at=None if state == "retrying" else rfc3339(now),
+        trace_id=context.trace.trace_id,
+        tenant=event.tenant,
+        **more,
+    )
+    context.report(EVENTS, kind, said)
+    owner = identity(context.stream, event.entry_id)
+    context.state.hset_own(f"job:{event.id}", event.source, encode_data(record), owner=owner, ttl=ttl)
 
 
 def _seconds(duration: float) -> float:
