@@ -68,9 +68,10 @@ class Upstream:
         """Ask once."""
         try:
             async with asyncio.timeout(_EVERY):
-                await self._runtime.redis.ping()
-                for stream in self._backlogs:
-                    groups = self._runtime.topology.groups(stream)
+                read = {stream: self._runtime.topology.groups(stream) for stream in self._backlogs}
+                if not any(read.values()):  # nothing else would ask Redis anything
+                    await self._runtime.redis.ping()
+                for stream, groups in read.items():
                     self._backlogs[stream] = await backlog(
                         self._runtime.redis, self._runtime.keys.stream(stream), groups
                     )

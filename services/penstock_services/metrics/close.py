@@ -38,6 +38,14 @@ class Closer:
         self._most_series = most_series
         self._overflowed = False
 
+    async def is_due(self) -> bool:
+        """Return whether any window is open.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        return bool(await self._client.exists(self._key(OPEN), self._key(MINUTES)))
+
     async def tick(self, watermark: int | None, now: int) -> None:
         """Close every window that ended long enough before `watermark`; both times in ms.
 

@@ -86,6 +86,11 @@ class MeshWatch:
         self._topology = topology
         self._mark = keys.state(SERVICE, _MARK)
         self._growth = Growth()
+        self._published: int | None = None  # the last window of which it is known here
+
+    def is_due(self, now: int) -> bool:
+        """Return whether the gauges of a window may be missing that ended before `now`, in ms."""
+        return _last_short(now) != self._published
 
     async def tick(self, now: int) -> None:
         """Publish the gauges of the window that ended last before `now` (in ms), if nobody has yet.
@@ -95,11 +100,14 @@ class MeshWatch:
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        start = (now // 1000 // SHORT - 1) * SHORT
+        start = _last_short(now)
+        if start == self._published:
+            return
         async with self._client.pipeline(transaction=True) as pipeline:
             await pipeline.watch(self._mark)
             last = int(await pipeline.get(self._mark) or start - SHORT)
             if last >= start:
+                self._published = start
                 return
             series = await gauges(self._client, self._keys, self._topology)
             left = self._growth.time_to_full(now, await measure(self._client))
@@ -112,10 +120,16 @@ class MeshWatch:
                 self._add(pipeline, LONG, minute, series)
             with contextlib.suppress(WatchError):  # another replica was first
                 await pipeline.execute()
+            self._published = start
 
     def _add(self, pipeline: Any, seconds: int, start: int, series: list[Series]) -> None:
         pipeline.set(self._keys.state(SERVICE, mesh(seconds, start)), gauges_encoder.encode(series), ex=KEPT[seconds])
         add_window(pipeline, self._keys, start=start, seconds=seconds, scope="mesh", series=series)
+
+
+def _last_short(now: int) -> int:
+    """Return the start of the last whole window of 10 s before `now`, in ms."""
+    return (now // 1000 // SHORT - 1) * SHORT
 
 
 def _last_minute(end: int) -> int:

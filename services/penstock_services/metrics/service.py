@@ -61,8 +61,13 @@ def build(settings: Settings, topology: Topology) -> Service:
 
 
 async def _tick(runtime: Runtime, election: Election, closer: Closer, mesh: MeshWatch) -> None:
-    """Do what is due, in one of all replicas."""
-    if await election.won():
+    """Do what is due, in one of all replicas. An idle mesh is asked little."""
+    seconds, microseconds = await runtime.redis.time()
+    now = seconds * 1000 + microseconds // 1000
+    closing = await closer.is_due()
+    if not (closing or mesh.is_due(now)) or not await election.won():
+        return
+    await mesh.tick(now)
+    if closing:
         stood = await position(runtime.redis, runtime.keys, EVENTS, SERVICE)
-        await mesh.tick(stood.now)
         await closer.tick(stood.watermark, stood.now)
