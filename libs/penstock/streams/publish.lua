@@ -20,22 +20,16 @@ local MOST_VALUES = 6000 -- Lua's unpack fails near 8,000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local answered = redis.call('GET', KEYS[1])
-if answered then
-  redis.call('EXPIRE', KEYS[1], ARGV[1]) -- a write: WAIT and WAITAOF wait for what this connection wrote
-  return cmsgpack.pack({now, cmsgpack.unpack(answered)})
-end
 local until_ms = tonumber(ARGV[2])
-if until_ms > 0 and now > until_ms then
-  return redis.error_reply('EXPIRED nobody knows any more whether this batch was published')
-end
-
-local types = {}
-local function refusal(key, kind, count)
-  types[key] = types[key] or redis.call('TYPE', key).ok
-  if types[key] == 'none' then types[key] = kind end
-  if types[key] ~= kind then return key .. ' holds a ' .. types[key] .. ', not a ' .. kind end
-  if count > MOST_VALUES then return 'more than ' .. MOST_VALUES / 2 .. ' fields' end
+if until_ms > 0 then
+  local answered = redis.call('GET', KEYS[1])
+  if answered then
+    redis.call('EXPIRE', KEYS[1], ARGV[1]) -- a write: WAIT and WAITAOF wait for what this connection wrote
+    return cmsgpack.pack({now, cmsgpack.unpack(answered)})
+  end
+  if now > until_ms then
+    return redis.error_reply('EXPIRED nobody knows any more whether this batch was published')
+  end
 end
 
 local flat = cmsgpack.unpack(ARGV[3])
@@ -54,26 +48,36 @@ local function seen_by(from, count)
   return entry, false
 end
 
+-- Return the entry id, or '' for what waits, and why it was refused. What Redis says of all writes is raised.
 local function add(key, delay, from, to)
-  if delay == 0 then return redis.call('XADD', key, '*', unpack(flat, from, to)) end
-  redis.call('ZADD', key, now + delay, cmsgpack.pack({unpack(flat, from, to)}))
-  return ''
+  if to - from >= MOST_VALUES then return '', 'more than ' .. MOST_VALUES / 2 .. ' fields' end
+  local reply
+  if delay == 0 then
+    reply = redis.pcall('XADD', key, '*', unpack(flat, from, to))
+  else
+    reply = redis.pcall('ZADD', key, now + delay, cmsgpack.pack({unpack(flat, from, to)}))
+  end
+  if type(reply) ~= 'table' then return delay == 0 and reply or '' end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply) end
+  return '', key .. ' holds a ' .. redis.call('TYPE', key).ok .. ', not a ' .. (delay > 0 and 'zset' or 'stream')
 end
 
 local answers, at = {}, 1
 while at <= #flat do
   local key, delay, count = flat[at], flat[at + 1], flat[at + 2]
   local guards = at + 3 + count
-  local entry, outcome = '', refusal(key, delay > 0 and 'zset' or 'stream', count)
-  if not outcome then
-    local seen, conflict = seen_by(guards + 1, flat[guards])
-    if conflict then
-      entry, outcome = seen, 2
-    else
-      entry, outcome = seen or add(key, delay, at + 3, guards - 1), seen and 1 or 0
-      for guard = guards + 1, guards + 3 * flat[guards], 3 do
-        redis.call('SET', flat[guard], cmsgpack.pack({entry, flat[guard + 2]}), 'EX', flat[guard + 1], 'NX')
-      end
+  local entry, outcome = seen_by(guards + 1, flat[guards])
+  if outcome then
+    outcome = 2
+  elseif entry then
+    outcome = 1
+  else
+    entry, outcome = add(key, delay, at + 3, guards - 1)
+    outcome = outcome or 0
+  end
+  if outcome == 0 or outcome == 1 then
+    for guard = guards + 1, guards + 3 * flat[guards], 3 do
+      redis.call('SET', flat[guard], cmsgpack.pack({entry, flat[guard + 2]}), 'EX', flat[guard + 1], 'NX')
     end
   end
   answers[#answers + 1] = entry

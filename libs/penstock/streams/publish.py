@@ -110,6 +110,8 @@ class Publisher:
         self._durability_timeout = durability_timeout
         self._retry_for = retry_for
         self._waiting: list[_Order] = []
+        self._name = os.urandom(12).hex()
+        self._batches = 0
         self._unsent: _Batch | None = None
         self._sending = False
         self._leading = False
@@ -234,7 +236,11 @@ class Publisher:
                 return self._only(orders[0])
             orders[0].done.set_exception(InvalidEvent(str(error)))
             return None
-        return _Batch(orders, self._keys.dedupe("batch", os.urandom(12).hex()), keys, packed)
+        return _Batch(orders, self._token(), keys, packed)
+
+    def _token(self) -> str:
+        self._batches += 1
+        return self._keys.dedupe("batch", f"{self._name}-{self._batches:x}")
 
     def _only(self, order: _Order) -> _Batch | None:
         try:
@@ -242,7 +248,7 @@ class Publisher:
         except (TypeError, ValueError, OverflowError) as error:
             order.done.set_exception(InvalidEvent(str(error)))
             return None
-        return _Batch([order], self._keys.dedupe("batch", os.urandom(12).hex()), keys, packed)
+        return _Batch([order], self._token(), keys, packed)
 
     async def _send(self, batch: _Batch) -> None:
         try:
