@@ -332,6 +332,18 @@ async def test_who_is_silent_and_connected_only_pauses(server: Server, raw: Raw,
     assert crashes(raw) == {silent: "0"}
 
 
+@pytest.mark.parametrize("meanwhile", [{}, {ME: "8:1"}])
+async def test_who_goes_or_is_heard_of_while_a_rescuer_looks_is_left_alone(
+    server: Server, raw: Raw, silent: str, meanwhile: dict[str, str]
+) -> None:
+    async with rescuer(server) as hands:
+        seen = Beats(time.monotonic(), {"rescuer": "9:1", **meanwhile})
+        asyncio.get_running_loop().call_soon(hands.rescuer.observe, seen)  # as soon as it waits for anything
+        await hands.see(*SILENT)
+
+    assert pending(raw) == {silent: ME}
+
+
 async def test_who_has_given_up_is_taken_over_from_at_once_and_uncharged(server: Server, raw: Raw, silent: str) -> None:
     raw.hset(BEATS, ME, GIVEN_UP)
     with server.client() as blocked:

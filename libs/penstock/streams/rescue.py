@@ -157,12 +157,12 @@ class Rescuer:
         for name in suspects:
             if time.monotonic() - self._beats.at > 2 * INTERVAL:
                 return  # what was seen is too old by now
-            beat = self._beats.of.get(name, "")
-            if beat == GIVEN_UP or (self._silent[name] >= self._lease and name in connected):
-                await self._rescue(name, "expired", beat)
-            elif connected is not _UNKNOWN and name not in connected:
+            beat, silence = self._beats.of.get(name, ""), self._silent.get(name, 0.0)
+            if beat != GIVEN_UP and silence < LIFETIME:
+                continue  # it was heard of meanwhile, or has gone in order
+            if beat != GIVEN_UP and connected is not _UNKNOWN and name not in connected:
                 await self._rescue(name, "rescue", beat)
-            elif self._silent[name] >= self._lease:
+            elif beat == GIVEN_UP or silence >= self._lease:
                 await self._rescue(name, "expired", beat)
 
     async def _connected(self) -> frozenset[str]:
