@@ -9,7 +9,7 @@ import redis.exceptions
 from redis._parsers.base import BaseParser  # what turns a server's answer into an exception
 
 from penstock.errors import ConfigurationError
-from penstock.redis.connection import check_url, hide_password, unavailable
+from penstock.redis.connection import check_url, client, hide_password, unavailable
 
 ANSWERS = {
     "OOM command not allowed when used memory > 'maxmemory'.": "out of memory",
@@ -25,7 +25,6 @@ ANSWERS = {
     "UNBLOCKED force unblock from blocking operation": "changing roles",
     "NOAUTH Authentication required.": "it asks for a password",
     "WRONGPASS invalid username-password pair": "wrong user name or password",
-    "NOPERM this user has no permissions": "this user may not do that",
     "ERR max number of clients reached": "cannot connect",
 }
 
@@ -42,6 +41,36 @@ def test_what_a_server_answers_while_it_takes_no_writes_is_put_into_words(answer
     assert found is not None
     assert found.reason == reason
     assert str(found) == f"Redis is unavailable: {reason}"
+
+
+DENIALS = {  # as Redis 7.0 and Valkey 9 word them
+    "NOPERM this user has no permissions to run the 'xadd' command": "run xadd",
+    "NOPERM User worker has no permissions to run the 'client|list' command": "run client|list",
+    "NOPERM this user has no permissions to access one of the keys used as arguments": "use a key that is needed",
+    "NOPERM No permissions to access a key": "use a key that is needed",
+    "NOPERM No permissions to access a channel": "use a channel that is needed",
+    "ERR The user executing the script can't run this command or subcommand script: 7a5a0f56, on @user_script:1.": (
+        "run a command that is needed"
+    ),
+    "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments "
+    "script: 7a5a0f56, on @user_script:1.": "use a key that is needed",
+    "ERR ACL failure in script: User worker has no permissions to run the 'xadd' command script: on @user_script:1.": (
+        "run xadd"
+    ),
+    "ERR ACL failure in script: No permissions to access a key script: on @user_script:1.": "use a key that is needed",
+}
+
+
+@pytest.mark.parametrize(("answer", "what"), DENIALS.items())
+def test_a_denial_names_the_user_and_the_right(answer: str, what: str) -> None:
+    client("redis://worker:secret@localhost:1/0")  # this is who speaks
+    try:
+        found = unavailable(parsed(answer))
+    finally:
+        client("redis://localhost:1/0")
+
+    assert found is not None
+    assert found.reason == f"user worker may not {what}: give it that right with ACL SETUSER"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ of CPU, which those who only write handlers, and test them, need not pay.
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -35,8 +36,8 @@ _REFUSALS = {
     "UNBLOCKED": "changing roles",
     "NOAUTH": "it asks for a password",
     "WRONGPASS": "wrong user name or password",
-    "NOPERM": "this user may not do that",
 }
+_COMMAND = re.compile(r"run the '([^']+)' command")
 
 _MOST_CONNECTIONS = 64  # of one client: a server works off one command at a time anyhow
 
@@ -55,7 +56,7 @@ def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) ->
 
     from penstock.redis.pool import Pool  # noqa: PLC0415
 
-    check_url(url)
+    _speaks_as(url)
     pool = Pool.from_url(
         url,
         max_connections=_MOST_CONNECTIONS,
@@ -77,7 +78,7 @@ def blocking_client(url: str, *, timeout: float, name: str | None = None) -> Any
     import redis  # noqa: PLC0415 - see above
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    check_url(url)
+    _speaks_as(url)
     return redis.Redis.from_url(
         url,
         socket_timeout=timeout,
@@ -120,7 +121,7 @@ def unavailable(error: BaseException) -> Unavailable | None:
     if isinstance(error, exceptions.TimeoutError):
         return Unavailable("no reply in time")
     if isinstance(error, exceptions.ResponseError | exceptions.ConnectionError):
-        reason = _REFUSALS.get(_code(error))
+        reason = _REFUSALS.get(_code(error)) or _denial(error)
         if reason is not None:
             return Unavailable(reason)
     # redis-py makes its ConnectionError of every OSError of its sockets; the others come from beside it, and
@@ -128,6 +129,45 @@ def unavailable(error: BaseException) -> Unavailable | None:
     if isinstance(error, exceptions.ConnectionError | ConnectionError | TimeoutError | socket.gaierror):
         return Unavailable(tls_problem(error) or "cannot connect")
     return None
+
+
+class _This:
+    """As whom this program speaks to Redis: it has one REDIS_URL."""
+
+    user = "default"
+
+
+def _speaks_as(url: str) -> None:
+    from redis.connection import parse_url  # noqa: PLC0415 - as in `client`
+
+    check_url(url)
+    _This.user = parse_url(url).get("username") or "default"  # type: ignore[no-untyped-call]
+
+
+def _denial(error: RedisError) -> str | None:
+    """Say what this user may not do, if that is what the server answers.
+
+    Its words differ by version, and within scripts, where it names neither code nor user; what the caller knows of
+    the call is among the error's notes.
+    """
+    text = str(error)
+    if (
+        _code(error) != "NOPERM"
+        and "The user executing the script can't" not in text
+        and "ACL failure in script" not in text
+    ):
+        return None
+    command = _COMMAND.search(text)
+    if command is not None:
+        what = f"run {command[1]}"
+    elif "channel" in text:
+        what = "use a channel that is needed"
+    elif "key" in text:
+        what = "use a key that is needed"
+    else:
+        what = "run a command that is needed"
+    about = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"user {_This.user} may not {what}{about}: give it that right with ACL SETUSER"
 
 
 def _code(error: RedisError) -> str:

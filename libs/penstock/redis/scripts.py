@@ -28,6 +28,7 @@ class Script:
             return await client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
         except Exception as error:
             if not _is_unknown(error):
+                error.add_note(f"script {self.name} on {', '.join(keys)}")
                 raise
             return await client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)
 
@@ -37,6 +38,7 @@ class Script:
             return client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
         except Exception as error:
             if not _is_unknown(error):
+                error.add_note(f"script {self.name} on {', '.join(keys)}")
                 raise
             return client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)
 
