@@ -37,6 +37,10 @@ soak hours="24" seed="1": _dev
 fuzz *arguments: _dev
     @.venv/bin/python -m tests.fuzz "$@"
 
+# Look for known vulnerabilities of what is locked: `just audit`, or offline `just audit all.zip` (OSV's for PyPI)
+audit *arguments: _dev
+    @.venv/bin/python -m tests.audit "$@"
+
 # Do what CI does: lint, test, and fuzz for a minute
 check: lint test
     @just fuzz --seconds 60
