@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import subprocess
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook as Judge
+from stripe import WebhookSignature as StripeJudge
 
 from penstock.topology import HmacOptions, TokenOptions, Webhook
 from penstock_services.gateway.schemes import SCHEMES, BadSignature, Scheme, Signed, Verified
@@ -269,6 +271,25 @@ def test_what_the_reference_library_signs_is_accepted(key: bytes, message_id: st
 def test_what_we_sign_slacks_own_verifier_accepts(text: str) -> None:
     headers = scheme("slack", SLACK_SECRET).sign(text.encode(), time.time())
     assert SignatureVerifier(SLACK_SECRET).is_valid_request(text.encode(), dict(headers))
+
+
+# Stripe publishes no fixed request, but the library that makes and judges its header.
+@given(st.text(st.characters(codec="utf-8")))
+def test_what_we_sign_stripes_own_verifier_accepts_and_the_other_way_round(text: str) -> None:
+    now, secret = int(time.time()), "whsec_test_secret"
+    header = StripeJudge.generate_signature_header(text, secret, now)
+    assert verify(scheme("stripe", secret), {"Stripe-Signature": header}, text.encode(), now)
+    ours = scheme("stripe", secret).sign(text.encode(), time.time())
+    assert StripeJudge.verify_header(text, ours["Stripe-Signature"], secret, tolerance=300)
+
+
+# Shopify publishes the rule only, in OpenSSL's words; GitLab sends the secret itself, so there is nothing to compute.
+def test_what_openssl_signs_as_shopify_says_is_accepted() -> None:
+    body = b'{"id": 820982911946154508}'
+    command = ["openssl", "dgst", "-sha256", "-hmac", "shop-secret", "-binary"]
+    digest = base64.b64encode(subprocess.run(command, input=body, capture_output=True, check=True).stdout).decode()
+    headers = {"X-Shopify-Hmac-SHA256": digest, "X-Shopify-Webhook-Id": "w-1"}
+    assert verify(scheme("shopify", "shop-secret"), headers, body).key == digest
 
 
 values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF) | st.sampled_from("\udc80\udcff"))
