@@ -17,6 +17,7 @@ from penstock.times import rfc3339
 from tests.processes import eventually
 
 EPOCH_MS = 1_700_000_040_000  # 2023-11-14T22:14:00Z, a whole minute
+NOW = EPOCH_MS + 10 * 365 * 86_400_000  # ms: after all that is taken in tests
 _numbers = itertools.count()
 _Key = tuple[str, str, str]  # type, tenant and job type
 

@@ -92,7 +92,8 @@ COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
 """The series that count events, with the labels they may have."""
 GAUGES: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(
-        ("lag_age", "lag", "oldest_pending", "pending", "delayed", "retry", "dead", "consumers"), ("stream", "group")
+        ("lag_age", "lag", "oldest_pending", "pending", "delayed", "retry", "dead", "consumers", "ids_ahead"),
+        ("stream", "group"),
     ),
     **dict.fromkeys(("memory", "memory_share", "time_to_full"), ()),
 }
@@ -114,7 +115,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Gauges of the mesh (labels stream, group) carry the last `value` of the window: `lag_age` (seconds that
     the first undelivered event has waited), `lag`, `oldest_pending` (seconds), `pending`, `delayed`, `retry`,
-    `dead` (dead letters not replayed) and `consumers` (processes alive). Without labels: `memory` (bytes that Redis
+    `dead` (dead letters not replayed), `consumers` (processes alive) and, where it is so, `ids_ahead` (seconds that the
+    ids of the stream are ahead of Redis's clock: they tell no time). Without labels: `memory` (bytes that Redis
     uses) and, if it has a maxmemory, `memory_share` of that and, while it grows, `time_to_full` (seconds).
 
     Beside the counted series come, with a `value` and only where there is something to tell: `skew` (label service:

@@ -130,6 +130,15 @@ def test_what_an_event_states_as_its_time_does_not_count(server: Server, raw: Ra
     assert abs(seconds_of(alerts_of(raw)[0].since) - time.time()) < 60
 
 
+def test_an_entry_with_an_id_of_a_time_to_come_is_seen_and_ends(server: Server, raw: Raw, rules: Path) -> None:
+    with manager(server, rules):
+        raw.xadd("events", {"type": "job.dead", "data": '{"job_type": "mail"}'}, id="9999999999999-0")
+        eventually(lambda: told(raw) == ["triggered dying mail"])
+        publish_tick(raw, time.time() + 61)
+        eventually(lambda: told(raw)[1:] == ["resolved dying mail"])
+    assert abs(seconds_of(alerts_of(raw)[0].since) - time.time()) < 60
+
+
 def test_a_file_that_changes_is_in_force_at_once_in_all_replicas_and_the_history_says_so(
     server: Server, raw: Raw, rules: Path, start: float
 ) -> None:

@@ -211,6 +211,23 @@ async def test_a_probe_whose_process_died_is_given_up_for_lost(server: Server) -
         await succeed(other)
 
 
+async def test_a_clock_that_goes_back_keeps_it_open_no_longer_than_its_recovery_time(server: Server, raw: Any) -> None:
+    async with fleet(server) as (clock, (one, other)):
+        await fail(one, 3)
+        other.watch(["crm"])
+        clock.now -= 3_600
+        await other.look()
+        clock.now += 9
+        await other.look()
+        assert await refused(other) == pytest.approx(1)
+        clock.now += 1
+        async with one.guard("crm"), other.guard("crm"):
+            clock.now -= 3_600  # these two never say what came of it
+        await other.look()
+        await succeed(other, 2)
+    assert transitions(raw)[-1] == "breaker.closed"
+
+
 async def test_an_operator_opens_and_closes_it_by_hand(server: Server) -> None:
     async with fleet(server) as (clock, (one, other)):
         await one.force("crm", is_open=True, reason="maintenance")

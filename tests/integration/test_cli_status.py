@@ -58,6 +58,7 @@ def test_every_unsettled_event_is_counted_in_one_place(cli: Cli, raw: Any) -> No
             "consumers": 1,
             "declared": True,
             "exists": True,
+            "ids_ahead": 0.0,
         }
     ]
     assert state["redis"]["name"] in {"Redis", "Valkey"}
@@ -72,6 +73,14 @@ def test_lag_is_counted_where_the_server_has_lost_track(cli: Cli, raw: Any) -> N
     assert raw.xinfo_groups("ingest")[0]["lag"] is None
 
     assert group(cli.json("status"), "ingest", "worker")["lag"] == 1_390
+
+
+def test_ids_of_a_time_that_has_not_come_are_told(cli: Cli, raw: Any) -> None:
+    raw.xadd("ingest", {"type": "t"}, id="9999999999999-0")
+    raw.xgroup_create("ingest", "worker", "$")
+    ahead = group(cli.json("status"), "ingest", "worker")["ids_ahead"]
+    assert ahead == pytest.approx(9_999_999_999.999 - raw.time()[0], abs=60)
+    assert "ingest: its ids are" in cli("status").stdout
 
 
 def test_a_group_that_was_never_made_has_everything_before_it(cli: Cli, raw: Any) -> None:

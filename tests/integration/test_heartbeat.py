@@ -9,7 +9,7 @@ import pytest
 
 from penstock.redis.connection import blocking_client
 from penstock.streams import heartbeat
-from penstock.streams.heartbeat import GIVEN_UP, Beats, Heartbeat, Held, alive
+from penstock.streams.heartbeat import GIVEN_UP, Beats, Heartbeat, Held, ServerClock, alive
 from tests.hands import FRESH, GROUP, KEYS, ME, OTHER, PARKED, SOURCES, STREAM, Raw, add, make_groups, take, taken
 from tests.mesh import eventually
 from tests.processes import eventually as eventually_while_blocking
@@ -177,3 +177,13 @@ async def test_a_beat_that_redis_cannot_take_is_followed_by_one_that_it_can(serv
         finally:
             raw.config_set("maxmemory", "0")
         await eventually(lambda: raw.hexists(BEATS, ME), what="a beat")
+
+
+def test_a_step_of_the_servers_clock_is_told_from_a_reply_that_took_long() -> None:
+    clock = ServerClock()
+    assert clock.step(0.0, 0.1, 1000.0) == 0.0
+    assert clock.step(1.0, 9.0, 1009.0) == 0.0, "it hung before it looked at its clock"
+    assert clock.step(10.0, 18.0, 1010.0) == 0.0, "it hung after it had looked at its clock"
+    assert clock.step(19.0, 19.1, 4619.0) == pytest.approx(3600 - 0.1, abs=10)
+    assert clock.step(20.0, 20.1, 1020.0) == pytest.approx(-3600, abs=0.2)
+    assert clock.step(21.0, 21.1, 1021.0) == 0.0

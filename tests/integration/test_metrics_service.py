@@ -166,3 +166,23 @@ def test_two_meshes_on_one_server_are_measured_apart(server: Server, raw: Any) -
     with service(server, PENSTOCK_PREFIX="blue:"):
         eventually(lambda: raw.exists(f"blue:state:metrics:closed:60:{START}"))
     assert {name.partition(b":")[0] for name in raw.keys("*")} == {b"blue"}
+
+
+def test_an_id_of_a_time_that_has_not_come_opens_no_window_that_never_closes_and_is_told(
+    server: Server, raw: Any, tmp_path: Path
+) -> None:
+    """Every later entry of the stream gets such an id, too."""
+    log = tmp_path / "log"
+    raw.xadd("events", fields("ticket.triaged"), id="9999999999999-0")
+    raw.xgroup_create("events", "metrics", "$")
+    for _ in range(2):
+        raw.xadd("events", fields("ticket.triaged"))
+    with service(server, log=log):
+        eventually(lambda: raw.zcard("state:metrics:open"), what="they are counted")
+        eventually(lambda: "ahead of Redis's clock" in log.read_text(), what="it is told")
+        now, _ = raw.time()
+        assert all(now - 60 < score <= now for _, score in raw.zrange("state:metrics:open", 0, -1, withscores=True))
+        eventually(lambda: published(raw, 10, scope="mesh"), what="there are gauges")
+    told = [one for series, _ in published(raw, 10, scope="mesh").values() for one in series if one.name == "ids_ahead"]
+    assert told[0].labels == {"stream": "events", "group": "metrics"}
+    assert told[0].value

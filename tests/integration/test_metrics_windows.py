@@ -41,7 +41,7 @@ def make_closer(redis_client: AsyncRedis, *, most_series: int = 1_000) -> Closer
 
 def append(raw: Any, offset: int, kind: str = "job.completed", **rest: float) -> None:
     """Count one event taken `offset` seconds after START, as the commit of a batch does."""
-    for start, tallies in tally([job(EPOCH_MS + offset * 1000, kind, **rest)], LATENESS).items():
+    for start, tallies in tally([job(EPOCH_MS + offset * 1000, kind, **rest)], LATENESS, NOW).items():
         raw.rpush(key(parts_of(start)), encode(tallies))
         raw.zadd(key("open"), {str(start): start})
 

@@ -10,6 +10,7 @@ import pytest
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, client
 from penstock.streams.position import Position, position
+from tests.mesh import eventually
 from tests.servers import Server
 
 KEYS = Keys()
@@ -98,3 +99,20 @@ async def test_there_is_no_watermark_while_an_event_waits_for_another_try(raw: A
     assert (await look(redis_client)).watermark is None
     raw.delete(DELAYED)
     assert (await look(redis_client)).watermark is not None
+
+
+async def test_an_unread_id_of_a_time_that_has_not_come_is_as_old_as_it_has_been_seen(
+    raw: Any, redis_client: AsyncRedis
+) -> None:
+    publish(raw, 9_999_999_999_999)
+    first = await look(redis_client)
+    assert (first.watermark, first.lag_age) == (first.now, 0.0)
+    await eventually(lambda: now_ms(raw) > first.now + 20)
+    later = await look(redis_client)
+    assert later.lag_age == (later.now - first.now) / 1000
+    raw.xgroup_create("events", "metrics", "0")
+    read(raw, 1)
+    assert (await look(redis_client)).lag_age == 0.0
+    raw.xadd("events", {"type": "x"})
+    again = await look(redis_client)
+    assert again.unread == again.now, "another entry has not waited since then"

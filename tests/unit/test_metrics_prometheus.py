@@ -13,7 +13,7 @@ from penstock.metrics.tally import SeriesKey, Tallies, Tally
 from penstock.schemas import Series
 from penstock_services.metrics.count import tally
 from penstock_services.metrics.prometheus import BOUNDS, exposition
-from tests.metrics import EPOCH_MS, job
+from tests.metrics import EPOCH_MS, NOW, job
 
 
 def samples(totals: Tallies, gauges: Iterable[Series] = ()) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -28,7 +28,7 @@ def samples(totals: Tallies, gauges: Iterable[Series] = ()) -> dict[tuple[str, f
 
 
 def counted(events: list[Event]) -> Tallies:
-    (tallies,) = tally(events, 5_000).values()
+    (tallies,) = tally(events, 5_000, NOW).values()
     return tallies
 
 

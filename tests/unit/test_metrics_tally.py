@@ -13,7 +13,7 @@ from penstock.metrics.rollup import roll_up
 from penstock.metrics.tally import OTHER, SeriesKey, Tallies, decode, encode, merged, pack, unpack
 from penstock.metrics.totals import FORGOTTEN, Totals
 from penstock_services.metrics.count import tally
-from tests.metrics import EPOCH_MS, job
+from tests.metrics import EPOCH_MS, NOW, job
 
 KINDS = ("job.completed", "job.failed", "job.dead", "ticket.triaged")
 WINDOW = EPOCH_MS // 1000
@@ -37,7 +37,7 @@ def counted(events: list[int]) -> Tallies:
         )
         for number in events
     ]
-    return tally(made, 5_000).get(WINDOW, Tallies())
+    return tally(made, 5_000, NOW).get(WINDOW, Tallies())
 
 
 def same(one: Tallies, other: Tallies) -> bool:
@@ -89,7 +89,7 @@ def test_few_series_are_left_alone() -> None:
 
 def test_series_beyond_the_bound_are_joined_and_no_event_is_lost() -> None:
     tallies = merged(
-        tally([job(EPOCH_MS, f"type.{number}") for _ in range(number)], 5_000)[WINDOW] for number in range(1, 21)
+        tally([job(EPOCH_MS, f"type.{number}") for _ in range(number)], 5_000, NOW)[WINDOW] for number in range(1, 21)
     )
     joined = tallies.bound(8)
     assert joined == 13
@@ -103,7 +103,7 @@ def of_tenants(count: int, *, failures: int, most: int) -> Tallies:
     """A window in which each tenant completes three jobs, and of the last ones one fails."""
     events = [job(EPOCH_MS, tenant=f"t{number:04}") for number in range(count) for _ in range(3)]
     events += [job(EPOCH_MS, "job.failed", tenant=f"t{number:04}") for number in range(count - failures, count)]
-    tallies = tally(events, 5_000)[WINDOW]
+    tallies = tally(events, 5_000, NOW)[WINDOW]
     tallies.bound(most)
     return tallies
 
@@ -133,9 +133,9 @@ def test_where_there_is_room_for_nothing_else_outcomes_are_still_told_apart() ->
 
 
 def test_what_was_joined_before_stays_joined() -> None:
-    tallies = merged(tally([job(EPOCH_MS, f"type.{number}")], 5_000)[WINDOW] for number in range(5))
+    tallies = merged(tally([job(EPOCH_MS, f"type.{number}")], 5_000, NOW)[WINDOW] for number in range(5))
     tallies.bound(3)
-    tallies.merge(tally([job(EPOCH_MS, f"more.{number}") for number in range(5)], 5_000)[WINDOW])
+    tallies.merge(tally([job(EPOCH_MS, f"more.{number}") for number in range(5)], 5_000, NOW)[WINDOW])
     tallies.bound(3)
     assert len(tallies.series) == 3
     assert tallies.count == 10
@@ -145,7 +145,7 @@ def test_jobs_join_how_attempts_ended_and_their_error_rate_is_the_share_that_fai
     events = [job(EPOCH_MS, "job.completed", duration=0.1) for _ in range(6)]
     events += [job(EPOCH_MS, "job.failed", duration=0.2), job(EPOCH_MS, "job.dead", duration=0.3)]
     events += [job(EPOCH_MS, "job.started"), job(EPOCH_MS, "ticket.triaged")]
-    series = roll_up(tally(events, 5_000)[WINDOW], 10)
+    series = roll_up(tally(events, 5_000, NOW)[WINDOW], 10)
     (jobs,) = [one for one in series if one.name == "jobs"]
     assert jobs.labels == {"service": "worker", "job_type": "ticket.created"}
     assert (jobs.count, jobs.errors, jobs.error_rate, jobs.rate) == (8, 2, 0.25, 0.8)
@@ -162,7 +162,7 @@ def test_jobs_join_how_attempts_ended_and_their_error_rate_is_the_share_that_fai
 
 def test_examples_carry_trace_ids_and_errors() -> None:
     failed = job(EPOCH_MS, "job.failed", duration=0.2, error="connection refused")
-    series = roll_up(tally([failed], 5_000)[WINDOW], 10)
+    series = roll_up(tally([failed], 5_000, NOW)[WINDOW], 10)
     assert {(one.kind, one.trace_id, one.event_id, one.duration, one.error) for one in series[0].exemplars} == {
         ("slowest", failed.trace.trace_id, failed.id, 0.2, None),
         ("failed", failed.trace.trace_id, failed.id, 0.2, "connection refused"),
@@ -182,10 +182,10 @@ def test_totals_never_go_down_as_windows_are_added() -> None:
 
 def test_totals_forget_a_series_a_day_after_its_last_event() -> None:
     sum_of_all = Totals()
-    sum_of_all.add(0, tally([job(EPOCH_MS, "once")], 5_000)[WINDOW], 100)
-    sum_of_all.add(FORGOTTEN, tally([job(EPOCH_MS, "often")], 5_000)[WINDOW], 100)
+    sum_of_all.add(0, tally([job(EPOCH_MS, "once")], 5_000, NOW)[WINDOW], 100)
+    sum_of_all.add(FORGOTTEN, tally([job(EPOCH_MS, "often")], 5_000, NOW)[WINDOW], 100)
     assert {key.type for key in sum_of_all.tallies.series} == {"once", "often"}
-    sum_of_all.add(FORGOTTEN + 10, tally([job(EPOCH_MS, "often")], 5_000)[WINDOW], 100)
+    sum_of_all.add(FORGOTTEN + 10, tally([job(EPOCH_MS, "often")], 5_000, NOW)[WINDOW], 100)
     assert {key.type: one.count for key, one in sum_of_all.tallies.series.items()} == {"often": 2}
 
 
@@ -193,6 +193,6 @@ def test_totals_forget_a_series_a_day_after_its_last_event() -> None:
 def test_totals_are_bounded_too(most: int) -> None:
     sum_of_all = Totals()
     for number in range(20):
-        sum_of_all.add(number * 10, tally([job(EPOCH_MS, f"type.{number}")], 5_000)[WINDOW], most)
+        sum_of_all.add(number * 10, tally([job(EPOCH_MS, f"type.{number}")], 5_000, NOW)[WINDOW], most)
     assert len(sum_of_all.tallies.series) == most == len(sum_of_all.seen)
     assert sum_of_all.tallies.count == 20

@@ -12,6 +12,7 @@ from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json, print_table
 from penstock.mesh.drift import undeclared
 from penstock.mesh.state import GroupState, MeshState, ServerState, mesh_state
+from penstock.times import duration
 
 _COUNTS = ("lag", "pending", "delayed", "retry", "dead", "consumers")
 
@@ -24,7 +25,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for 
 
     JSON: {"redis": {"name", "version", "uptime", "memory"}, "streams": [{"name", "length", "scheduled", "declared"}],
     "groups": [{"stream", "group", "lag", "pending", "delayed", "retry", "dead", "consumers", "declared",
-    "exists"}]}.
+    "exists", "ids_ahead"}]}. ids_ahead: seconds that the stream's ids are ahead of Redis's clock, so that they tell no
+    time.
     """
     found = run(_look())
     if as_json:
@@ -53,6 +55,11 @@ def _print(found: MeshState) -> None:
             first = ["", ""]
         if first[0]:
             rows.append([*first, "-", *[""] * len(_COUNTS)])
+    for name, seconds in {group.stream: group.ids_ahead for group in found.groups if group.ids_ahead}.items():
+        console().print(
+            f"{name}: its ids are {duration(seconds)} ahead of Redis's clock: somebody has added an entry with an id "
+            "of his own, or the clock has gone back (docs/operations.md#clocks)"
+        )
     print_table(["stream", "length", "group", *_COUNTS], rows, numbers=["length", *_COUNTS])
 
 

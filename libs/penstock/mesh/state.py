@@ -12,6 +12,7 @@ from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.streams.heartbeat import alive
 from penstock.streams.lag import count_lag
+from penstock.times import entry_ms
 from penstock.topology import Topology
 
 _dead = Script("penstock.dlq", "count", read_only=True)
@@ -42,7 +43,8 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True):
     `lag`: never delivered. `pending`: delivered and in flight, first tries and later ones. `delayed`: waiting
     for its next try. `retry`: due for it and not yet read. `dead`: its dead letters, less those replayed.
     `consumers`: processes alive. `declared`: streams.yaml knows the group. `exists`: Redis does; a service
-    makes its group when it starts.
+    makes its group when it starts. `ids_ahead`: seconds that its last entry's id is ahead of the server's clock;
+    somebody has chosen that id, or the clock has gone back, and no later id tells a time either.
     """
 
     stream: str
@@ -55,6 +57,7 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True):
     consumers: int
     declared: bool
     exists: bool
+    ids_ahead: float = 0.0
 
     @property
     def unsettled(self) -> int:
@@ -110,7 +113,7 @@ async def _server(client: AsyncRedis) -> ServerState:
     return ServerState(
         name="Valkey" if valkey else "Redis",
         version=str(valkey or info["redis_version"]),
-        uptime=int(info["uptime_in_seconds"]),
+        uptime=max(0, int(info["uptime_in_seconds"])),
         memory=int(info["used_memory"]),
     )
 
@@ -128,7 +131,7 @@ async def _stream(client: AsyncRedis, keys: Keys, name: str, *, declared: bool) 
 
 async def _counts(
     client: AsyncRedis, keys: Keys, stream: StreamState, group: str, info: dict[str, Any] | None
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Return the counts of a group; `info` is what the server says of it, None if it does not exist yet."""
     key, retry = keys.stream(stream.name), keys.retry(stream.name, group)
     async with client.pipeline(transaction=False) as pipeline:
@@ -140,7 +143,8 @@ async def _counts(
         pipeline.time()
         replies = await pipeline.execute(raise_on_error=False)
     delayed, waiting, retried, consumers, beats, now = (_unless_missing(reply) for reply in replies)
-    living = alive(beats, now[0] * 1000 + now[1] // 1000)
+    now_ms = now[0] * 1000 + now[1] // 1000
+    living = alive(beats, now_ms)
     in_flight = retried["pending"] if retried else 0
     return {
         "lag": await count_lag(client, key, info) if info else stream.length,  # a new group starts at the first entry
@@ -148,6 +152,7 @@ async def _counts(
         "delayed": delayed,
         "retry": max(0, waiting - in_flight),
         "consumers": sum(consumer["name"].decode() in living for consumer in consumers or ()),
+        "ids_ahead": max(0, entry_ms(info["last-delivered-id"]) - now_ms) / 1000 if info else 0.0,
     }
 
 

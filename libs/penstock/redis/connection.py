@@ -89,6 +89,16 @@ def blocking_client(url: str, *, timeout: float, name: str | None = None) -> Any
     )
 
 
+async def server_ms(client: AsyncRedis) -> int:
+    """Return the server's clock, in ms since the epoch.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
+    seconds, microseconds = await client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 def check_url(url: str) -> None:
     """Refuse a URL that no client here understands.
 

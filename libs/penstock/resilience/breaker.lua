@@ -56,6 +56,10 @@ local function become(new, reason)
   state = new
 end
 
+if until_ms > now + recovery then -- the clock has gone back
+  until_ms = now + recovery
+  redis.call('HSET', KEYS[1], 'until', until_ms)
+end
 if state == 'open' and not forced and now >= until_ms then
   become('half_open', 'the recovery time is over')
 end
@@ -73,7 +77,7 @@ local function excess()
   local parts = redis.call('HGETALL', KEYS[2])
   for i = 1, #parts, 2 do
     local kind, at = string.match(parts[i], '^(%a:)(%d+)$')
-    if tonumber(at) <= part - 10 then
+    if tonumber(at) <= part - 10 or tonumber(at) > part then
       redis.call('HDEL', KEYS[2], parts[i])
     else
       calls = calls + parts[i + 1]
@@ -120,6 +124,7 @@ end
 local allowed = state == 'closed' and 1 or 0
 if command == 'admit' and state == 'half_open' then
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', KEYS[3], '(' .. now + recovery, '+inf') -- the clock has gone back
   if redis.call('ZCARD', KEYS[3]) + recovered < probes then
     redis.call('ZADD', KEYS[3], now + recovery, id)
     allowed = 1

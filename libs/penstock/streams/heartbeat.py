@@ -21,6 +21,7 @@ from penstock.streams.commit import Source
 
 INTERVAL = 1.0
 LIFETIME = 3.0  # seconds of silence, as somebody sees it who beats himself, that are no accident
+_LEAST_STEP = 2.0  # seconds
 GIVEN_UP = "0"
 """The beat of a process whose event loop has been blocked for longer than its lease: others may take over."""
 
@@ -45,6 +46,26 @@ class Beats(msgspec.Struct, frozen=True):
 
     at: float
     of: dict[str, str]
+
+
+class ServerClock:
+    """Tells when the server's clock has stepped, from what it says at each beat."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float, float] | None = None
+
+    def step(self, sent: float, received: float, server: float) -> float:
+        """Return by how many seconds it has stepped since the last call, 0 if that was less than `_LEAST_STEP`.
+
+        The server said `server` between `sent` and `received`; those two are of `time.monotonic`.
+        """
+        last, self._last = self._last, (sent, received, server)
+        if last is None:
+            return 0.0
+        passed = server - last[2]
+        least, most = sent - last[1], received - last[0]
+        step = passed - min(max(passed, least), most)
+        return step if abs(step) >= _LEAST_STEP else 0.0
 
 
 class Heartbeat:
@@ -86,6 +107,7 @@ class Heartbeat:
         self._asked: float | None = None  # when the loop was asked for a sign of life it has not given yet
         self._last = -LIFETIME  # when a beat got through
         self._trouble = ""
+        self._clock = ServerClock()
         self.beaten = asyncio.Event()
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -125,6 +147,7 @@ class Heartbeat:
         indexes = list(held)
         packed = msgspec.msgpack.encode([held[index] for index in indexes])
         number = self._count if blocked <= self._lease else GIVEN_UP
+        sent = time.monotonic()
         try:
             lost, beats = _beat.run(
                 self._client,
@@ -137,11 +160,19 @@ class Heartbeat:
         self._last = time.monotonic()
         self._recover()
         texts = [part.decode() for part in beats]
-        self._tell(self._observe, Beats(self._last, dict(zip(texts[::2], texts[1::2], strict=True))))
+        of = dict(zip(texts[::2], texts[1::2], strict=True))
+        self._tell(self._observe, Beats(self._last, of))
+        self._watch_clock(sent, _beaten_at(of.get(self._consumer, "").encode()) / 1000)
         self._tell(self.beaten.set)
         gone = [(indexes[index], entry_id.decode()) for index, entry_id in zip(lost[::2], lost[1::2], strict=True)]
         if gone:
             self._tell(self._lost, gone)
+
+    def _watch_clock(self, sent: float, server: float) -> None:
+        step = self._clock.step(sent, self._last, server) if server else 0.0
+        if step:
+            late = "what is put off to a time comes that much " + ("later" if step < 0 else "sooner")
+            _log.warning("the clock of Redis has stepped", seconds=round(step, 1), effect=late)
 
     def _blocked_for(self) -> float:
         """Ask the loop for a sign of life; return how long it has owed one, in seconds."""

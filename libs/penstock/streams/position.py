@@ -19,6 +19,9 @@ class Position(msgspec.Struct, frozen=True):
     was that is delivered and not settled, `retry` when the oldest one was handed back that is to be read
     again; each is None if there is none. `waiting` counts the events that wait for another try, or are in
     hand for it.
+
+    An id of a time that has not come says nothing: somebody has chosen it, or the server's clock has gone back. Its
+    time is then when this process first saw the entry in that place.
     """
 
     now: int
@@ -60,12 +63,32 @@ async def position(client: AsyncRedis, keys: Keys, stream: str, group: str) -> P
     reply = await _position(
         client, [keys.stream(stream), keys.retry(stream, group), keys.delayed(stream, group)], [group]
     )
-    now, unread, pending, retry, waiting = reply
-    return Position(now, _time(unread), _time(pending), _time(retry), waiting)
+    now, *places, waiting = reply
+    unread, pending, retry = (
+        _sightings.time((keys.stream(stream), group, place), entry_id, now)
+        for place, entry_id in zip(("unread", "pending", "retry"), places, strict=True)
+    )
+    return Position(now, unread, pending, retry, waiting)
 
 
-def _time(entry_id: bytes) -> int | None:
-    return entry_ms(entry_id) if entry_id else None
+class _Sightings:
+    """When entries were first seen whose ids are of a time that has not come."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str, str], tuple[bytes, int]] = {}
+
+    def time(self, place: tuple[str, str, str], entry_id: bytes, now: int) -> int | None:
+        """Return when the entry that is the first at its place came there, as far as can be told."""
+        if not entry_id or entry_ms(entry_id) <= now:
+            self._seen.pop(place, None)
+            return entry_ms(entry_id) if entry_id else None
+        known = self._seen.get(place)
+        if known is None or known[0] != entry_id:
+            known = self._seen[place] = entry_id, now
+        return min(known[1], now)
+
+
+_sightings = _Sightings()
 
 
 def _age(now: int, time: int | None) -> float:

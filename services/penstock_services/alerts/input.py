@@ -6,6 +6,7 @@ one commit. So it does not matter which replica is handed which entry, or how of
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
 import msgspec
@@ -43,7 +44,7 @@ async def entries(client: AsyncRedis, key: str, after: str) -> AsyncIterator[tup
             try:
                 yield (
                     entry_id.decode(),
-                    _read(kind, fields.get(b"data", b""), published=entry_ms(entry_id) / 1000),
+                    _read(kind, fields.get(b"data", b""), published=min(entry_ms(entry_id) / 1000, time.time())),
                 )
             except ValueError as error:  # msgspec's errors are such, too
                 _log.warning("passed over", entry=entry_id.decode(), error=str(error))

@@ -135,8 +135,8 @@ def _other(position: StatePosition, given: RulesGiven | None) -> RulesGiven | No
 
 
 def _arrival(event: Event) -> float:
-    """Return when an event arrived: what its producer's clock says proves nothing."""
-    return entry_ms(event.entry_id) / 1000
+    """Return when an event arrived: what its producer's clock says proves nothing, nor an id of a time to come."""
+    return min(entry_ms(event.entry_id) / 1000, time.time())
 
 
 def _emit(ctx: BatchContext, cause: Event, kind: str, alert: Alert) -> None:

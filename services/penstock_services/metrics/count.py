@@ -33,17 +33,18 @@ _UNMEASURED = _Measured()
 _decode = msgspec.json.Decoder(_Measured).decode
 
 
-def tally(events: Iterable[Event], lateness_ms: int) -> dict[int, Tallies]:
+def tally(events: Iterable[Event], lateness_ms: int, now_ms: int) -> dict[int, Tallies]:
     """Return what events add to the windows of 10 s, by the window's start in seconds.
 
     An event belongs to the window of its time. If the server took it `lateness_ms` or more after the end of that
     window it is late, and counts in the window in which it was taken: a clock that is wrong, or a straggler, must
     not hide a failure. This follows from the entry alone: it is the same on every attempt, in every replica,
-    and however long the event waited to be read.
+    and however long the event waited to be read. Only where the id of the entry is of a time after `now_ms`, the
+    server's, it is the producer's choice (or that clock went back) and says nothing: such an event counts as taken now.
     """
     windows: dict[int, Tallies] = {}
     for event in events:
-        taken = entry_ms(event.entry_id)
+        taken = min(entry_ms(event.entry_id), now_ms)
         stated = _stated(event)
         start = _window(taken if stated is None else min(stated, taken))
         late = (start + SHORT) * 1000 + lateness_ms <= taken

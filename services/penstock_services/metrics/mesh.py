@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from redis.exceptions import WatchError
 
 from penstock.keys import Keys
@@ -16,10 +17,17 @@ from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
 from penstock.streams.memory import Memory, measure
 from penstock.streams.position import Position, position
+from penstock.times import rfc3339
 from penstock.topology import Topology
 from penstock_services.metrics.publish import add_window
 
 _LOOK_BACK, _LEAST_PAST = 600_000, 60_000  # ms
+_AHEAD = (
+    "ids of this stream are ahead of Redis's clock: somebody has added an entry with an id of his own, or the clock "
+    "has gone back; events count by when they are read"
+)
+_WENT_BACK = "Redis's clock has gone back: no window is published until it has caught up"
+_log = structlog.get_logger("penstock.metrics")
 _MARK = "mesh_mark"  # start of the last window of 10 s whose gauges were published
 
 
@@ -74,6 +82,7 @@ def _values(state: GroupState, stood: Position) -> dict[str, float]:
         "retry": state.retry,
         "dead": state.dead,
         "consumers": state.consumers,
+        **({"ids_ahead": state.ids_ahead} if state.ids_ahead else {}),
     }
 
 
@@ -87,6 +96,7 @@ class MeshWatch:
         self._mark = keys.state(SERVICE, _MARK)
         self._growth = Growth()
         self._published: int | None = None  # the last window of which it is known here
+        self._said: set[str] = set()
 
     def is_due(self, now: int) -> bool:
         """Return whether the gauges of a window may be missing that ended before `now`, in ms."""
@@ -108,10 +118,14 @@ class MeshWatch:
             last = int(await pipeline.get(self._mark) or start - SHORT)
             if last >= start:
                 self._published = start
+                self._say("clock", last - start > SHORT, _WENT_BACK, windows_until=rfc3339(last + SHORT))
                 return
             series = await gauges(self._client, self._keys, self._topology)
             left = self._growth.time_to_full(now, await measure(self._client))
             series += [] if left is None else [Series(name="time_to_full", value=left)]
+            ahead = {series_.labels["stream"]: series_.value for series_ in series if series_.name == "ids_ahead"}
+            for stream in self._topology.streams:
+                self._say(stream, stream in ahead, _AHEAD, stream=stream, seconds=ahead.get(stream))
             pipeline.multi()
             pipeline.set(self._mark, start)
             self._add(pipeline, SHORT, start, series)
@@ -121,6 +135,12 @@ class MeshWatch:
             with contextlib.suppress(WatchError):  # another replica was first
                 await pipeline.execute()
             self._published = start
+
+    def _say(self, about: str, is_so: bool, what: str, **told: Any) -> None:
+        """Warn of something when it begins."""
+        if is_so and about not in self._said:
+            _log.warning(what, **told)
+        (self._said.add if is_so else self._said.discard)(about)
 
     def _add(self, pipeline: Any, seconds: int, start: int, series: list[Series]) -> None:
         pipeline.set(self._keys.state(SERVICE, mesh(seconds, start)), gauges_encoder.encode(series), ex=KEPT[seconds])

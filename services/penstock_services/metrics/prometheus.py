@@ -25,6 +25,7 @@ _GAUGES = {
     "retry": ("retry_events", "Events due for their next try and not yet read."),
     "dead": ("dead_events", "Dead letters that were not replayed."),
     "consumers": ("consumers", "Processes of the group that are alive."),
+    "ids_ahead": ("ids_ahead_seconds", "Seconds that the ids of the stream are ahead of the clock of Redis."),
     "memory": ("redis_memory_bytes", "Bytes that Redis uses, as it counts them against maxmemory."),
     "memory_share": ("redis_memory_share", "How full Redis is: share of maxmemory, if it has one."),
 }

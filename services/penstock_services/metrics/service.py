@@ -9,7 +9,7 @@ from penstock import BatchContext, ConfigurationError, Event, Service
 from penstock.keys import EVENTS, METRICS
 from penstock.metrics.tally import encode
 from penstock.metrics.windows import OPEN, SERVICE, parts_of
-from penstock.redis.connection import unavailable
+from penstock.redis.connection import server_ms, unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.election import Election
@@ -37,7 +37,7 @@ def build(settings: Settings, topology: Topology) -> Service:
 
     @service.on(EVENTS, batch=_BATCH)
     async def count(events: list[Event], ctx: BatchContext) -> None:
-        for start, tallies in tally(events, lateness_ms).items():
+        for start, tallies in tally(events, lateness_ms, await server_ms(ctx.redis)).items():
             ctx.state.append(parts_of(start), encode(tallies))
             ctx.state.zadd(OPEN, {str(start): start})
 
@@ -62,8 +62,7 @@ def build(settings: Settings, topology: Topology) -> Service:
 
 async def _tick(runtime: Runtime, election: Election, closer: Closer, mesh: MeshWatch) -> None:
     """Do what is due, in one of all replicas. An idle mesh is asked little."""
-    seconds, microseconds = await runtime.redis.time()
-    now = seconds * 1000 + microseconds // 1000
+    now = await server_ms(runtime.redis)
     closing = await closer.is_due()
     if not (closing or mesh.is_due(now)) or not await election.won():
         return
