@@ -9,8 +9,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from penstock.config import Duration
+from penstock.topology import Start
 
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Duration: "a duration"}
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Duration: "a duration",
+    Start: "`oldest`, `newest` or a time",
+}
 
 
 def tables(top: type[msgspec.Struct]) -> Iterator[str]:

@@ -38,6 +38,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Which suspect entry each consumer of `group` is running alone."""
         return f"{self.prefix}quarantine:{group}"
 
+    def positions(self, group: str) -> str:
+        """How far `group` had come on each stream, as last noted: for the day on which it is gone."""
+        return f"{self.prefix}positions:{group}"
+
     def beats(self, group: str) -> str:
         """The last heartbeat of each consumer of `group`."""
         return f"{self.prefix}beats:{group}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from penstock.config import NAME_RULE, Duration, Section, convert, did_you_mean,
 from penstock.errors import ConfigurationError
 from penstock.keys import DEAD_LETTERS, INGEST
 from penstock.retry import Retry
+from penstock.times import ms_of, rfc3339, seconds_of
 
 FILE = "streams.yaml"
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -18,6 +20,39 @@ Unhandled = Literal["dead", "skip"]
 
 
 _TAKEN = ("topology", "breakers")
+
+
+class Start(str):
+    """Where a new group begins: `oldest`, `newest` or a time."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Start:
+        """Read it.
+
+        Raises:
+            ValueError: it is none of the three.
+        """
+        text = value.isoformat() if isinstance(value, datetime) else value
+        try:
+            if isinstance(text, str):
+                return cls(text if text in (OLDEST, NEWEST) else rfc3339(seconds_of(text)))
+        except ValueError:
+            pass
+        raise ValueError(f"expected oldest, newest or a time such as 2026-11-22T10:00:00Z, got {str(value)!r}")
+
+    @property
+    def ms(self) -> int:
+        """The time in ms since the epoch.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        return ms_of(self)
+
+
+OLDEST, NEWEST = Start("oldest"), Start("newest")
 
 
 class Retention(Section, frozen=True, kw_only=True):
@@ -46,12 +81,15 @@ class Subscription(Section, frozen=True, kw_only=True):
     """How a service reads one stream.
 
     `unhandled` says what becomes of an event that no handler asks for: `dead` or `skip`; by default it is
-    dead on `ingest`, where each event is a demand, and skipped elsewhere. `timeout` bounds one handler run.
+    dead on `ingest`, where each event is a demand, and skipped elsewhere. `timeout` bounds one handler run. `start` is
+    where the service begins on a stream that it has never read: at the `oldest` entry, after the `newest`, or at the
+    first of a time (RFC 3339). Once it has read the stream it goes on where it stood.
     """
 
     retry: Retry = Retry()
     unhandled: Unhandled | None = None
     timeout: Duration = Duration(300)
+    start: Start = OLDEST
 
     def unhandled_on(self, stream: str) -> Unhandled:
         """Return what becomes of unhandled events of `stream`."""

@@ -59,6 +59,7 @@ def test_every_unsettled_event_is_counted_in_one_place(cli: Cli, raw: Any) -> No
             "declared": True,
             "exists": True,
             "ids_ahead": 0.0,
+            "position": None,
         }
     ]
     assert state["redis"]["name"] in {"Redis", "Valkey"}

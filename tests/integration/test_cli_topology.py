@@ -65,6 +65,15 @@ def test_advice_counts_the_work_that_it_would_destroy(cli: Cli, raw: Any) -> Non
     assert "old (not in streams.yaml)" in cli("status").stdout
 
 
+def test_a_group_that_is_gone_is_told_with_what_it_has_yet_to_do(cli: Cli, raw: Any) -> None:
+    ids = [raw.xadd("ingest", {"type": "t"}).decode() for _ in range(5)]
+    raw.hset("positions:worker", "ingest", ids[2])
+    (difference,) = cli.json("topology", "check", code=1)["differences"]
+    assert f"the group of service worker is gone; it goes on after {ids[2]} (2 entries)" in difference["message"]
+    (state,) = cli.json("status")["groups"]
+    assert (state["lag"], state["position"], state["exists"]) == (2, ids[2], False)
+
+
 def test_a_group_that_is_declared_abandoned_is_no_difference(cli: Cli, raw: Any) -> None:
     Path(cli.env["PENSTOCK_TOPOLOGY"]).write_text("streams: {ingest: {abandoned: [stranger]}}")
     raw.xgroup_create("ingest", "stranger", "0", mkstream=True)

@@ -25,8 +25,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for 
 
     JSON: {"redis": {"name", "version", "uptime", "memory"}, "streams": [{"name", "length", "scheduled", "declared"}],
     "groups": [{"stream", "group", "lag", "pending", "delayed", "retry", "dead", "consumers", "declared",
-    "exists", "ids_ahead"}]}. ids_ahead: seconds that the stream's ids are ahead of Redis's clock, so that they tell no
-    time.
+    "exists", "ids_ahead", "position"}]}. position: where a group that is gone will go on. ids_ahead: seconds that the
+    stream's ids are ahead of Redis's clock, so that they tell no time.
     """
     found = run(_look())
     if as_json:

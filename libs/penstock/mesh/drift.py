@@ -43,7 +43,7 @@ async def drift(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Diff
             if not state.declared and state.group not in topology.streams[state.stream].abandoned:
                 differences.append(_undeclared_group(state))
             elif state.declared and not state.exists:
-                differences.append(_missing_group(state.stream, state.group, state.lag))
+                differences.append(_missing_group(state))
     return differences
 
 
@@ -70,13 +70,13 @@ def _literal(prefix: str) -> str:
     return "".join(f"\\{character}" if character in "*?[]\\" else character for character in prefix)
 
 
-def _missing_group(stream: str, group: str, waiting: int) -> Difference:
-    return Difference(
-        "missing-group",
-        stream,
-        group,
-        f"{stream}: service {group} has never read it ({waiting} entries wait): start the service",
-    )
+def _missing_group(state: GroupState) -> Difference:
+    stream, group, waiting = state.stream, state.group, state.lag
+    if state.position:
+        what = f"the group of service {group} is gone; it goes on after {state.position} ({waiting} entries)"
+    else:
+        what = f"service {group} has never read it ({waiting} entries wait)"
+    return Difference("missing-group", stream, group, f"{stream}: {what}: start the service")
 
 
 def _undeclared_group(state: GroupState) -> Difference:

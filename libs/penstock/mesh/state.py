@@ -10,10 +10,11 @@ from redis.exceptions import ResponseError
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
+from penstock.streams.groups import start_of
 from penstock.streams.heartbeat import alive
 from penstock.streams.lag import count_lag
 from penstock.times import entry_ms
-from penstock.topology import Topology
+from penstock.topology import OLDEST, Topology
 
 _dead = Script("penstock.dlq", "count", read_only=True)
 _PAGE = 1_000  # entries looked at in one call of a script
@@ -44,7 +45,8 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True):
     for its next try. `retry`: due for it and not yet read. `dead`: its dead letters, less those replayed.
     `consumers`: processes alive. `declared`: streams.yaml knows the group. `exists`: Redis does; a service
     makes its group when it starts. `ids_ahead`: seconds that its last entry's id is ahead of the server's clock;
-    somebody has chosen that id, or the clock has gone back, and no later id tells a time either.
+    somebody has chosen that id, or the clock has gone back, and no later id tells a time either. `position`: of a group
+    that is gone, the id up to which it had settled all, as last noted; it will be made again there.
     """
 
     stream: str
@@ -58,6 +60,7 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True):
     declared: bool
     exists: bool
     ids_ahead: float = 0.0
+    position: str | None = None
 
     @property
     def unsettled(self) -> int:
@@ -93,7 +96,11 @@ async def mesh_state(
         streams.append(state)
         declared = topology.groups(name)
         for group in dict.fromkeys([*declared, *infos, *sorted(beyond.get(name, ()))]):
-            counts = await _counts(client, keys, state, group, infos.get(group))
+            subscription = topology.services[group].consumes[name] if group in declared else None
+            start = subscription.start if subscription else OLDEST
+            after, was_known = ("", False) if group in infos else await start_of(client, keys, name, group, start)
+            info = infos.get(group) or {"last-delivered-id": after.encode(), "lag": None, "pending": 0}
+            counts = await _counts(client, keys, state, group, info)
             groups.append(
                 GroupState(
                     stream=name,
@@ -101,6 +108,7 @@ async def mesh_state(
                     dead=dead.get((name, group), 0),
                     declared=group in declared,
                     exists=group in infos,
+                    position=after if was_known else None,
                     **counts,
                 )
             )
@@ -130,9 +138,9 @@ async def _stream(client: AsyncRedis, keys: Keys, name: str, *, declared: bool) 
 
 
 async def _counts(
-    client: AsyncRedis, keys: Keys, stream: StreamState, group: str, info: dict[str, Any] | None
+    client: AsyncRedis, keys: Keys, stream: StreamState, group: str, info: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the counts of a group; `info` is what the server says of it, None if it does not exist yet."""
+    """Return the counts of a group; `info` is what the server says of it, or where it will be made."""
     key, retry = keys.stream(stream.name), keys.retry(stream.name, group)
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.zcard(keys.delayed(stream.name, group))
@@ -147,12 +155,12 @@ async def _counts(
     living = alive(beats, now_ms)
     in_flight = retried["pending"] if retried else 0
     return {
-        "lag": await count_lag(client, key, info) if info else stream.length,  # a new group starts at the first entry
-        "pending": (info["pending"] if info else 0) + in_flight,
+        "lag": await count_lag(client, key, info),
+        "pending": info["pending"] + in_flight,
         "delayed": delayed,
         "retry": max(0, waiting - in_flight),
         "consumers": sum(consumer["name"].decode() in living for consumer in consumers or ()),
-        "ids_ahead": max(0, entry_ms(info["last-delivered-id"]) - now_ms) / 1000 if info else 0.0,
+        "ids_ahead": max(0, entry_ms(info["last-delivered-id"]) - now_ms) / 1000,
     }
 
 

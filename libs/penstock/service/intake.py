@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from penstock.redis.connection import unavailable
 from penstock.service.dispatch import Dispatcher
 from penstock.streams.commit import Source
+from penstock.streams.groups import Groups
 from penstock.streams.heartbeat import Heartbeat
 from penstock.streams.read import Reader, Row
 
@@ -50,6 +51,7 @@ class Intake:
         reader: Reader,
         dispatcher: Dispatcher,
         heartbeat: Heartbeat,
+        groups: Groups,
         *,
         sources: list[Source],
         hand_back: Callable[[Source, list[str]], Awaitable[object]],
@@ -61,6 +63,7 @@ class Intake:
         self._reader = reader
         self._dispatcher = dispatcher
         self._heartbeat = heartbeat
+        self._groups = groups
         self._sources = sources
         self._ready = asyncio.Event()
         self._trouble = ""
@@ -89,9 +92,7 @@ class Intake:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _prepare(self) -> None:
-        created = await self._reader.create_groups()
-        if created and self._trouble:
-            _log.warning("consumer groups were gone; made again from the first entry on", streams=created)
+        await self._groups.make()
         await self._resume()
         if self._trouble:
             _log.info("reading again", after=self._trouble)

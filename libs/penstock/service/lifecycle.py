@@ -34,6 +34,7 @@ from penstock.service.threads import Threads
 from penstock.settings import Settings, redis_url
 from penstock.streams.commit import Committer, Source
 from penstock.streams.delay import Promoter
+from penstock.streams.groups import Groups
 from penstock.streams.heartbeat import INTERVAL, Heartbeat
 from penstock.streams.memory import MemoryRelief
 from penstock.streams.publish import Durability, Publisher, check_durability
@@ -325,6 +326,13 @@ class _Consumption:
             runs=runs,
         )
         reader = Reader(runtime.redis, group=self._group, consumer=self._consumer, sources=self._sources)
+        groups = Groups(
+            runtime.redis,
+            runtime.keys,
+            group=self._group,
+            sources=self._sources,
+            starts={stream: subscription.start for stream, subscription in self._spec.consumes.items()},
+        )
         rescuer = Rescuer(
             runtime.redis,
             runtime.keys,
@@ -333,6 +341,7 @@ class _Consumption:
             sources=self._sources,
             dlq=runtime.keys.stream(DEAD_LETTERS),
             lease=self._spec.lease,
+            note=groups.note,
         )
         heartbeat = Heartbeat(
             runtime.lanes.blocking_client(timeout=INTERVAL, name=f"{self._consumer}:heartbeat"),
@@ -359,7 +368,7 @@ class _Consumption:
                     *_trimming(runtime),
                 )
             ]
-            reading = Intake(reader, dispatcher, heartbeat, sources=self._sources, hand_back=rescuer.hand_back)
+            reading = Intake(reader, dispatcher, heartbeat, groups, sources=self._sources, hand_back=rescuer.hand_back)
             runtime.reading = lambda: reading.ready
             intake = tasks.create_task(reading.run())
             background = [tasks.create_task(_named(task(runtime))) for task in self._service.tasks]
@@ -367,7 +376,7 @@ class _Consumption:
             await runtime.stopping.wait()
             await _end([intake])
             await self._drain(dispatcher, committer, background)
-            await self._hand_back(rescuer)
+            await self._hand_back(rescuer, groups)
         finally:  # also when a task of the service has failed
             if left := await runs.end(_LAST_WORDS):
                 _log.warning("handlers swallow being cancelled; their entries are handed back", handlers=left)
@@ -421,10 +430,11 @@ class _Consumption:
             async with asyncio.timeout(min(grace, _LAST_WORDS)):
                 await committer.drain()
 
-    async def _hand_back(self, rescuer: Rescuer) -> None:
+    async def _hand_back(self, rescuer: Rescuer, groups: Groups) -> None:
         try:
             async with asyncio.timeout(_LAST_WORDS):
                 handed_back = await rescuer.release(self._consumer)
+                await groups.note()
         except Exception as error:
             if unavailable(error) is None and not isinstance(error, TimeoutError):
                 raise

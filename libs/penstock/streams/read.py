@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.dedicated import DedicatedConnection
 from penstock.streams.commit import Source
@@ -47,18 +45,6 @@ class Reader:
             redis.exceptions.RedisError: the read failed.
         """
         return await self._read(["COUNT", count], self._keys, [after.get(key, "0") for key in self._keys], 0)
-
-    async def create_groups(self) -> list[str]:
-        """Create the groups that do not exist, from the first entry on; return the streams concerned."""
-        created = []
-        for source in self._by_key.values():
-            try:
-                await self._connection.execute_command("XGROUP", "CREATE", source.key, self._group, "0", "MKSTREAM")
-                created.append(source.key)
-            except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
-        return created
 
     async def aclose(self) -> None:
         """Drop the connection."""

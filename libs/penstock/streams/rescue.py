@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 from redis.exceptions import ResponseError
@@ -71,7 +71,10 @@ class Rescuer:
         sources: list[Source],
         dlq: str,
         lease: float,
+        note: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`note`, if given, notes where the group stands, whenever this process looks for what no beat speaks of."""
+        self._note = note
         self._client = client
         self._keys = keys
         self._group = group
@@ -199,6 +202,8 @@ class Rescuer:
                 reply = await self._call(source, "", "stale")
                 self._report("entries that nobody held were handed back", source, "", reply)
         self._strangers = strangers
+        if self._note is not None:
+            await self._note()
 
     async def _call(
         self, source: Source, consumer: str, mode: str, beat: str = "", entry_ids: Sequence[str] = ()

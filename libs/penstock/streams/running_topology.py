@@ -12,13 +12,17 @@ from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.topology import Topology
 
 
+def _plain(value: object) -> float | str:
+    return float(value) if isinstance(value, float) else str(value)
+
+
 async def store(client: AsyncRedis, keys: Keys, topology: Topology) -> None:
     """Keep the topology that a service starts with; the service that started last has the word.
 
     While Redis takes no writes nothing is kept: that must not stop a service.
     """
     try:
-        await client.set(keys.topology, msgspec.json.encode(topology, enc_hook=float))
+        await client.set(keys.topology, msgspec.json.encode(topology, enc_hook=_plain))
     except Exception as error:
         if unavailable(error) is None:
             raise
