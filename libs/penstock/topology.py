@@ -101,7 +101,8 @@ class ServiceSpec(Section, frozen=True, kw_only=True):
 
     `run` is a module (`penstock_services.worker`) or module:attribute (`shop.tickets:service`); `penstock up` starts
     those that have one. `concurrency` bounds the handlers that run at once in one process. `lease` is how
-    long a process whose event loop is blocked, or that is silent and still connected, keeps what it holds.
+    long a process whose event loop is blocked, or that is silent and still connected, keeps what it holds. `formerly`
+    is the name that the service had before: it takes over what that one's groups have yet to do.
     """
 
     run: str | None = None
@@ -109,6 +110,7 @@ class ServiceSpec(Section, frozen=True, kw_only=True):
     publishes: tuple[str, ...] = ()
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 200
     lease: Duration = Duration(30)
+    formerly: str | None = None
 
 
 class HmacOptions(Section, frozen=True, kw_only=True):
@@ -273,6 +275,10 @@ def _problems(topology: Topology) -> list[str]:
             for stream in streams:
                 if stream not in known:
                     problems.append(f"services.{name}.{key}: {_unresolved(stream, known)}")
+        if service.formerly in topology.services:
+            problems.append(
+                f"services.{name}.formerly: services.{service.formerly} is still declared; take one of the two away"
+            )
     for name, hook in topology.webhooks.items():
         if hook.stream not in known:
             problems.append(f"webhooks.{name}.stream: {_unresolved(hook.stream, known)}")

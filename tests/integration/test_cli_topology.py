@@ -74,6 +74,17 @@ def test_a_group_that_is_gone_is_told_with_what_it_has_yet_to_do(cli: Cli, raw: 
     assert (state["lag"], state["position"], state["exists"]) == (2, ids[2], False)
 
 
+def test_a_group_of_a_former_name_is_not_advised_to_be_destroyed(cli: Cli, raw: Any) -> None:
+    Path(cli.env["PENSTOCK_TOPOLOGY"]).write_text(
+        "streams: {ingest: {}}\nservices: {shop: {formerly: worker, consumes: {ingest: {}}}}"
+    )
+    raw.xgroup_create("ingest", "worker", "0", mkstream=True)
+    raw.xadd("ingest", {"type": "t"})
+    messages = [one["message"] for one in cli.json("topology", "check", code=1)["differences"]]
+    assert any("service shop takes over group worker (1 events to do)" in message for message in messages)
+    assert not any("XGROUP" in message for message in messages)
+
+
 def test_a_group_that_is_declared_abandoned_is_no_difference(cli: Cli, raw: Any) -> None:
     Path(cli.env["PENSTOCK_TOPOLOGY"]).write_text("streams: {ingest: {abandoned: [stranger]}}")
     raw.xgroup_create("ingest", "stranger", "0", mkstream=True)

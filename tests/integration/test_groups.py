@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from penstock import ConfigurationError, Context, Service
+from penstock import ConfigurationError, Context, Service, TryAgain
+from penstock.streams import rescue
 from penstock.topology import parse
 from tests.hands import Raw, fields_of
 from tests.mesh import eventually, running, settled
@@ -124,6 +125,80 @@ async def test_a_new_service_on_an_old_stream_begins_where_streams_yaml_says(
     assert sorted(done(raw)) == expected
     (line,) = told(lines, NEW)
     assert (line["entries"], line["skipped"]) == (len(expected) - 1, 4 - len(expected))
+
+
+RENAMED = MESH.replace("  worker:", "  shop:\n    formerly: worker")
+
+
+def named(name: str, charged: list[str]) -> Service:
+    made = Service(name)
+
+    @made.on("ingest")
+    async def handle(data: Any, ctx: Context) -> None:
+        async def charge() -> str:
+            charged.append(str(data))
+            return "charged"
+
+        await ctx.step("charge", charge)
+        if data == 3 and ctx.attempt == 1:
+            raise TryAgain("later", after=3600)
+        ctx.emit("events", f"done.{data}")
+
+    return made
+
+
+async def test_a_renamed_service_goes_on_with_all_that_its_former_group_had_to_do(server: Server, raw: Raw) -> None:
+    charged: list[str] = []
+    add(raw, 1, 2, 3)
+    async with running(named("worker", charged), MESH, server):
+        await eventually(lambda: raw.zcard("ingest:worker:delayed") == 1 and len(done(raw)) == 2)
+    add(raw, 4, 5)
+    raw.xreadgroup("worker", "died", {"ingest": ">"}, count=1)  # 4 is in flight
+    raw.zadd("ingest:worker:delayed", {raw.zrange("ingest:worker:delayed", 0, 0)[0]: 1})  # 3 is due
+    with structlog.testing.capture_logs() as lines:
+        async with running(named("shop", charged), RENAMED, server):
+            await eventually(lambda: len(done(raw)) == 5)
+            await eventually(lambda: settled(raw, "ingest", "shop"))
+    assert sorted(done(raw)) == [1, 2, 3, 4, 5]
+    assert sorted(charged) == ["1", "2", "3", "4", "5"], "its steps are known"
+    assert [group["name"] for group in raw.xinfo_groups("ingest")] == [b"shop"]
+    assert not raw.exists("ingest:worker:retry", "ingest:worker:delayed")
+    (line,) = told(lines, "took over from the former name")
+    assert (line["former"], line["to_try_again"], line["entries"]) == ("worker", 2, 1)
+
+
+async def test_what_is_given_back_to_a_former_group_later_comes_to_the_new_one(
+    server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue, "_SWEEP", 0.1)
+    add(raw, 1)
+    async with running(named("worker", []), MESH, server):
+        await eventually(lambda: done(raw) == [1])
+    async with running(named("shop", []), RENAMED, server):
+        raw.xadd("ingest:worker:retry", {"type": "t", "data": "6"})  # as the replay of a dead letter does
+        await eventually(lambda: done(raw) == [1, 6])
+
+
+async def test_a_renamed_service_waits_for_processes_of_its_former_name(server: Server, raw: Raw) -> None:
+    old = named("worker", [])
+    new = named("shop", [])
+    with structlog.testing.capture_logs() as lines:
+        async with running(old, MESH, server) as runtime:
+            ready = asyncio.Event()
+
+            async def run_new() -> None:
+                async with running(new, RENAMED, server):
+                    ready.set()
+                    await eventually(lambda: sorted(done(raw)) == [1, 2])
+
+            task = asyncio.create_task(run_new())
+            await eventually(lambda: told(lines, "waiting for processes of the former name"))
+            add(raw, 1)
+            await eventually(lambda: done(raw) == [1])
+            assert not ready.is_set()
+            runtime.stopping.set()
+        add(raw, 2)
+        await task
 
 
 def test_a_start_that_is_none_is_refused_with_what_may_stand_there() -> None:

@@ -25,10 +25,12 @@ from penstock.mesh.jobs import find_job
 from penstock.mesh.state import mesh_state
 from penstock.redis.scripts import Script
 from penstock.resilience.breaker import BreakerPolicy, Breakers
+from penstock.streams.groups import Groups
 from penstock.streams.position import position
 from penstock.streams.publish import Deduplication, Publisher
+from penstock.streams.renaming import FormerGroup, sources_of
 from penstock.streams.retention import Retention
-from penstock.topology import load
+from penstock.topology import OLDEST, load
 from penstock.traces.scan import Scanner
 from penstock_services.notifier.channels import Receipt, Slack
 from penstock_services.notifier.delivery.notification_log import NotificationLog
@@ -151,6 +153,16 @@ async def notify(client: Any) -> None:
     await log.confirm("b", Receipt(pause=0.01))
 
 
+async def rename(client: Any, raw: Raw) -> None:
+    raw.xgroup_create("moving", "old", "0", mkstream=True)
+    raw.xadd("moving:old:retry", {"type": "t"})
+    raw.zadd("moving:old:delayed", {"x": 1})
+    former = FormerGroup(client, KEYS, group="new", former="old", consumer="me")
+    starts = {"moving": OLDEST}
+    sources = sources_of(KEYS, "new", ["moving"])
+    await Groups(client, KEYS, group="new", sources=sources, starts=starts, former=former).make()
+
+
 async def call(client: Any, raw: Raw) -> None:
     """Call by hand those whose callers need much around them."""
     raw.rpush("failed", "one")
@@ -169,6 +181,7 @@ async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, r
             await publish(client)
             await notify(client)
             await call(client, raw)
+            await rename(client, raw)
 
     assert set(found) == set(SCRIPTS.values()), "a script that nothing here has run: add it"
     assert {name: seen.undeclared for name, seen in found.items() if seen.undeclared} == {}

@@ -88,6 +88,10 @@ MISTAKES = {
     "streams: {'a:b': {}}": ("streams.a:b", "a name starts with"),
     "streams: {1: {}}": ("streams", "Expected `str`, got `int`"),
     "services: {My Worker: {}}": ("services.My Worker", "a name starts with"),
+    "services: {w: {formerly: v}, v: {}}": (
+        "services.w.formerly",
+        "services.v is still declared; take one of the two away",
+    ),
     "services: {w: {publishes: [nowhere]}}": ("services.w.publishes", "no stream nowhere; declare it under streams"),
     "streams: {ingest: {}}\nservices: {w: {consumes: {ingset: {}}}}": (
         "services.w.consumes",

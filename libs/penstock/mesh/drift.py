@@ -10,6 +10,7 @@ import msgspec
 from penstock.keys import Keys
 from penstock.mesh.state import GroupState, StreamState, Undeclared, mesh_state
 from penstock.redis.connection import AsyncRedis
+from penstock.streams.renaming import literal
 from penstock.topology import Topology
 
 _SCAN_COUNT = 1_000
@@ -41,7 +42,7 @@ async def drift(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Diff
             continue
         for state in groups:
             if not state.declared and state.group not in topology.streams[state.stream].abandoned:
-                differences.append(_undeclared_group(state))
+                differences.append(_undeclared_group(state, topology))
             elif state.declared and not state.exists:
                 differences.append(_missing_group(state))
     return differences
@@ -55,7 +56,7 @@ async def undeclared(client: AsyncRedis, keys: Keys, topology: Topology) -> Unde
     """
     found: Undeclared = {}
     for kind, pattern in (("STREAM", _STREAM), ("ZSET", _PUT_OFF)):
-        async for key in client.scan_iter(match=_literal(keys.prefix) + "*", count=_SCAN_COUNT, _type=kind):
+        async for key in client.scan_iter(match=literal(keys.prefix) + "*", count=_SCAN_COUNT, _type=kind):
             parts = pattern.fullmatch(key.decode(errors="replace").removeprefix(keys.prefix))
             if parts is None:
                 continue
@@ -63,11 +64,6 @@ async def undeclared(client: AsyncRedis, keys: Keys, topology: Topology) -> Unde
             if stream not in topology.streams or (group and group not in topology.groups(stream)):
                 found.setdefault(stream, set()).update([group] if group else [])
     return found
-
-
-def _literal(prefix: str) -> str:
-    """Escape what SCAN's patterns would take for wildcards."""
-    return "".join(f"\\{character}" if character in "*?[]\\" else character for character in prefix)
 
 
 def _missing_group(state: GroupState) -> Difference:
@@ -79,8 +75,12 @@ def _missing_group(state: GroupState) -> Difference:
     return Difference("missing-group", stream, group, f"{stream}: {what}: start the service")
 
 
-def _undeclared_group(state: GroupState) -> Difference:
+def _undeclared_group(state: GroupState, topology: Topology) -> Difference:
     stream, group, work = state.stream, state.group, state.unsettled
+    for name in topology.groups(stream):
+        if topology.services[name].formerly == group:
+            message = f"{stream}: service {name} takes over group {group} ({work} events to do): start the service"
+            return Difference("undeclared-group", stream, group, message)
     return Difference(
         "undeclared-group",
         stream,

@@ -32,13 +32,14 @@ from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime, events_key
 from penstock.service.threads import Threads
 from penstock.settings import Settings, redis_url
-from penstock.streams.commit import Committer, Source
+from penstock.streams.commit import Committer
 from penstock.streams.delay import Promoter
 from penstock.streams.groups import Groups
 from penstock.streams.heartbeat import INTERVAL, Heartbeat
 from penstock.streams.memory import MemoryRelief
 from penstock.streams.publish import Durability, Publisher, check_durability
 from penstock.streams.read import Reader
+from penstock.streams.renaming import FormerGroup, sources_of
 from penstock.streams.rescue import Rescuer
 from penstock.streams.retention import Retention
 from penstock.streams.running_topology import store
@@ -301,7 +302,7 @@ class _Consumption:
         self._spec = spec
         self._group = service.name
         self._consumer = runtime.consumer
-        self._sources = list(_sources(runtime.keys, self._group, list(spec.consumes)))
+        self._sources = sources_of(runtime.keys, self._group, list(spec.consumes))
 
     async def serve(self) -> None:
         """Serve until asked to stop."""
@@ -326,12 +327,22 @@ class _Consumption:
             runs=runs,
         )
         reader = Reader(runtime.redis, group=self._group, consumer=self._consumer, sources=self._sources)
+        former = None
+        if self._spec.formerly:
+            former = FormerGroup(
+                runtime.redis,
+                runtime.keys,
+                group=self._group,
+                former=self._spec.formerly,
+                consumer=self._consumer,
+            )
         groups = Groups(
             runtime.redis,
             runtime.keys,
             group=self._group,
             sources=self._sources,
             starts={stream: subscription.start for stream, subscription in self._spec.consumes.items()},
+            former=former,
         )
         rescuer = Rescuer(
             runtime.redis,
@@ -442,12 +453,3 @@ class _Consumption:
         else:
             if handed_back:
                 _log.info("handed back", entries=handed_back)
-
-
-def _sources(keys: Keys, group: str, streams: list[str]) -> list[Source]:
-    sources: list[Source] = []
-    for stream in streams:
-        delayed = keys.delayed(stream, group)
-        sources.append(Source(len(sources), stream, keys.retry(stream, group), delayed, is_retry=True))
-        sources.append(Source(len(sources), stream, keys.stream(stream), delayed, is_retry=False))
-    return sources

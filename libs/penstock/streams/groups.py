@@ -17,6 +17,7 @@ from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.streams.commit import Source
 from penstock.streams.lag import count_lag
+from penstock.streams.renaming import FormerGroup
 from penstock.topology import NEWEST, OLDEST, Start
 
 _make = Script("penstock.streams", "groups")
@@ -28,9 +29,17 @@ class Groups:
     """The groups of one service, on the streams that it consumes and on those of its retries."""
 
     def __init__(
-        self, client: AsyncRedis, keys: Keys, *, group: str, sources: list[Source], starts: Mapping[str, Start]
+        self,
+        client: AsyncRedis,
+        keys: Keys,
+        *,
+        group: str,
+        sources: list[Source],
+        starts: Mapping[str, Start],
+        former: FormerGroup | None = None,
     ) -> None:
-        """`starts` says for each stream where a group begins that is new."""
+        """`starts` says for each stream where a group begins that is new, and does not take the place of `former`."""
+        self._former = former
         self._client = client
         self._keys = keys
         self._group = group
@@ -39,7 +48,7 @@ class Groups:
         self._made = False
 
     async def make(self) -> None:
-        """Make those that do not exist.
+        """Make those that do not exist; wait while processes run under a former name of the service.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
@@ -57,17 +66,28 @@ class Groups:
         for source in self._sources:
             if not source.is_retry:
                 await _note(self._client, [source.key, self._keys.positions(self._group)], [self._group, source.stream])
+                if self._former is not None:
+                    await self._former.move(source.stream)
 
     async def _make(self, source: Source) -> None:
         # A group that this process has seen can only be gone without a trace if all was: what is there now is new.
         start = OLDEST if self._made else self._starts.get(source.stream, OLDEST)
-        made, after, known = await _make(
-            self._client,
-            [source.key, self._keys.positions(self._group)],
-            [self._group, source.stream, begins_after(start)],
-        )
+        former = self._former
+        keys = [source.key, self._keys.positions(self._group)]
+        keys += [self._keys.positions(former.name)] if former else []
+        moved, made = 0, -1
+        while made < 0:
+            if former is not None and await self._is_missing(source.key):
+                moved += await former.hand_over(source.stream)
+            arguments = [self._group, source.stream, begins_after(start), former.name if former else ""]
+            made, after, known = await _make(self._client, keys, arguments)
         if made:
-            await self._say(source, after, start, was_known=bool(known))
+            await self._say(source, after, start, was_known=bool(known), moved=moved)
+
+    async def _is_missing(self, key: str) -> bool:
+        if not await self._client.exists(key):
+            return True
+        return all(info["name"].decode() != self._group for info in await self._client.xinfo_groups(key))
 
     async def _make_retry(self, source: Source) -> None:
         try:  # what is there is unsettled: from the first entry on
@@ -76,10 +96,12 @@ class Groups:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
-    async def _say(self, source: Source, after: bytes, start: Start, *, was_known: bool) -> None:
+    async def _say(self, source: Source, after: bytes, start: Start, *, was_known: bool, moved: int) -> None:
         entries = await count_lag(self._client, source.key, {"last-delivered-id": after, "lag": None})
         about = {"stream": source.key, "group": self._group, "entries": entries}
-        if was_known:
+        if was_known and self._former is not None and not self._made:
+            _log.warning("took over from the former name", former=self._former.name, to_try_again=moved, **about)
+        elif was_known:
             _log.warning(
                 "the consumer group was gone: made again where it had settled all, as last noted; what it did beyond "
                 "that, it does again",
