@@ -820,6 +820,40 @@ async def test_after_a_flush_groups_come_back_and_work_goes_on(service: Service,
     assert any("consumer groups were gone" in line["event"] for line in lines)
 
 
+@pytest.mark.parametrize("by", ["XTRIM", "XDEL"])
+async def test_a_handler_whose_entry_is_removed_from_the_stream_by_hand_finishes_and_counts_once(
+    service: Service, server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(rescue, "_SWEEP", 0.05)
+    monkeypatch.setattr(rescue, "_STALE_MS", 1)  # it must not be taken for what nobody holds, either
+    handling, go_on = asyncio.Event(), asyncio.Event()
+
+    @service.on("ingest")
+    async def handle(data: Any, ctx: Context) -> None:
+        handling.set()
+        await go_on.wait()
+        ctx.emit("events", f"done.{data}")
+
+    def beats() -> int:
+        return max(int(beat.partition(b":")[0]) for beat in raw.hvals("beats:worker"))
+
+    with structlog.testing.capture_logs() as lines:
+        async with running(service, MESH, server):
+            entry = add(raw, "t", 1)
+            await handling.wait()
+            if by == "XDEL":
+                raw.xdel("ingest", entry)
+            else:
+                raw.xtrim("ingest", maxlen=0, approximate=False)
+            seen = beats()
+            await eventually(lambda: beats() > seen + 3, what="it is still in flight some beats later")
+            go_on.set()
+            await eventually(lambda: types(raw) == ["done.1"])
+            await eventually(lambda: raw.xpending("ingest", "worker")["pending"] == 0)
+    assert types(raw) == ["done.1"]
+    assert not [line for line in lines if "lost" in line["event"] or "refused" in line["event"]]
+
+
 async def test_a_flush_while_an_event_is_in_hand_undoes_it(service: Service, server: Server, raw: Raw) -> None:
     handling, go_on = asyncio.Event(), asyncio.Event()
 

@@ -22,6 +22,7 @@ from penstock.topology import ServiceSpec
 _MOST_UNSETTLED = 1_000
 _PAUSE = 0.5  # seconds between tries while Redis is away
 _COALESCE = 0.002  # seconds a busy reader waits for more slots, rather than read entries one by one
+_LOST = "lost: another process took the entry over, or somebody took it away (XGROUP DELCONSUMER, XACK): cancelling"
 _log = structlog.get_logger("penstock.dispatch")
 
 
@@ -108,12 +109,12 @@ class Dispatcher:
         return orphans
 
     def lost(self, held: list[Held]) -> None:
-        """Stop the handlers of entries that others have taken over."""
+        """Stop the handlers of entries that are pending for another process, or for none."""
         for key in held:
             work = self.in_flight.get(key)
             if work is None or work.run is None or not work.run.is_running:
                 continue
-            _log.warning("lost to another consumer: cancelling", event_id=work.event.id)
+            _log.warning(_LOST, event_id=work.event.id)
             if work.handler is None or work.handler.batch is None:  # a batch is refused whole at its commit
                 work.run.cancel()
 

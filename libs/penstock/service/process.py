@@ -304,7 +304,7 @@ class Processing:
 
     def _refuse(self, work: Work) -> None:
         self.refused += 1
-        _log.warning("commit refused: the entry belongs to another consumer", entry=work.entry_id)
+        _log.warning("commit refused: the entry is not pending for this process any more", entry=work.entry_id)
 
     def _let_go(self, work: Work) -> None:
         """Forget an entry without settling it: it is another's now, or is about to be handed back."""

@@ -23,6 +23,27 @@ local function is_mine(stream, id)
   error(rows)
 end
 
+local function before(a, b)
+  local ams, aseq = string.match(a, '^(%d+)%-(%d+)$')
+  local bms, bseq = string.match(b, '^(%d+)%-(%d+)$')
+  if ams == bms then return tonumber(aseq) < tonumber(bseq) end
+  return tonumber(ams) < tonumber(bms)
+end
+
+-- XCLAIM drops what has been deleted or trimmed from the pending entries, and so from whoever works on it: leave that
+-- out. Only what is before the stream's first entry, or not after the last one deleted, has to be looked for.
+local function still_there(stream, ids)
+  local info, reply = {}, redis.call('XINFO', 'STREAM', stream)
+  for i = 1, #reply, 2 do info[reply[i]] = reply[i + 1] end
+  local first, deleted = info['recorded-first-entry-id'], info['max-deleted-entry-id']
+  local there = {}
+  for _, id in ipairs(ids) do
+    local is_sure = info['length'] > 0 and first and not before(id, first) and before(deleted, id)
+    if is_sure or #redis.call('XRANGE', stream, id, id) > 0 then there[#there + 1] = id end
+  end
+  return there
+end
+
 local lost, mine = {}, {}
 for index, ids in ipairs(cmsgpack.unpack(ARGV[4])) do
   mine[index] = {}
@@ -40,7 +61,8 @@ local time = redis.call('TIME')
 local beat = ARGV[3]
 if beat ~= '0' then beat = beat .. ':' .. time[1] * 1000 + math.floor(time[2] / 1000) end
 redis.call('HSET', KEYS[1], consumer, beat)
-for index, ids in ipairs(mine) do
+for index, held in ipairs(mine) do
+  local ids = #held > 0 and still_there(KEYS[index + 1], held) or held
   for from = 1, #ids, 5000 do
     local chunk = {unpack(ids, from, math.min(from + 4999, #ids))}
     chunk[#chunk + 1] = 'JUSTID'

@@ -28,6 +28,7 @@ local stream, retry, dead_letters, beats, quarantine = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, mode, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local most_bytes, most_deaths = tonumber(ARGV[6]), tonumber(ARGV[7])
 local MOST_VALUES = 6000 -- Lua's unpack fails near 8,000
+local GONE_MS = 86400000 -- no beat keeps what is gone from the stream from idling: for so long somebody may work on it
 
 if (mode == 'rescue' or mode == 'expired') and (redis.call('HGET', beats, consumer) or '') ~= ARGV[4] then return {-1} end
 
@@ -78,7 +79,10 @@ for _, row in ipairs(pending) do
   if bytes > most_bytes then break end
   local id = row[1]
   local found = redis.call('XRANGE', stream, id, id)[1]
-  if not found then
+  local kept = not found and mode == 'stale' and row[3] < GONE_MS
+  if kept then
+    -- whoever works on it has its data, and settles it
+  elseif not found then
     gone = gone + 1
   else
     local fields = found[2]
@@ -104,9 +108,11 @@ for _, row in ipairs(pending) do
       })))
     end
   end
-  if quarantined == id then redis.call('HDEL', quarantine, consumer) end
-  redis.call('XACK', stream, group, id)
-  if stream == retry then redis.call('XDEL', stream, id) end
+  if not kept then
+    if quarantined == id then redis.call('HDEL', quarantine, consumer) end
+    redis.call('XACK', stream, group, id)
+    if stream == retry then redis.call('XDEL', stream, id) end
+  end
 end
 
 local removed = 0
