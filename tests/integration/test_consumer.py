@@ -854,6 +854,29 @@ async def test_a_handler_whose_entry_is_removed_from_the_stream_by_hand_finishes
     assert not [line for line in lines if "lost" in line["event"] or "refused" in line["event"]]
 
 
+async def test_what_is_removed_from_the_stream_by_hand_is_tried_again_and_buried_from_what_is_in_hand(
+    service: Service, server: Server, raw: Raw
+) -> None:
+    attempts: list[Any] = []
+
+    @service.on("ingest")
+    async def handle(data: Any, ctx: Context) -> None:
+        raw.xtrim("ingest", maxlen=0, approximate=False)
+        raw.xtrim("ingest:worker:retry", maxlen=0, approximate=False)
+        attempts.append((data, ctx.attempt))
+        ctx.emit("events", "tried")
+        raise ValueError("no")
+
+    async with running(service, MESH, server):
+        raw.xadd("ingest", {"type": "t", "data": "1", "note": "ü"})
+        await eventually(lambda: raw.xlen("dlq"))
+        await eventually(lambda: raw.xpending("ingest:worker:retry", "worker")["pending"] == 0)
+    assert attempts == [(1, 1), (1, 2), (1, 3)]
+    (letter,) = (fields for _, fields in raw.xrange("dlq"))
+    assert (letter[b"data"], letter[b"note"], letter[b"dlq.attempts"]) == (b"1", "ü".encode(), b"3")
+    assert raw.xpending("ingest", "worker")["pending"] == 0
+
+
 async def test_a_flush_while_an_event_is_in_hand_undoes_it(service: Service, server: Server, raw: Raw) -> None:
     handling, go_on = asyncio.Event(), asyncio.Event()
 
@@ -943,27 +966,6 @@ async def test_a_step_that_redis_could_not_keep_uses_up_no_attempt(service: Serv
 def refusals(raw: Raw) -> int:
     """Return how many results of steps were refused."""
     return int(raw.info("commandstats").get("cmdstat_hsetnx", {}).get("rejected_calls", 0))
-
-
-async def test_entries_that_were_deleted_while_pending_are_let_go(service: Service, server: Server, raw: Raw) -> None:
-    handling, go_on = asyncio.Event(), asyncio.Event()
-
-    @service.on("ingest")
-    async def handle(data: Any) -> None:
-        handling.set()
-        await go_on.wait()
-        raise ConnectionError("so it would be parked")
-
-    entry = add(raw)
-    with structlog.testing.capture_logs() as lines:
-        async with running(service, MESH, server):
-            await handling.wait()
-            raw.xdel("ingest", entry)
-            go_on.set()
-            await eventually(done(raw), what="it is let go")
-
-    assert any("entries lost" in line["event"] for line in lines)
-    assert not raw.exists(DELAYED)
 
 
 # Around the handlers

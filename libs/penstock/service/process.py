@@ -247,7 +247,9 @@ class Processing:
         if isinstance(outcome, Retried):
             attempt = origin.attempt + (0 if outcome.snoozed else 1)
             fields = codec.encode_retry(origin.entry_id, attempt=attempt, error=outcome.error, crashes=origin.crashes)
-            return Entry(source.index, work.entry_id, RETRY, fields, round(outcome.delay * 1000), size)
+            return Entry(
+                source.index, work.entry_id, RETRY, fields, round(outcome.delay * 1000), size, work.fields or []
+            )
         fields = dead_letter.encode(
             stream=source.stream,
             group=self._scope.service,
@@ -260,7 +262,7 @@ class Processing:
             traceparent=outcome.traceparent,
             traceback=outcome.traceback,
         )
-        return Entry(source.index, work.entry_id, DEAD, fields, size=size)
+        return Entry(source.index, work.entry_id, DEAD, fields, size=size, in_hand=work.fields or [])
 
     def _context(self, work: Work) -> Context:
         source = work.source

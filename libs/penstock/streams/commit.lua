@@ -23,7 +23,8 @@
 -- returns  {refused, invalid, gone, failed, stale}
 --            refused   {unit index, entry index, ...}   entries that are no longer ours (indexes from 0)
 --            invalid   {unit index, why, ...}           units whose effects cannot be carried out
---            gone      how many entries were deleted or trimmed before they could be parked or buried
+--            gone      {unit index, entry index, ...}   entries that were to be parked or buried and are no longer in their
+--                      stream: nothing of their units has happened
 --            failed    {why, ...}                       operations that Redis refused after the checks
 --            stale     {unit index, ...}                units with a guard that does not hold
 -- error    whatever Redis answers when it takes no writes, or this user may not write: nothing has happened
@@ -213,17 +214,23 @@ local function refusal(unit)
   return why
 end
 
-local refused, invalid, failed, gone, stale, settled = {}, {}, {}, 0, {}, {}
+local refused, invalid, failed, gone, stale, settled = {}, {}, {}, {}, {}, {}
 local commands, buries = {XACK = true}, false -- what this batch needs
 for index, unit in ipairs(units) do
-  local before_it = #refused
-  each_entry(unit.entries, function(stream, id, _, _, _, _, position)
+  local before_it = #refused + #gone
+  each_entry(unit.entries, function(stream, id, disposition, _, _, _, position)
+    local list
     if not mine[stream][id] then
-      refused[#refused + 1] = index - 1
-      refused[#refused + 1] = position
+      list = refused
+    elseif disposition == RETRY or (disposition == DEAD and dead_letters ~= '') then
+      if #redis.call('XRANGE', stream.key, id, id) == 0 then list = gone end
+    end
+    if list then
+      list[#list + 1] = index - 1
+      list[#list + 1] = position
     end
   end)
-  if #refused == before_it then
+  if #refused + #gone == before_it then
     if is_stale(unit) then
       stale[#stale + 1] = index - 1
     else
@@ -305,13 +312,11 @@ local acks = {}
 for _, unit in ipairs(settled) do
   each_entry(unit.entries, function(stream, id, disposition, delay, from, to)
     if disposition == RETRY or (disposition == DEAD and dead_letters ~= '') then
-      local found = redis.call('XRANGE', stream.key, id, id)[1]
-      if not found then
-        gone = gone + 1
-      elseif disposition == RETRY then
-        redis.call('ZADD', stream.delayed, now + delay, cmsgpack.pack(with_added(stream, found[2], from, to)))
+      local fields = with_added(stream, redis.call('XRANGE', stream.key, id, id)[1][2], from, to)
+      if disposition == RETRY then
+        redis.call('ZADD', stream.delayed, now + delay, cmsgpack.pack(fields))
       else
-        redis.call('XADD', dead_letters, '*', unpack(with_added(stream, found[2], from, to)))
+        redis.call('XADD', dead_letters, '*', unpack(fields))
       end
     end
     local ids = acks[stream]

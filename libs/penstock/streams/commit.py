@@ -20,6 +20,7 @@ DEAD: Final = 2
 
 _commit = Script("penstock.streams", "commit")
 _MOST_UNITS = 500
+_MOST_VALUES = 6_000  # as in commit.lua
 _MOST_ENTRIES = 1_000
 _MOST_BYTES = 1_000_000  # bounds how long one call holds Redis
 _log = structlog.get_logger("penstock.commit")
@@ -39,7 +40,7 @@ class Entry(msgspec.Struct):
     """One entry of a unit of work and its disposition.
 
     `fields` are added to it when it is parked for `delay_ms` (RETRY) or buried (DEAD); `size` is what the script
-    then copies, in bytes.
+    then copies, in bytes. `in_hand` are the fields it was read with, for when it is gone from its stream.
     """
 
     source: int
@@ -48,6 +49,7 @@ class Entry(msgspec.Struct):
     fields: list[str] = []
     delay_ms: int = 0
     size: int = 0
+    in_hand: list[bytes] = []
 
 
 class Output(msgspec.Struct):
@@ -119,7 +121,7 @@ class Reply(NamedTuple):
 
     refused: list[int]
     invalid: list[Any]
-    gone: int
+    gone: list[int]
     failed: list[bytes]
     stale: list[int]
 
@@ -280,9 +282,43 @@ class Committer:
             special[unit] = Settled(invalid=why.decode(errors="replace"))
         for unit, entry in zip(reply.refused[::2], reply.refused[1::2], strict=True):
             special[unit] = Settled(refused=special.get(unit, _ALL_DONE).refused | {entry})
-        if reply.gone:
-            _log.warning("entries lost: deleted or trimmed while they were in flight", count=reply.gone)
+        gone: dict[int, set[int]] = {}
+        for unit, entry in zip(reply.gone[::2], reply.gone[1::2], strict=True):
+            gone.setdefault(unit, set()).add(entry)
         for why in reply.failed:
             _log.error("state operation failed", error=why.decode(errors="replace"))
         for index, commit in enumerate(batch):
+            if index in gone and index not in special:
+                commit.unit = self._from_hand(commit.unit, gone[index])
+                self._waiting.append(commit)
+                continue
             commit.settle(special.get(index, _ALL_DONE) if special else _ALL_DONE)
+
+    def _from_hand(self, unit: UnitOfWork, gone: set[int]) -> UnitOfWork:
+        """Return the unit as one that parks or buries what is in hand of the entries that are gone."""
+        _log.warning("deleted or trimmed while in flight: going on with what is in hand", count=len(gone))
+        entries, outputs = list(unit.entries), list(unit.outputs)
+        for index in gone:
+            entry = entries[index]
+            entries[index] = Entry(entry.source, entry.entry_id)
+            source = self._sources[entry.source]
+            fields: list[Any] = [*map(_raw, _own_fields(entry.in_hand, source)), *entry.fields]
+            if entry.disposition == RETRY:
+                outputs.append(Output(source.delayed, fields, max(1, entry.delay_ms)))
+            else:
+                outputs.append(Output(self._arguments[2], fields))
+        return msgspec.structs.replace(unit, entries=entries, outputs=outputs)
+
+
+def _own_fields(fields: list[bytes], source: Source) -> list[bytes]:
+    """Return an entry's own fields, as commit.lua does."""
+    if source.is_retry and fields[-8:-7] == [b"retry.entry"]:
+        fields = fields[:-8]
+    if len(fields) > _MOST_VALUES:
+        return [b"retry.fields", b"".join(b"%d:%s" % (len(field), field) for field in fields)]
+    return fields
+
+
+def _raw(value: bytes) -> msgspec.Raw:
+    """Return bytes as a MessagePack text of 32-bit length, UTF-8 or not: the server's Lua reads no other kind."""
+    return msgspec.Raw(b"\xdb" + len(value).to_bytes(4, "big") + value)
