@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -104,6 +109,65 @@ def test_only_the_gateway_is_published_and_only_to_this_machine(stack: Stack) ->
     label = f"label=com.docker.compose.project={stack.project}"
     ports = stack.engine.docker("ps", "--filter", label, "--format", "{{.Ports}}").splitlines()
     assert [line for line in ports if "->" in line] == [f"127.0.0.1:{stack.port}->8080/tcp"]
+
+
+@pytest.mark.parametrize("service", ["gateway", "worker", "metrics", "alerts", "notifier"])
+def test_a_service_reaches_redis_and_the_world_only_where_that_is_its_work(
+    stack: Stack, outside: tuple[str, int], service: str
+) -> None:
+    assert _reaches(stack, service, "redis", 6379)
+    assert _reaches(stack, service, *outside) == (service in {"gateway", "worker", "notifier"})
+
+
+def test_redis_reaches_nobody_outside(stack: Stack, outside: tuple[str, int]) -> None:
+    script = "timeout 3 bash -c '</dev/tcp/{}/{}' 2>/dev/null; echo $?".format(*outside)
+    assert stack.compose("exec", "-T", "redis", "sh", "-c", script).strip() != "0"
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[tuple[str, int]]:
+    """Listen on another host, which this one leads to: the engine's rules are about what it forwards."""
+    if os.geteuid():
+        pytest.skip("only root can make another host")
+    name, (ours, theirs), port = f"penstock{os.getpid()}", ("198.51.100.1", "198.51.100.2"), 9
+    listen = (
+        f"import socket\nwith socket.create_server(({theirs!r}, {port})) as s:\n    while True: s.accept()[0].close()"
+    )
+    with contextlib.ExitStack() as stack:
+        _ip("netns", "add", name)
+        stack.callback(_ip, "netns", "delete", name)  # and what leads there with it
+        _ip("link", "add", "penstock-out", "type", "veth", "peer", "name", "in", "netns", name)
+        _ip("address", "add", f"{ours}/30", "dev", "penstock-out")
+        _ip("link", "set", "penstock-out", "up")
+        _ip("-n", name, "address", "add", f"{theirs}/30", "dev", "in")
+        _ip("-n", name, "link", "set", "in", "up")
+        host = stack.enter_context(subprocess.Popen(["ip", "netns", "exec", name, sys.executable, "-c", listen]))
+        stack.callback(host.kill)
+        eventually(lambda: _answers(theirs, port), what="the host outside is up")
+        yield theirs, port
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
+        return True
+    return False
+
+
+def _reaches(stack: Stack, service: str, host: str, port: int) -> bool:
+    code = f"""
+import socket
+try:
+    socket.create_connection(({host!r}, {port}), 3)
+except OSError:
+    print("no")
+else:
+    print("yes")
+"""
+    return stack.compose("exec", "-T", service, "python", "-c", code).strip() == "yes"
 
 
 def test_an_event_by_http_and_one_by_redis_cli_are_both_done(stack: Stack) -> None:

@@ -56,7 +56,7 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Manifests:
     folder = tmp_path_factory.mktemp("overlay", numbered=True)
     relative = Path(*[".."] * (len(folder.parts) - 1), *FOLDER.parts[1:])
     (folder / "kustomization.yaml").write_text(OVERLAY.replace("../penstock/deploy/kubernetes", str(relative)))
-    for name in ("redis", "gateway", "notifier"):
+    for name in ("redis", "gateway", "metrics", "notifier"):
         (folder / f"{name}.env").write_text("password=secret\n")
     shutil.copy(ROOT / "streams.yaml", folder)
     return build(folder)
@@ -143,7 +143,7 @@ def test_an_overlay_brings_its_image_its_topology_and_its_secrets(overlay: Manif
         assert configs[config]["streams.yaml"] == (ROOT / "streams.yaml").read_text()
         (secret,) = [source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source]
         assert secret.startswith(f"penstock-{service}")
-        assert (("Secret", secret) in overlay) == (service in ("gateway", "notifier"))
+        assert (("Secret", secret) in overlay) == (service in ("gateway", "metrics", "notifier"))
 
 
 def test_redis_asks_for_the_password_that_the_services_have(base: Manifests) -> None:
@@ -176,11 +176,7 @@ def test_keda_alone_scales_the_worker_by_its_lag(base: Manifests, overlay: Manif
     spec = overlay["ScaledObject", "worker"]["spec"]
     assert ("Deployment", spec["scaleTargetRef"]["name"]) in overlay
     (trigger,) = spec["triggers"]
-    assert trigger["type"] == "redis-streams"
     metadata = trigger["metadata"]
-    assert metadata["consumerGroup"] in TOPOLOGY.groups(metadata["stream"])
-    assert int(metadata["lagCount"]) > 0
-    assert all(isinstance(value, str) for value in metadata.values())
-    assert metadata["address"] == "redis.tickets.svc:6379"
-    (secret,) = overlay["TriggerAuthentication", "penstock-redis"]["spec"]["secretTargetRef"]
+    assert metadata["url"] == "http://metrics.tickets.svc:8081/metrics"
+    (secret,) = overlay["TriggerAuthentication", "penstock-scrape"]["spec"]["secretTargetRef"]
     assert ("Secret", secret["name"]) in overlay

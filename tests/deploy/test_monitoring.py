@@ -14,6 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from penstock.topology import load
 from tests.deploy.stack import compose_file
 from tests.processes import ROOT, eventually, service_process
 from tests.servers import Server, free_port
@@ -106,6 +107,23 @@ def test_every_metric_and_label_of_the_dashboard_exists(served: Labels) -> None:
         for name, labels in wanted.items():
             assert name in served, f"{title}: no service tells {name}"
             assert labels <= served[name], f"{title}: {name} has only the labels {sorted(served[name])}"
+
+
+def test_what_keda_scales_the_worker_by_is_told(served: Labels) -> None:
+    documents = list(yaml.safe_load_all((ROOT / "deploy/kubernetes/keda/scaled-object.yaml").read_text()))
+    (asked_for,) = (
+        trigger["metadata"]
+        for document in documents
+        if document["kind"] == "ScaledObject"
+        for trigger in document["spec"]["triggers"]
+    )
+    ((name, labels),) = asked(asked_for["valueLocation"]).items()
+    assert labels <= served[name]
+    selector: Any = promql_parser.parse(asked_for["valueLocation"])
+    chosen = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+    assert chosen["group"] in load(ROOT / "streams.yaml").groups(chosen["stream"])
+    assert asked_for["format"] == "prometheus"
+    assert all(isinstance(value, str) for value in asked_for.values())
 
 
 def test_prometheus_asks_each_service_at_the_port_where_it_is_asked_for_its_health() -> None:

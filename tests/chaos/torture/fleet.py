@@ -138,8 +138,9 @@ class Fleet:
         if process is None or not member.running:
             return False
         self.disturbed.add(process.pid)
-        self._stopped.add(process.pid)
-        member.send(signal.SIGTERM)
+        if process.pid not in self._stopped:  # a second one would end it at once, and as an error
+            self._stopped.add(process.pid)
+            member.send(signal.SIGTERM)
         try:
             async with asyncio.timeout(_STOPS_WITHIN):
                 await process.wait()
