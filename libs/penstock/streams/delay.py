@@ -12,7 +12,7 @@ _promote = Script("penstock.streams", "delay")
 _MOST_EVENTS = 200
 _MOST_BYTES = 1_000_000  # bounds how long one call holds Redis
 _LONGEST_WAIT = 1.0  # others may schedule something sooner than what we know of
-_NOTHING_WAITS = 2.5  # whoever schedules something looks again at once; this is for its death
+_NOTHING_WAITS = 3.5  # whoever schedules something looks again at once; this is for its death
 
 
 class Promoter:

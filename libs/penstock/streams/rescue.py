@@ -28,7 +28,7 @@ from penstock.streams.heartbeat import GIVEN_UP, INTERVAL, LIFETIME, Beats
 from penstock.times import rfc3339
 
 MOST_DEATHS = 3  # processes that may die with an event in flight before it goes to the dead letters
-_SWEEP = 10.0  # seconds between looks for what no beat speaks of
+_SWEEP = 15.0  # seconds between looks for what no beat speaks of
 _MOST_ENTRIES = 200
 _MOST_BYTES = 1_000_000  # bounds how long one call holds Redis
 _STALE_MS = 60_000  # a living consumer beats every second for what it holds: such an entry nobody holds

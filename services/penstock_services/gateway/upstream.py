@@ -16,13 +16,13 @@ from penstock.web.health import Ready
 from penstock.web.problems import Problem, overloaded
 from penstock.web.routes import Request, json
 
-_EVERY = 2.0  # seconds between two looks, and the most one may take
+_EVERY = 2.5  # seconds between two looks, and the most one may take
 _COME_BACK = 10  # seconds; a backlog does not vanish at once
 _log = structlog.get_logger("penstock.gateway")
 
 
 class Upstream:
-    """Looks once a second, so that no request has to."""
+    """Looks every few seconds, so that no request has to."""
 
     def __init__(self, runtime: Runtime, streams: frozenset[str]) -> None:
         self._runtime = runtime

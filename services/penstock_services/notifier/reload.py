@@ -29,7 +29,7 @@ from penstock_services.notifier.config import notify_file
 from penstock_services.notifier.config.config import Config, load
 from penstock_services.notifier.delivery import channel_health
 
-_TICK = 2.0  # seconds between two looks at the files
+_TICK = 3.0  # seconds between two looks at the files
 _log = structlog.get_logger("notifier.config")
 Stamp = tuple[tuple[str, int, int, int], ...]
 

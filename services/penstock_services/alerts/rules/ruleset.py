@@ -23,7 +23,7 @@ from penstock.service.runtime import Runtime
 from penstock_services.alerts.rules.file import parse, read
 from penstock_services.alerts.rules.model import Rules
 
-_LOOK_AGAIN = 2.0  # seconds
+_LOOK_AGAIN = 3.0  # seconds
 _log = structlog.get_logger("penstock.alerts")
 
 
