@@ -38,38 +38,65 @@ class Untold(Exception):
     """It could not be told; the message says why."""
 
 
-def pinned(lock: Path) -> list[Pinned]:
-    """Return the packages of a lock file that come from an index; ours are not among them."""
-    packages = tomllib.loads(lock.read_text())["package"]
-    return [Pinned(one["name"], one["version"]) for one in packages if "registry" in one.get("source", {})]
+class Answer(NamedTuple):
+    """What is known, a line each, and what could not be looked at, with the reason."""
+
+    known: list[str]
+    unseen: list[str]
 
 
-def offline(packages: list[Pinned], archive: Path) -> list[str]:
-    """Return what the advisories of an archive say of packages, a line each.
+def pinned(lock: Path) -> tuple[list[Pinned], list[str]]:
+    """Return the packages of a lock file that come from an index, and the others that are not our own.
 
     Raises:
-        Untold: the archive cannot be read, or holds no advisory.
+        Untold: it cannot be read, or locks nothing.
+    """
+    try:
+        packages = tomllib.loads(lock.read_text())["package"]
+    except (OSError, ValueError, KeyError) as error:
+        raise Untold(f"{lock}: no lock file of uv ({error})") from None
+    indexed, others = [], []
+    for one in packages:
+        source = one.get("source", {})
+        if "registry" in source:
+            indexed.append(Pinned(one["name"], one["version"]))
+        elif not source.keys() & {"editable", "virtual"}:
+            others.append(f"{one['name']}: it comes from no index ({', '.join(source) or 'unknown'})")
+    return indexed, others
+
+
+def offline(packages: list[Pinned], archive: Path) -> Answer:
+    """Return what the advisories of an archive say of packages.
+
+    Raises:
+        Untold: the archive cannot be read, or holds no advisory of PyPI.
     """
     try:
         advisories = list(_advisories(archive))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise Untold(f"{archive}: no archive of advisories ({error}); fetch OSV's all.zip for PyPI again") from None
-    if not advisories:
-        raise Untold(f"{archive}: holds no advisory; fetch OSV's all.zip for PyPI")
+    about = [
+        (advisory, affected)
+        for advisory in advisories
+        for affected in advisory.get("affected", ())
+        if affected.get("package", {}).get("ecosystem") == "PyPI"
+    ]
+    if not about:
+        raise Untold(f"{archive}: holds no advisory of PyPI; fetch OSV's all.zip for it")
     wanted = defaultdict(list)
     for package in packages:
         wanted[canonicalize_name(package.name)].append(package)
-    return sorted(
-        {
-            _line(package, advisory["id"], advisory.get("summary", ""), affected)
-            for advisory in advisories
-            if "withdrawn" not in advisory
-            for affected in advisory.get("affected", ())
-            if affected.get("package", {}).get("ecosystem") == "PyPI"
-            for package in wanted.get(canonicalize_name(affected["package"]["name"]), ())
-            if affects(affected, package.version)
-        }
-    )
+    known, unseen = set(), set()
+    for advisory, affected in about:
+        for package in wanted.get(canonicalize_name(affected["package"]["name"]), ()):
+            try:
+                if "withdrawn" not in advisory and affects(affected, package.version):
+                    known.add(_line(package, advisory["id"], advisory.get("summary", ""), affected))
+            except InvalidVersion as error:
+                unseen.add(
+                    f"{package.name} {package.version}: {advisory['id']} speaks of versions that are none: {error}"
+                )
+    return Answer(sorted(known), sorted(unseen))
 
 
 def _advisories(archive: Path) -> Iterator[dict[str, Any]]:
@@ -83,6 +110,9 @@ def affects(affected: Mapping[str, Any], version: str) -> bool:
     """Return whether a version is among those that an advisory is about.
 
     Source: https://ossf.github.io/osv-schema/, `affected[].versions` and `affected[].ranges[].events`.
+
+    Raises:
+        InvalidVersion: a bound of a range, or the version itself, is none.
     """
     if version in affected.get("versions", ()):
         return True
@@ -106,10 +136,7 @@ def _within(events: Any, version: Version) -> bool:
 def _steps(events: Any) -> Iterator[tuple[Version, str]]:
     for event in events:
         for kind, at in event.items():
-            try:
-                yield Version("0.dev0" if at == "0" else at), kind
-            except InvalidVersion:
-                continue
+            yield Version("0.dev0" if at == "0" else at), kind
 
 
 def _line(package: Pinned, advisory: str, summary: str, affected: Mapping[str, Any]) -> str:
@@ -120,72 +147,74 @@ def _line(package: Pinned, advisory: str, summary: str, affected: Mapping[str, A
     return f"{package.name} {package.version}: {advisory} {summary}{mend}"
 
 
-def online(packages: list[Pinned]) -> list[str]:
-    """Return what pip-audit says of packages, a line each.
+def online(packages: list[Pinned]) -> Answer:
+    """Return what pip-audit says of packages.
 
     Raises:
-        Untold: it could not ask, or the index knows nothing of some of them.
+        Untold: it could not ask.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
         listed.writelines(f"{one.name}=={one.version}\n" for one in packages)
         listed.flush()
         command = ["uv", "tool", "run", "--from", _TOOL, "pip-audit", "--format", "json", "--progress-spinner", "off"]
-        asked = subprocess.run(
-            [*command, "--no-deps", "--disable-pip", "--requirement", listed.name],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    return told(asked.stdout, asked.stderr, len(packages))
+        try:
+            asked = subprocess.run(
+                [*command, "--no-deps", "--disable-pip", "--requirement", listed.name],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError as error:
+            raise Untold(f"uv, which runs pip-audit, cannot be run ({error})") from None
+    return told(asked.stdout, asked.stderr, packages)
 
 
-def told(answer: str, complaint: str, count: int) -> list[str]:
-    """Return what an answer of pip-audit about `count` packages says, a line each.
+def told(answer: str, complaint: str, packages: list[Pinned]) -> Answer:
+    """Return what an answer of pip-audit says of packages.
 
     Raises:
-        Untold: it says nothing of some of them.
+        Untold: it is none.
     """
     try:
         answers = json.loads(answer)["dependencies"]
     except (ValueError, KeyError, TypeError):
         last = complaint.strip().splitlines()[-1:] or ["it said nothing"]
         raise Untold(f"pip-audit could not ask: {last[0]}") from None
-    found = [
+    known = [
         f"{one['name']} {one['version']}: {flaw['id']} {flaw.get('description', '').partition('.')[0]}"
         + (f"; fixed in {', '.join(flaw['fix_versions'])}" if flaw.get("fix_versions") else "")
         for one in answers
         for flaw in one.get("vulns", ())
     ]
-    skipped = [one["name"] for one in answers if "skip_reason" in one]
-    if found:
-        return found
-    if skipped or len(answers) < count:
-        missing = skipped or ["some"]
-        raise Untold(
-            f"the index said nothing of {max(len(skipped), count - len(answers))} of {count} packages "
-            f"({', '.join(missing[:3])} ...)"
-        )
-    return []
+    seen = {canonicalize_name(one["name"]) for one in answers if "skip_reason" not in one}
+    unseen = [f"{one.name} {one.version}: the index said nothing of it" for one in packages]
+    return Answer(
+        known, [line for one, line in zip(packages, unseen, strict=True) if canonicalize_name(one.name) not in seen]
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Audit; return 0 if nothing is known, 1 if something is, 3 if it could not be told."""
+    """Audit; return 0 if nothing is known, 1 if something is, 3 if it could not be told of all."""
     parser = argparse.ArgumentParser(prog="just audit", description=__doc__)
     parser.add_argument("archive", nargs="?", type=Path, help="OSV's all.zip for PyPI: then nothing is asked online")
     parser.add_argument("--lock", type=Path, default=ROOT / "uv.lock", help="the lock file (uv.lock)")
     given = parser.parse_args(arguments)
-    packages = pinned(given.lock)
     try:
-        found = offline(packages, given.archive) if given.archive else online(packages)
+        packages, others = pinned(given.lock)
+        known, unseen = offline(packages, given.archive) if given.archive else online(packages)
     except Untold as why:
-        hint = "" if given.archive else "; give it an archive of advisories: just audit all.zip"
-        print(f"NOT AUDITED: {why}{hint}", file=sys.stderr)
+        print(f"NOT AUDITED: {why}", file=sys.stderr)
         return UNTOLD
-    for line in found:
+    for line in known:
         print(line)
-    flaws = f"{len(found)} known vulnerabilities" if found else "no known vulnerability"
-    print(f"{flaws} in {len(packages)} packages of {given.lock.name}")
-    return KNOWN if found else 0
+    unseen = [*others, *unseen]
+    if unseen:
+        more = f"; and {len(unseen) - 3} more" if len(unseen) > 3 else ""
+        hint = "" if given.archive else "\nGive it an archive of advisories: just audit all.zip"
+        print(f"NOT AUDITED: {'; '.join(unseen[:3])}{more}{hint}", file=sys.stderr)
+    flaws = f"{len(known)} known vulnerabilities" if known else "no known vulnerability"
+    print(f"{flaws} in {len(packages) + len(others) - len(unseen)} packages of {given.lock.name}")
+    return KNOWN if known else UNTOLD if unseen else 0
 
 
 if __name__ == "__main__":

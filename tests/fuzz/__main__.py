@@ -17,7 +17,7 @@ def main() -> int:
     began, fed = time.monotonic(), 0
     for left, (name, target) in zip(range(len(TARGETS), 0, -1), TARGETS.items(), strict=True):
         until = time.monotonic() + (asked.seconds - (time.monotonic() - began)) / left
-        count = feed(target, examples=asked.examples // len(TARGETS), until=until)
+        count = feed(target, examples=-(-asked.examples // len(TARGETS)), until=until)
         fed += count
         sys.stdout.write(f"{name:<24} {count:>9,} inputs\n")
         sys.stdout.flush()

@@ -101,18 +101,52 @@ def test_without_advisories_it_says_that_nothing_was_audited(
     assert "NOT AUDITED" in capsys.readouterr().err
 
 
-def test_an_index_that_knows_nothing_of_a_package_is_no_all_clear() -> None:
-    answer = {"dependencies": [{"name": "jinja2", "skip_reason": "Dependency not found on PyPI"}], "fixes": []}
-    with pytest.raises(audit.Untold, match=r"1 of 1 packages \(jinja2"):
-        audit.told(json.dumps(answer), "", 1)
+def test_an_archive_of_another_ecosystem_is_no_all_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = written(tmp_path, {"id": "GHSA-1", "affected": [{"package": {"ecosystem": "npm", "name": "jinja2"}}]})
+    assert audit.main([str(other), *locked(tmp_path, "3.1.2")]) == audit.UNTOLD
+    assert "holds no advisory of PyPI" in capsys.readouterr().err
+
+
+def test_an_advisory_whose_bounds_cannot_be_read_is_no_all_clear(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "next-release"}]}]
+    affected = [{"package": {"ecosystem": "PyPI", "name": "jinja2"}, "ranges": ranges}]
+    assert audit.main([str(written(tmp_path, {"id": "X-1", "affected": affected})), *locked(tmp_path, "3.1.2")]) == 3
+    assert "jinja2 3.1.2: X-1 speaks of versions that are none" in capsys.readouterr().err
+
+
+def test_a_package_that_comes_from_no_index_is_no_all_clear(
+    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = locked(tmp_path, "4.0")
+    with Path(arguments[1]).open("a") as lock:
+        lock.write('[[package]]\nname = "own"\nversion = "1"\nsource = { git = "https://example.com/own" }\n')
+    assert audit.main([str(archive), *arguments]) == audit.UNTOLD
+    assert "own: it comes from no index (git)" in capsys.readouterr().err
+
+
+def test_without_a_lock_file_nothing_is_audited(
+    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit.main([str(archive), "--lock", str(tmp_path / "none")]) == audit.UNTOLD
+    assert "no lock file of uv" in capsys.readouterr().err
+
+
+LOCKED = [audit.Pinned("Jinja2", "3.1.2"), audit.Pinned("uvloop", "1.0")]
+
+
+def test_what_an_index_knows_nothing_of_is_not_seen() -> None:
+    flaw = {"id": "PYSEC-2024-1", "fix_versions": ["3.1.3"], "aliases": [], "description": "It injects. And more."}
+    answers = [
+        {"name": "jinja2", "version": "3.1.2", "vulns": [flaw]},
+        {"name": "uvloop", "skip_reason": "Dependency not found"},
+    ]
+    found = audit.told(json.dumps({"dependencies": answers, "fixes": []}), "", LOCKED)
+    assert found.known == ["jinja2 3.1.2: PYSEC-2024-1 It injects; fixed in 3.1.3"]
+    assert found.unseen == ["uvloop 1.0: the index said nothing of it"]
 
 
 def test_an_index_that_cannot_be_reached_is_no_all_clear() -> None:
     with pytest.raises(audit.Untold, match="could not ask: ConnectionError"):
-        audit.told("", "WARNING: x\nConnectionError: no route", 1)
-
-
-def test_what_the_index_knows_is_named() -> None:
-    flaw = {"id": "PYSEC-2024-1", "fix_versions": ["3.1.3"], "aliases": [], "description": "It injects. And more."}
-    answer = {"dependencies": [{"name": "jinja2", "version": "3.1.2", "vulns": [flaw]}], "fixes": []}
-    assert audit.told(json.dumps(answer), "", 1) == ["jinja2 3.1.2: PYSEC-2024-1 It injects; fixed in 3.1.3"]
+        audit.told("", "WARNING: x\nConnectionError: no route", LOCKED)
