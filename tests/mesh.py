@@ -62,10 +62,18 @@ async def running(
 
 def settled(raw: Raw, stream: str, group: str) -> bool:
     """Return whether `group` has read all of `stream`, and has nothing in flight, parked or to be tried again."""
-    retry = f"{stream}:{group}:retry"
-    if raw.zcard(f"{stream}:{group}:delayed") or raw.xlen(retry):
-        return False
     groups = {info["name"].decode(): info for info in raw.xinfo_groups(stream)}
     info = groups[group]
     last = raw.xrevrange(stream, count=1)
-    return not info["pending"] and (not last or info["last-delivered-id"] == last[0][0])
+    if info["pending"] or (last and info["last-delivered-id"] != last[0][0]):
+        return False
+    # Last: an entry is parked when it is no longer in flight, not the other way round.
+    return not waiting(raw, stream, group)
+
+
+def waiting(raw: Raw, stream: str, group: str) -> int:
+    """Return how many events wait for another try or are in hand for it, at one instant: they go to and fro."""
+    with raw.pipeline(transaction=True) as pipeline:
+        pipeline.zcard(f"{stream}:{group}:delayed")
+        pipeline.xlen(f"{stream}:{group}:retry")
+        return sum(pipeline.execute())

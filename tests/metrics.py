@@ -14,6 +14,7 @@ import msgspec
 from penstock.event import Event, decode
 from penstock.schemas import MetricsWindow, Quantiles, Series
 from penstock.times import rfc3339
+from tests.mesh import waiting
 from tests.processes import eventually
 
 EPOCH_MS = 1_700_000_040_000  # 2023-11-14T22:14:00Z, a whole minute
@@ -156,8 +157,8 @@ def published(raw: Any, seconds: int, scope: str = "events") -> dict[int, tuple[
 def settled(raw: Any, stream: str = "events", group: str = "metrics") -> bool:
     """Return whether the group has read and settled everything."""
     groups = {info["name"].decode(): info for info in raw.xinfo_groups(stream)} if raw.exists(stream) else {}
-    waiting = raw.xlen(f"{stream}:{group}:retry") + raw.zcard(f"{stream}:{group}:delayed")
-    return group in groups and groups[group]["lag"] == 0 and groups[group]["pending"] == 0 and waiting == 0
+    done = group in groups and groups[group]["lag"] == 0 and groups[group]["pending"] == 0
+    return done and not waiting(raw, stream, group)
 
 
 def until_closed(raw: Any, *, deadline: float = 60.0) -> None:

@@ -243,6 +243,18 @@ def split_retry(values: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
     return unfold(values), added
 
 
+def own_fields(values: list[bytes], *, most: int, is_parked: bool) -> list[bytes]:
+    """Return an entry's own fields as scripts copy them: more than `most` names and values are folded in one.
+
+    `is_parked`: it lies on a retry stream, so what parking it has added is left out.
+    """
+    if is_parked and values[-8:-7] == [RETRY_ENTRY.encode()]:
+        values = values[:-8]
+    if len(values) > most:
+        return [RETRY_FIELDS.encode(), b"".join(b"%d:%s" % (len(value), value) for value in values)]
+    return values
+
+
 def unfold(values: list[bytes]) -> list[bytes]:
     """Return the fields of an entry that had too many for a script to copy: they then travel in one.
 

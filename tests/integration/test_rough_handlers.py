@@ -225,7 +225,7 @@ def test_an_error_that_no_log_can_hold_is_logged_all_the_same(
 ) -> None:
     add(raw, "surrogate")
     with rough(server.url, tmp_path, PENSTOCK_LOG_FORMAT=form) as one:
-        eventually(lambda: done(raw), what="it is dead")
+        eventually(lambda: raw.xlen("dlq"), what="it is dead")
         assert one.process.poll() is None
         assert b"half of a pair: ?" in one.log.read_bytes()
 

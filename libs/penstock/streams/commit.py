@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import msgspec
 import structlog
 
+from penstock.event import own_fields
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.dedicated import DedicatedConnection
 from penstock.redis.scripts import Script
@@ -302,21 +303,13 @@ class Committer:
             entry = entries[index]
             entries[index] = Entry(entry.source, entry.entry_id)
             source = self._sources[entry.source]
-            fields: list[Any] = [*map(_raw, _own_fields(entry.in_hand, source)), *entry.fields]
+            own = own_fields(entry.in_hand, most=_MOST_VALUES, is_parked=source.is_retry)
+            fields: list[Any] = [*map(_raw, own), *entry.fields]
             if entry.disposition == RETRY:
                 outputs.append(Output(source.delayed, fields, max(1, entry.delay_ms)))
             else:
                 outputs.append(Output(self._arguments[2], fields))
         return msgspec.structs.replace(unit, entries=entries, outputs=outputs)
-
-
-def _own_fields(fields: list[bytes], source: Source) -> list[bytes]:
-    """Return an entry's own fields, as commit.lua does."""
-    if source.is_retry and fields[-8:-7] == [b"retry.entry"]:
-        fields = fields[:-8]
-    if len(fields) > _MOST_VALUES:
-        return [b"retry.fields", b"".join(b"%d:%s" % (len(field), field) for field in fields)]
-    return fields
 
 
 def _raw(value: bytes) -> msgspec.Raw:
