@@ -15,7 +15,7 @@ if not last then return end
 local oldest = redis.call('XPENDING', KEYS[1], ARGV[1])[2]
 if oldest then
   local ms, seq = string.match(oldest, '^(%d+)-(%d+)$')
-  if seq ~= '0' then
+  if seq ~= '0' and #seq < 16 then -- beyond that Lua's numbers are not exact: then all of that ms runs again
     last = ms .. '-' .. string.format('%.0f', seq - 1)
   elseif ms ~= '0' then
     last = string.format('%.0f', ms - 1) .. '-18446744073709551615'
