@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from penstock.redis.connection import client, unavailable
+from tests.processes import DEADLINE
 from tests.servers import BINARIES, Server, free_port, running_server
 
 
@@ -73,7 +75,10 @@ async def said(address: str) -> str:
 
 
 async def said_at_last(words: str, address: str) -> bool:
-    return any([words in await said(address) for _ in range(30)])
+    async with asyncio.timeout(DEADLINE):
+        while words not in await said(address):
+            pass
+    return True
 
 
 async def test_a_server_with_its_own_authority_and_client_certificates_is_reached(
