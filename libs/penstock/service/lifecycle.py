@@ -1,4 +1,4 @@
-"""Running a service: start in order, stop in reverse, hand back what is not done."""
+"""Running a service: the process around it, from its first PING to its exit code."""
 
 from __future__ import annotations
 
@@ -14,41 +14,28 @@ from typing import Any
 
 import structlog
 
-from penstock.dlq.retention import DeadLetterRetention
 from penstock.errors import RestartNeeded
-from penstock.keys import DEAD_LETTERS, Keys
+from penstock.keys import Keys
 from penstock.redis.checks import check_server, wait_until_ready
 from penstock.redis.connection import AsyncRedis, hide_password, unavailable
 from penstock.redis.lanes import Lanes
-from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
 from penstock.service.app import Service, check_streams
-from penstock.service.dispatch import Dispatcher
-from penstock.service.effects import Scope
+from penstock.service.chores import end, named, scheduled, trimming
+from penstock.service.consumption import Consumption
 from penstock.service.ending import AFTER_DRAIN, Ending, signals
 from penstock.service.forks import children_are_strangers
-from penstock.service.intake import Intake
 from penstock.service.main import RESTART
-from penstock.service.runs import Runs
-from penstock.service.runtime import Runtime, events_key
+from penstock.service.runtime import Runtime
 from penstock.service.threads import Threads
 from penstock.settings import Settings, redis_url
-from penstock.streams.commit import Committer
 from penstock.streams.delay import Promoter
-from penstock.streams.groups import Groups
-from penstock.streams.heartbeat import INTERVAL, Heartbeat
-from penstock.streams.memory import MemoryRelief
 from penstock.streams.publish import Durability, Publisher, check_durability
-from penstock.streams.read import Reader
-from penstock.streams.renaming import FormerGroup, sources_of
-from penstock.streams.rescue import Rescuer
-from penstock.streams.retention import Retention
 from penstock.streams.running_topology import store
 from penstock.telemetry import logs
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.setup import telemetry
-from penstock.topology import ServiceSpec, Topology, load
+from penstock.topology import Topology, load
 
-_LAST_WORDS = 3.0  # seconds each: for the last commits, for handing back, and for cancelled handlers to end
 _CLOSING = 1.0  # seconds for what handlers have begun and left behind
 _FEWEST_HUNG, _MOST_HUNG = 4, 32  # threads: between them it is `concurrency` that may hang before a restart
 _PAUSE = 0.5  # seconds between tries while Redis is away
@@ -129,7 +116,7 @@ async def serve(
             if not spec.consumes:
                 await _serve_tasks(service, runtime)
             else:
-                await _Consumption(service, runtime, spec).serve()
+                await Consumption(service, runtime, spec).serve()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None if len(group.exceptions) == 1 else group
     hanging.check()
@@ -239,217 +226,12 @@ async def _introduce(redis: AsyncRedis, url: str, settings: Settings, topology: 
 async def _serve_tasks(service: Service, runtime: Runtime) -> None:
     async with asyncio.TaskGroup() as tasks:
         for task in service.tasks:
-            tasks.create_task(_named(task(runtime)))
-        promoter = Promoter(runtime.redis, _scheduled(runtime))
-        support = [tasks.create_task(coroutine) for coroutine in (promoter.run(), *_trimming(runtime))]
+            tasks.create_task(named(task(runtime)))
+        promoter = Promoter(runtime.redis, scheduled(runtime))
+        support = [tasks.create_task(coroutine) for coroutine in (promoter.run(), *trimming(runtime))]
         _log.info("started")
         try:
             await runtime.stopping.wait()
         finally:  # also when a task of the service has failed
-            await _end(support)
+            await end(support)
     _log.info("stopped")
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: on Python 3.11 `asyncio.wait_for`, which redis-py uses, may swallow a cancel."""
-    remaining = set(tasks)
-    while remaining:
-        for task in remaining:
-            task.cancel()
-        _, remaining = await asyncio.wait(remaining, timeout=0.5)
-
-
-async def _named(awaitable: Any) -> None:
-    await awaitable
-
-
-def _published(runtime: Runtime) -> list[str]:
-    return [stream for stream in runtime.spec.publishes if stream != DEAD_LETTERS]
-
-
-def _scheduled(runtime: Runtime) -> list[tuple[str, str]]:
-    """Return where this service's delayed publications wait, and where they go."""
-    keys = runtime.keys
-    return [(keys.scheduled(stream), keys.stream(stream)) for stream in _published(runtime)]
-
-
-def _trimming(runtime: Runtime) -> list[Any]:
-    """Return what keeps the streams of this service, and the dead letters, within their bounds."""
-    settings = runtime.settings
-    spec = runtime.spec
-    streams = sorted({*spec.consumes, *_published(runtime)})
-    dead_letters = DeadLetterRetention(
-        runtime.redis,
-        runtime.keys,
-        days=settings.dlq_retention_days,
-        entries=settings.dlq_max_entries,
-        events=events_key(runtime.keys, runtime.topology),
-    )
-    events = events_key(runtime.keys, runtime.topology)
-    retention = Retention(runtime.redis, runtime.keys, runtime.topology, streams, events=events)
-    relief = MemoryRelief(
-        runtime.redis, runtime.keys, runtime.topology, share=settings.memory_share, job_ttl=settings.job_ttl
-    )
-    return [retention.run(), dead_letters.run(), relief.run()]
-
-
-class _Consumption:
-    """The part of a service that reads: everything one process runs for its consumer group."""
-
-    def __init__(self, service: Service, runtime: Runtime, spec: ServiceSpec) -> None:
-        self._service = service
-        self._runtime = runtime
-        self._spec = spec
-        self._group = service.name
-        self._consumer = runtime.consumer
-        self._sources = sources_of(runtime.keys, self._group, list(spec.consumes))
-
-    async def serve(self) -> None:
-        """Serve until asked to stop."""
-        async with asyncio.TaskGroup() as tasks:
-            await self._serve_in(tasks)
-        _log.info("stopped")
-
-    async def _serve_in(self, tasks: asyncio.TaskGroup) -> None:
-        runtime = self._runtime
-        retries = [(source.delayed, source.key) for source in self._sources if source.is_retry]
-        promoter = Promoter(runtime.redis, [*retries, *_scheduled(runtime)])
-        committer = self._committer(promoter)
-        runs = Runs()
-        dispatcher = Dispatcher(
-            self._scope(),
-            self._spec,
-            self._service.handlers,
-            consumer=self._consumer,
-            hooks=self._service.hooks,
-            client=runtime.redis,
-            committer=committer,
-            runs=runs,
-        )
-        reader = Reader(runtime.redis, group=self._group, consumer=self._consumer, sources=self._sources)
-        former = None
-        if self._spec.formerly:
-            former = FormerGroup(
-                runtime.redis,
-                runtime.keys,
-                group=self._group,
-                former=self._spec.formerly,
-                consumer=self._consumer,
-            )
-        groups = Groups(
-            runtime.redis,
-            runtime.keys,
-            group=self._group,
-            sources=self._sources,
-            starts={stream: subscription.start for stream, subscription in self._spec.consumes.items()},
-            former=former,
-        )
-        rescuer = Rescuer(
-            runtime.redis,
-            runtime.keys,
-            group=self._group,
-            consumer=self._consumer,
-            sources=self._sources,
-            dlq=runtime.keys.stream(DEAD_LETTERS),
-            lease=self._spec.lease,
-            note=groups.note,
-        )
-        heartbeat = Heartbeat(
-            runtime.lanes.blocking_client(timeout=INTERVAL, name=f"{self._consumer}:heartbeat"),
-            runtime.keys,
-            group=self._group,
-            consumer=self._consumer,
-            sources=self._sources,
-            lease=self._spec.lease,
-            in_flight=lambda: dispatcher.in_flight,
-            lost=dispatcher.lost,
-            observe=rescuer.observe,
-        )
-        heartbeat.start()
-        children: list[asyncio.Task[None]] = []
-        try:
-            support = [
-                tasks.create_task(coroutine)
-                for coroutine in (
-                    committer.run(),
-                    rescuer.run(),
-                    promoter.run(),
-                    runtime.breakers.run(),
-                    runs.failure(),
-                    *_trimming(runtime),
-                )
-            ]
-            reading = Intake(reader, dispatcher, heartbeat, groups, sources=self._sources, hand_back=rescuer.hand_back)
-            runtime.reading = lambda: reading.ready
-            intake = tasks.create_task(reading.run())
-            background = [tasks.create_task(_named(task(runtime))) for task in self._service.tasks]
-            children += [intake, *background, *support]
-            await runtime.stopping.wait()
-            await _end([intake])
-            await self._drain(dispatcher, committer, background)
-            await self._hand_back(rescuer, groups)
-        finally:  # also when a task of the service has failed
-            if left := await runs.end(_LAST_WORDS):
-                _log.warning("handlers swallow being cancelled; their entries are handed back", handlers=left)
-            await _end(children)
-            await heartbeat.stop()
-            await reader.aclose()
-
-    def _scope(self) -> Scope:
-        runtime = self._runtime
-        settings = runtime.settings
-        checkpoints: Checkpoints = NoCheckpoints()
-        if settings.checkpoint_enabled:
-            checkpoints = RedisCheckpoints(runtime.redis, runtime.keys, group=self._group, ttl=settings.checkpoint_ttl)
-        return Scope(
-            service=self._group,
-            keys=runtime.keys,
-            publishes=frozenset(self._spec.publishes),
-            checkpoints=checkpoints,
-            outlet=runtime.publisher,
-            breakers=runtime.breakers,
-            redis=runtime.redis,
-            telemetry=runtime.telemetry,
-        )
-
-    def _committer(self, promoter: Promoter) -> Committer:
-        runtime = self._runtime
-        return Committer(
-            runtime.redis,
-            group=self._group,
-            consumer=self._consumer,
-            sources=self._sources,
-            dead_letters=runtime.keys.stream(DEAD_LETTERS) if runtime.settings.dlq_enabled else "",
-            parked=promoter.look_again,
-            observe=functools.partial(runtime.telemetry.operated, "settle"),
-        )
-
-    async def _drain(self, dispatcher: Dispatcher, committer: Committer, background: list[asyncio.Task[None]]) -> None:
-        """Let handlers finish within the grace time, then cancel them; settle what is finished."""
-        grace = self._runtime.settings.drain_timeout
-        try:
-            async with asyncio.timeout(grace):
-                await dispatcher.drained()
-                if background:
-                    await asyncio.wait(background)
-        except TimeoutError:
-            orphans = dispatcher.cancel()
-            _log.warning("grace time is over: handing back what still ran", events=orphans[:100])
-            for task in background:
-                task.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(grace, _LAST_WORDS)):
-                await committer.drain()
-
-    async def _hand_back(self, rescuer: Rescuer, groups: Groups) -> None:
-        try:
-            async with asyncio.timeout(_LAST_WORDS):
-                handed_back = await rescuer.release(self._consumer)
-                await groups.note()
-        except Exception as error:
-            if unavailable(error) is None and not isinstance(error, TimeoutError):
-                raise
-            _log.warning("Redis is away: others take over what was in flight once it is back")
-        else:
-            if handed_back:
-                _log.info("handed back", entries=handed_back)

@@ -1,0 +1,56 @@
+"""What a process does beside its own events: scheduled publications, bounds of streams; and tasks that end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from penstock.dlq.retention import DeadLetterRetention
+from penstock.keys import DEAD_LETTERS
+from penstock.service.runtime import Runtime, events_key
+from penstock.streams.memory import MemoryRelief
+from penstock.streams.retention import Retention
+
+
+async def end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: on Python 3.11 `asyncio.wait_for`, which redis-py uses, may swallow a cancel."""
+    remaining = set(tasks)
+    while remaining:
+        for task in remaining:
+            task.cancel()
+        _, remaining = await asyncio.wait(remaining, timeout=0.5)
+
+
+async def named(awaitable: Any) -> None:
+    """Await it as a coroutine, which is what a task is made of."""
+    await awaitable
+
+
+def _published(runtime: Runtime) -> list[str]:
+    return [stream for stream in runtime.spec.publishes if stream != DEAD_LETTERS]
+
+
+def scheduled(runtime: Runtime) -> list[tuple[str, str]]:
+    """Return where this service's delayed publications wait, and where they go."""
+    keys = runtime.keys
+    return [(keys.scheduled(stream), keys.stream(stream)) for stream in _published(runtime)]
+
+
+def trimming(runtime: Runtime) -> list[Any]:
+    """Return what keeps the streams of this service, and the dead letters, within their bounds."""
+    settings = runtime.settings
+    spec = runtime.spec
+    streams = sorted({*spec.consumes, *_published(runtime)})
+    dead_letters = DeadLetterRetention(
+        runtime.redis,
+        runtime.keys,
+        days=settings.dlq_retention_days,
+        entries=settings.dlq_max_entries,
+        events=events_key(runtime.keys, runtime.topology),
+    )
+    events = events_key(runtime.keys, runtime.topology)
+    retention = Retention(runtime.redis, runtime.keys, runtime.topology, streams, events=events)
+    relief = MemoryRelief(
+        runtime.redis, runtime.keys, runtime.topology, share=settings.memory_share, job_ttl=settings.job_ttl
+    )
+    return [retention.run(), dead_letters.run(), relief.run()]
