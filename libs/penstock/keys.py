@@ -73,7 +73,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     def job(self, event_id: str) -> str:
         """What became of the jobs of one id: a hash by source."""
-        return self.state("worker", f"job:{event_id}")
+        return f"{self.prefix}job:{event_id}"
 
     @property
     def topology(self) -> str:

@@ -10,13 +10,14 @@ import msgspec
 
 from penstock.config import NAME_RULE, Duration, Section, convert, did_you_mean, find_file, is_name, read_yaml
 from penstock.errors import ConfigurationError
-from penstock.keys import DEAD_LETTERS, INGEST
+from penstock.keys import DEAD_LETTERS, EVENTS, INGEST
 from penstock.retry import Retry
 from penstock.times import ms_of, rfc3339, seconds_of
 
 FILE = "streams.yaml"
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Unhandled = Literal["dead", "skip"]
+Kind = Literal["work", "facts"]
 
 
 _TAKEN = ("topology", "breakers")
@@ -70,9 +71,15 @@ class Retention(Section, frozen=True, kw_only=True):
 class Stream(Section, frozen=True, kw_only=True):
     """A stream that services publish to and read from.
 
+    `kind` says what it carries. Of `work` each entry is a job for the one service whose work it is: it has a record,
+    what becomes of it is told on the stream that `reports` names (job.completed, job.failed and the like), and one
+    that no handler asks for is dead. `facts` concern whoever wants to know of them: what no handler asks for is
+    skipped. By default `ingest` is work and every other stream facts, and reports go to `events`, if that is declared.
     `abandoned` names groups in Redis that nobody uses any more: retention does not wait for them.
     """
 
+    kind: Kind | None = None
+    reports: str | None = None
     retention: Retention = Retention()
     abandoned: tuple[str, ...] = ()
 
@@ -81,19 +88,16 @@ class Subscription(Section, frozen=True, kw_only=True):
     """How a service reads one stream.
 
     `unhandled` says what becomes of an event that no handler asks for: `dead` or `skip`; by default it is
-    dead on `ingest`, where each event is a demand, and skipped elsewhere. `timeout` bounds one handler run. `start` is
-    where the service begins on a stream that it has never read: at the `oldest` entry, after the `newest`, or at the
-    first of a time (RFC 3339). Once it has read the stream it goes on where it stood.
+    dead where the stream carries work, and skipped where it carries facts. A service that skips them on a stream of
+    work reads along: the jobs there are another's, and it tells nothing of them. `timeout` bounds one handler run.
+    `start` is where the service begins on a stream that it has never read: at the `oldest` entry, after the `newest`,
+    or at the first of a time (RFC 3339). Once it has read the stream it goes on where it stood.
     """
 
     retry: Retry = Retry()
     unhandled: Unhandled | None = None
     timeout: Duration = Duration(300)
     start: Start = OLDEST
-
-    def unhandled_on(self, stream: str) -> Unhandled:
-        """Return what becomes of unhandled events of `stream`."""
-        return self.unhandled or ("dead" if stream == INGEST else "skip")
 
 
 class ServiceSpec(Section, frozen=True, kw_only=True):
@@ -228,6 +232,30 @@ class Topology(Section, frozen=True, kw_only=True):
         """Return the groups that read `stream`: a group bears the name of its service."""
         return [name for name, service in self.services.items() if stream in service.consumes]
 
+    @property
+    def work(self) -> list[str]:
+        """The streams whose entries are jobs."""
+        return [name for name in self.streams if self.is_work(name)]
+
+    def is_work(self, stream: str) -> bool:
+        """Return whether each entry of `stream` is a job."""
+        declared = self.streams.get(stream)
+        return ((declared and declared.kind) or ("work" if stream == INGEST else "facts")) == "work"
+
+    def workers(self, stream: str) -> list[str]:
+        """Return the services whose work the entries of `stream` are: one at most in a sound mesh."""
+        readers = ((name, service.consumes.get(stream)) for name, service in self.services.items())
+        return [name for name, reads in readers if self.is_work(stream) and reads and reads.unhandled != "skip"]
+
+    def reports(self, stream: str) -> str | None:
+        """Return where it is told what becomes of the jobs on `stream`, if anywhere."""
+        declared = self.streams.get(stream, Stream()).reports
+        return declared or (EVENTS if EVENTS in self.streams else None)
+
+    def unhandled(self, service: str, stream: str) -> Unhandled:
+        """Return what becomes of an event of `stream` that no handler of `service` asks for."""
+        return self.services[service].consumes[stream].unhandled or ("dead" if self.is_work(stream) else "skip")
+
 
 def is_given(path: Path | str | None = None) -> bool:
     """Return whether there is a streams.yaml of the user's own: at `path`, or here."""
@@ -269,6 +297,7 @@ def _problems(topology: Topology) -> list[str]:
         if name in _TAKEN
     ]
     problems += _retention_problems(topology)
+    problems += _work_problems(topology)
     known = {*topology.streams, DEAD_LETTERS}
     for name, service in topology.services.items():
         for key, streams in (("consumes", service.consumes), ("publishes", service.publishes)):
@@ -298,6 +327,25 @@ def _retention_problems(topology: Topology) -> list[str]:
             for group in topology.groups(name)
             if group in stream.abandoned
         ]
+    return problems
+
+
+def _work_problems(topology: Topology) -> list[str]:
+    problems: list[str] = []
+    for name, stream in topology.streams.items():
+        to = stream.reports
+        if to is not None and not topology.is_work(name):
+            problems.append(f"streams.{name}.reports: only work is reported on; add kind: work, or take reports away")
+        elif to is not None and to not in topology.streams:
+            problems.append(f"streams.{name}.reports: {_unresolved(to, set(topology.streams))}")
+        elif to is not None and topology.is_work(to):
+            problems.append(f"streams.{name}.reports: {to} carries work, and reports are facts; name another stream")
+        workers = topology.workers(name)
+        if len(workers) > 1:
+            problems.append(
+                f"streams.{name}: it carries work, and each job is one service's, but {' and '.join(workers)} read it; "
+                "give all but one of them `unhandled: skip`, with which it reads along, or streams of their own"
+            )
     return problems
 
 

@@ -62,7 +62,7 @@ def test_a_job_is_queued_then_running_then_what_its_record_says(cli: Cli, raw: A
     assert cli.json("job", job_id)["state"] == "running"
 
     record = {"state": "dead", "type": "t", "attempts": 3, "error": "no [ink] left", "duration": 0.25}
-    raw.hset(f"state:worker:job:{job_id}", "penstock-cli", f"{job_id} {json.dumps(record)}")
+    raw.hset(f"job:{job_id}", "penstock-cli", f"{job_id} {json.dumps(record)}")
     assert cli.json("job", job_id) == {
         "job_id": job_id,
         "state": "dead",
@@ -92,7 +92,7 @@ def test_a_job_nobody_knows_is_a_no(cli: Cli) -> None:
 
 def test_a_job_whose_id_several_sources_have_wants_one_named(cli: Cli, raw: Any) -> None:
     for source in ("a", "b"):
-        raw.hset("state:worker:job:o-1", source, f'ingest-1-0 {{"state": "completed", "result": "{source}"}}')
+        raw.hset("job:o-1", source, f'ingest-1-0 {{"state": "completed", "result": "{source}"}}')
 
     refused = cli("job", "o-1")
     assert refused.returncode == 1

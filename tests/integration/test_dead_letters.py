@@ -143,7 +143,7 @@ async def test_a_letter_that_was_purged_meanwhile_is_not_replayed(server: Server
 
 async def test_the_record_of_a_replayed_job_says_that_it_is_queued_again(server: Server, raw: Raw) -> None:
     letter = bury(raw, id="J-1")
-    key, dead = "state:worker:job:J-1", '{"state": "dead"}'
+    key, dead = "job:J-1", '{"state": "dead"}'
     raw.hset(key, mapping={"redis-cli": f"ingest-1-0 {dead}", "another": f"ingest-1-0 {dead}"})
     raw.expire(key, 1_000)
     async with queue(server) as letters:
@@ -158,11 +158,11 @@ async def test_the_record_of_a_replayed_job_says_that_it_is_queued_again(server:
 
 async def test_a_replay_leaves_the_record_of_another_event_alone(server: Server, raw: Raw) -> None:
     letter = bury(raw, id="J-1")
-    raw.hset("state:worker:job:J-1", "redis-cli", 'ingest-7-0 {"state": "completed"}')
+    raw.hset("job:J-1", "redis-cli", 'ingest-7-0 {"state": "completed"}')
     async with queue(server) as letters:
         await letters.replay(await found(letters, letter))
 
-    assert raw.hget("state:worker:job:J-1", "redis-cli") == b'ingest-7-0 {"state": "completed"}'
+    assert raw.hget("job:J-1", "redis-cli") == b'ingest-7-0 {"state": "completed"}'
 
 
 async def test_what_is_no_job_gets_no_record(server: Server, raw: Raw) -> None:

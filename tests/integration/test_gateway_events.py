@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock.jobs.record import Job
 from penstock.keys import Keys
-from penstock.mesh.jobs import Job
 from tests.gateways import JSON, Gateway, running_gateway
 from tests.processes import service_process
 from tests.servers import Server, free_port

@@ -7,15 +7,27 @@ import time
 import msgspec
 import pytest
 
+from penstock.jobs.find import AmbiguousJob, find_job
+from penstock.jobs.ids import timed_id
+from penstock.jobs.record import Job
 from penstock.keys import Keys
-from penstock.mesh.jobs import AmbiguousJob, Job, find_job, timed_id
+from penstock.topology import parse
 from tests.hands import GROUP, STREAM, Raw, add, connected, make_groups, take
 from tests.servers import Server
+
+TOPOLOGY = parse(
+    """
+streams: {ingest: {}, orders: {kind: work}, facts: {}}
+services:
+  worker: {consumes: {ingest: {}, facts: {}}}
+  shop: {consumes: {orders: {}}}
+"""
+)
 
 
 async def find(server: Server, job_id: str, keys: Keys | None = None) -> Job | None:
     async with connected(server) as client:
-        return await find_job(client, keys or Keys(), job_id)
+        return await find_job(client, keys or Keys(), TOPOLOGY, job_id)
 
 
 async def test_a_job_nobody_has_read_is_queued_even_before_there_is_a_worker(server: Server, raw: Raw) -> None:
@@ -47,7 +59,7 @@ async def test_a_job_with_an_outcome_is_what_its_record_says(server: Server, raw
     make_groups(raw)
     add(raw, id="J-1")
     take(raw)
-    raw.hset("state:worker:job:J-1", "redis-cli", b"ingest-1-0 " + msgspec.json.encode(record))
+    raw.hset("job:J-1", "redis-cli", b"ingest-1-0 " + msgspec.json.encode(record))
 
     assert await find(server, "J-1") == record
 
@@ -133,12 +145,14 @@ async def test_a_search_does_not_transfer_what_it_looks_at(server: Server, raw: 
 async def test_of_several_sources_with_one_id_one_has_to_be_named(server: Server, raw: Raw) -> None:
     for source, tenant in (("shop-a", "a"), ("shop-b", "b")):
         record = msgspec.json.encode(Job(state="completed", type="t", result=source, tenant=tenant))
-        raw.hset("state:worker:job:o-1", source, b"ingest-1-0 " + record)
+        raw.hset("job:o-1", source, b"ingest-1-0 " + record)
     async with connected(server) as client:
         with pytest.raises(AmbiguousJob, match="2 sources have an event o-1: shop-a, shop-b; say which one is meant"):
-            await find_job(client, Keys(), "o-1")
-        named = [await find_job(client, Keys(), "o-1", source=name) for name in ("shop-a", "shop-b", "shop-c")]
-        owned = await find_job(client, Keys(), "o-1", tenant="b")
+            await find_job(client, Keys(), TOPOLOGY, "o-1")
+        named = [
+            await find_job(client, Keys(), TOPOLOGY, "o-1", source=name) for name in ("shop-a", "shop-b", "shop-c")
+        ]
+        owned = await find_job(client, Keys(), TOPOLOGY, "o-1", tenant="b")
 
     assert [job and job.result for job in named] == ["shop-a", "shop-b", None]
     assert owned is not None
@@ -152,7 +166,21 @@ async def test_a_queued_job_is_found_by_its_source_too(server: Server, raw: Raw)
         types = [
             job and job.type
             for name in ("shop-a", "redis-cli", "shop-b")
-            for job in [await find_job(client, Keys(), "o-1", source=name)]
+            for job in [await find_job(client, Keys(), TOPOLOGY, "o-1", source=name)]
         ]
 
     assert types == ["first", "second", None]
+
+
+async def test_a_job_on_any_stream_of_work_is_found(server: Server, raw: Raw) -> None:
+    make_groups(raw)
+    raw.xgroup_create("orders", "shop", "0", mkstream=True)
+    made = timed_id(time.time(), bytes(16))
+    entry = raw.xadd("orders", {"type": "order.placed", "tenant": "acme"}).decode()
+    raw.xadd("orders", {"type": "order.returned", "id": made})
+    raw.xadd("facts", {"type": "seen", "id": "f-1"})
+
+    assert await find(server, f"orders-{entry}") == Job(state="queued", type="order.placed", tenant="acme")
+    raw.xreadgroup("shop", "me", {"orders": ">"})
+    assert await find(server, made) == Job(state="running", type="order.returned")
+    assert await find(server, "f-1") is None  # a fact is nobody's job

@@ -103,20 +103,20 @@ async def test_records_of_finished_jobs_go_the_older_first(own_server: Server) -
             for hour in range(160):  # a hundred records of each hour of the week
                 for number in range(100):
                     record = json.dumps({"state": "completed", "result": "x" * 500})
-                    key = f"state:worker:job:{hour}-{number}"
+                    key = f"job:{hour}-{number}"
                     pipeline.hset(key, "redis-cli", f"ingest-1-0 {record}")
                     pipeline.expire(key, TTL - hour * 3_600)
             for source, state in (("a", "completed"), ("b", "retrying")):
-                pipeline.hset("state:worker:job:retried", source, f"ingest-1-0 {json.dumps({'state': state})}")
-            pipeline.expire("state:worker:job:retried", 60)
+                pipeline.hset("job:retried", source, f"ingest-1-0 {json.dumps({'state': state})}")
+            pipeline.expire("job:retried", 60)
             pipeline.execute()
         limit(raw, 0.8)
         async with relief(own_server) as subject:
             await subject.relieve()
 
         assert await share(own_server) <= 0.66
-        assert raw.exists("state:worker:job:retried")
-        left = Counter(int(key.rpartition(b":")[2].partition(b"-")[0]) for key in raw.keys("state:worker:job:*-*"))
+        assert raw.exists("job:retried")
+        left = Counter(int(key.rpartition(b":")[2].partition(b"-")[0]) for key in raw.keys("job:*-*"))
         assert all(left[hour] == 100 for hour in range(75)), "none of the younger half went"
         assert left.total() < 14_000
 

@@ -20,8 +20,8 @@ from redis.exceptions import ResponseError
 
 from penstock.dlq.queue import DeadLetters
 from penstock.event import encode
+from penstock.jobs.find import find_job
 from penstock.keys import Keys
-from penstock.mesh.jobs import find_job
 from penstock.mesh.state import mesh_state
 from penstock.redis.scripts import Script
 from penstock.resilience.breaker import BreakerPolicy, Breakers
@@ -30,7 +30,7 @@ from penstock.streams.position import position
 from penstock.streams.publish import Deduplication, Publisher
 from penstock.streams.renaming import FormerGroup, sources_of
 from penstock.streams.retention import Retention
-from penstock.topology import OLDEST, load
+from penstock.topology import OLDEST, load, parse
 from penstock.traces.scan import Scanner
 from penstock_services.notifier.channels import Receipt, Slack
 from penstock_services.notifier.delivery.notification_log import NotificationLog
@@ -47,6 +47,7 @@ SCRIPTS = {
 _ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 _END = "the end of what is watched"
 KEYS = Keys()
+TOPOLOGY = parse("streams: {ingest: {}}")
 
 
 class Watched(msgspec.Struct):
@@ -113,7 +114,7 @@ async def work_the_core(server: Server, raw: Raw) -> None:
 async def look(client: Any, raw: Raw) -> None:
     topology = load(ROOT / "streams.yaml")
     await position(client, KEYS, "ingest", "worker")
-    await find_job(client, KEYS, "nobody's")
+    await find_job(client, KEYS, TOPOLOGY, "nobody's")
     raw.xdel("ingest", raw.xadd("ingest", {"type": "gone"}))  # from here on the server does not know the lag
     await mesh_state(client, KEYS, topology)
     await Scanner(client, KEYS, topology).scan(10)

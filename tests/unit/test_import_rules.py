@@ -33,7 +33,7 @@ FLOORS = (
     | {"topology", "trace_context"},
     {"redis"},
     {"resilience", "streams", "telemetry"},
-    {"dlq", "metrics"},
+    {"dlq", "jobs", "metrics"},
     {"traces"},
     {"mesh", "service"},
     {"web"},
@@ -181,9 +181,9 @@ def test_every_floor_is_inhabited() -> None:
 @pytest.mark.parametrize(
     ("importer", "statement"),
     [
-        ("penstock_services.worker.report", "from penstock_services.gateway import app"),
-        ("penstock_services.worker.report", "import penstock_services.gateway.app"),
-        ("penstock.mesh.jobs", "from penstock_services.worker import report"),
+        ("penstock_services.worker.service", "from penstock_services.gateway import app"),
+        ("penstock_services.worker.service", "import penstock_services.gateway.app"),
+        ("penstock.jobs.find", "from penstock_services.worker import ticket"),
         ("penstock.event", "from penstock.redis.connection import client"),
         ("penstock.topology", "from penstock.service.app import Service"),
         ("penstock.streams.read", "from penstock.dlq.queue import DeadLetters"),
@@ -201,7 +201,7 @@ def test_an_import_that_breaks_a_rule_is_found(importer: str, statement: str) ->
     ("importer", "statement"),
     [
         (
-            "penstock_services.worker.report",
+            "penstock_services.worker.service",
             "from penstock_services.worker import ticket\nfrom penstock import Service",
         ),
         ("penstock.service.app", "from penstock.service.context import Context\nfrom penstock import event\nimport re"),

@@ -54,13 +54,38 @@ def test_the_dead_letter_stream_is_always_there() -> None:
     assert parse("services: {ops: {consumes: {dlq: {}}}}").groups("dlq") == ["ops"]
 
 
-def test_what_no_handler_asks_for_is_dead_where_events_are_demands_and_else_skipped() -> None:
-    worker = parse(MESH).service("worker")
-    reader = parse("streams: {ingest: {}}\nservices: {reader: {consumes: {ingest: {}}}}").service("reader")
+WORK = """
+streams:
+  ingest: {}
+  orders: {kind: work, reports: news}
+  returns: {kind: work}
+  news: {}
+  events: {}
+services:
+  shop: {consumes: {orders: {}, news: {}}}
+  audit: {consumes: {orders: {unhandled: skip}, news: {unhandled: dead}}}
+  worker: {consumes: {ingest: {}, returns: {}}}
+"""
 
-    assert worker.consumes["ingest"].unhandled_on("ingest") == "skip"  # as it says
-    assert worker.consumes["events"].unhandled_on("events") == "skip"
-    assert reader.consumes["ingest"].unhandled_on("ingest") == "dead"
+
+def test_what_no_handler_asks_for_is_dead_where_entries_are_work_and_else_skipped() -> None:
+    topology = parse(WORK)
+    reads = [("shop", "orders"), ("shop", "news"), ("audit", "orders"), ("audit", "news"), ("worker", "ingest")]
+
+    assert [topology.unhandled(*each) for each in reads] == ["dead", "skip", "skip", "dead", "dead"]
+
+
+def test_each_stream_of_work_has_one_worker_and_reports_where_it_says_or_to_events() -> None:
+    topology = parse(WORK)
+
+    assert topology.work == ["ingest", "orders", "returns"]
+    assert {stream: topology.workers(stream) for stream in topology.streams if topology.workers(stream)} == {
+        "ingest": ["worker"],
+        "orders": ["shop"],  # who skips what it does not know reads along
+        "returns": ["worker"],
+    }
+    assert [topology.reports(stream) for stream in topology.work] == ["events", "news", "events"]
+    assert parse("streams: {ingest: {}}").reports("ingest") is None
 
 
 def test_the_topology_that_ships_is_sound() -> None:
@@ -118,6 +143,14 @@ MISTAKES = {
     "streams: {a: {}}\nservices: {w: {consumes: {a: {timeout: 5 minutes}}}}": (
         "services.w.consumes.a.timeout",
         "expected a duration such as 30s, 5m or 7d, got '5 minutes'",
+    ),
+    "streams: {a: {kind: jobs}}": ("streams.a.kind", "Invalid enum value 'jobs'"),
+    "streams: {a: {reports: b}, b: {}}": ("streams.a.reports", "only work is reported on; add kind: work"),
+    "streams: {a: {kind: work, reports: evnts}, events: {}}": ("streams.a.reports", "did you mean events?"),
+    "streams: {a: {kind: work, reports: ingest}, ingest: {}}": ("streams.a.reports", "ingest carries work"),
+    "streams: {a: {kind: work}}\nservices: {v: {consumes: {a: {}}}, w: {consumes: {a: {}}}}": (
+        "streams.a",
+        "each job is one service's, but v and w read it; give all but one of them `unhandled: skip`",
     ),
     "webhooks: {shop: {secret: S, type: t}}": ("webhooks.shop", "missing required field `scheme`"),
     "webhooks: {shop: {scheme: github, secret: S, type: t, stream: in}}": (

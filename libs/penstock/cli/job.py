@@ -9,7 +9,8 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json
-from penstock.mesh.jobs import AmbiguousJob, Job, find_job
+from penstock.jobs.find import AmbiguousJob, find_job
+from penstock.jobs.record import Job
 from penstock.service.main import Negative
 
 _STYLES = {"completed": "bold green", "dead": "bold red", "retrying": "bold yellow"}
@@ -37,7 +38,7 @@ def job(
 async def _find(job_id: str, source: str | None) -> Job | None:
     async with session() as here:
         try:
-            return await find_job(here.redis, here.keys, job_id, source=source)
+            return await find_job(here.redis, here.keys, here.topology, job_id, source=source)
         except AmbiguousJob as error:
             raise Negative(f"{error} with --source") from None
 

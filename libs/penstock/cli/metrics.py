@@ -55,7 +55,7 @@ def _labels(pairs: list[str]) -> dict[str, str]:
 
 async def _print_json(query: WindowQuery) -> None:
     async with session() as here:
-        print_json(await report(here.redis, here.keys, query))
+        print_json(await report(here.redis, here.keys, here.topology, query))
 
 
 async def _show(query: WindowQuery, *, follow: bool) -> None:

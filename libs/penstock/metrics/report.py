@@ -9,13 +9,14 @@ import msgspec
 
 from penstock.config import read_moment
 from penstock.errors import ConfigurationError
-from penstock.keys import EVENTS, Keys
+from penstock.keys import Keys
 from penstock.metrics.rollup import roll_up
-from penstock.metrics.windows import LONG, SERVICE, SHORT, Window, WindowReader
+from penstock.metrics.windows import LONG, SERVICE, SHORT, Window, WindowReader, counted_streams
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
-from penstock.streams.position import position
+from penstock.streams.position import watermark_of
 from penstock.times import rfc3339
+from penstock.topology import Topology
 
 LABELS: Final = ("type", "service", "tenant", "job_type", "stream", "group")
 _DEFAULT_SPAN = {SHORT: 600.0, LONG: 3_600.0}
@@ -92,19 +93,19 @@ class MetricsReport(msgspec.Struct, frozen=True, kw_only=True):
     windows: list[WindowReport]
 
 
-async def report(client: AsyncRedis, keys: Keys, query: WindowQuery) -> MetricsReport:
+async def report(client: AsyncRedis, keys: Keys, topology: Topology, query: WindowQuery) -> MetricsReport:
     """Return the windows that `query` asks for.
 
     Raises:
         ConfigurationError: `since` or `until` is not a time.
         redis.exceptions.RedisError: Redis is away.
     """
-    stood = await position(client, keys, EVENTS, SERVICE)
-    now = stood.now / 1000
+    watermark, now_ms = await watermark_of(client, keys, counted_streams(topology), SERVICE)
+    now = now_ms / 1000
     windows = await WindowReader(client, keys).read(query.seconds, *query.span(now))
     return MetricsReport(
         now=rfc3339(now),
-        watermark=None if stood.watermark is None else rfc3339(stood.watermark / 1000),
+        watermark=None if watermark is None else rfc3339(watermark / 1000),
         windows=[_shown(window, query, now) for window in windows],
     )
 

@@ -17,6 +17,7 @@ from penstock.metrics import totals
 from penstock.metrics.tally import Tallies, decode, merged, unpack
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
+from penstock.topology import Topology
 
 SERVICE: Final = "metrics"
 SHORT: Final = 10
@@ -35,6 +36,12 @@ TOTALS: Final = "totals"
 
 gauges_encoder = msgspec.json.Encoder()
 _gauges_decoder = msgspec.json.Decoder(list[Series])
+
+
+def counted_streams(topology: Topology) -> list[str]:
+    """Return the streams whose events are counted: those that streams.yaml lets the metrics service read."""
+    service = topology.services.get(SERVICE)
+    return list(service.consumes) if service else []
 
 
 def parts_of(start: int) -> str:

@@ -26,21 +26,23 @@ async def named(awaitable: Any) -> None:
     await awaitable
 
 
-def _published(runtime: Runtime) -> list[str]:
-    return [stream for stream in runtime.spec.publishes if stream != DEAD_LETTERS]
+def _streams(runtime: Runtime) -> list[str]:
+    """Return the streams that this service reads, publishes to or reports on."""
+    spec, topology = runtime.spec, runtime.topology
+    reports = {topology.reports(stream) for stream in spec.consumes if runtime.name in topology.workers(stream)}
+    return sorted({*spec.consumes, *spec.publishes, *filter(None, reports)} - {DEAD_LETTERS})
 
 
 def scheduled(runtime: Runtime) -> list[tuple[str, str]]:
-    """Return where this service's delayed publications wait, and where they go."""
+    """Return where delayed publications to the streams of this service wait, and where they go."""
     keys = runtime.keys
-    return [(keys.scheduled(stream), keys.stream(stream)) for stream in _published(runtime)]
+    return [(keys.scheduled(stream), keys.stream(stream)) for stream in _streams(runtime)]
 
 
 def trimming(runtime: Runtime) -> list[Any]:
     """Return what keeps the streams of this service, and the dead letters, within their bounds."""
     settings = runtime.settings
-    spec = runtime.spec
-    streams = sorted({*spec.consumes, *_published(runtime)})
+    streams = _streams(runtime)
     dead_letters = DeadLetterRetention(
         runtime.redis,
         runtime.keys,

@@ -16,6 +16,7 @@ from penstock.service.chores import end, named, scheduled, trimming
 from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
 from penstock.service.intake import Intake
+from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime
 from penstock.streams.commit import Committer
@@ -90,12 +91,24 @@ class Consumption:
             await reader.aclose()
 
     def _dispatcher(self, committer: Committer, runs: Runs) -> Dispatcher:
+        topology, settings = self._runtime.topology, self._runtime.settings
+        reports = {
+            stream: Reports(topology.reports(stream), ttl=settings.job_ttl)
+            for stream in self._spec.consumes
+            if self._group in topology.workers(stream)
+        }
+        hooks = self._service.hooks
         return Dispatcher(
             self._scope(),
             self._spec,
             self._service.handlers,
             consumer=self._consumer,
-            hooks=self._service.hooks,
+            hooks={
+                stream: reports[stream].around(hooks, starts=settings.job_started) if stream in reports else hooks
+                for stream in self._spec.consumes
+            },
+            reports=reports,
+            skips=[stream for stream in self._spec.consumes if topology.unhandled(self._group, stream) == "skip"],
             client=self._runtime.redis,
             committer=committer,
             runs=runs,

@@ -46,23 +46,30 @@ class Context:
     )
 
     def __init__(
-        self, scope: Scope, event: Event, *, stream: str, attempt: int = 1, pending: Pending | None = None
+        self,
+        scope: Scope,
+        event: Event,
+        *,
+        stream: str,
+        attempt: int = 1,
+        pending: Pending | None = None,
+        batch: BatchContext | None = None,
     ) -> None:
-        """`pending` is the entry that it was read as this time."""
+        """`pending` is the entry that it was read as this time; `batch` the run that it was handled in with others."""
         self._scope = scope
-        self._effects = Effects(scope)
+        self._effects = Effects(scope) if batch is None else batch.effects
         self._pending = pending
         self._notes: dict[str, Any] | None = None
         self._steps: dict[str, bytes] | None = None
         self._step_counts: dict[str, int] | None = None
         self._published = 0
-        self._trace: TraceContext | None = None
-        self.started_at = time.time_ns()
+        self._trace = None if batch is None else batch.trace_of(event)
+        self.started_at = time.time_ns() if batch is None else batch.started_at
         """When this run of the handler began, in nanoseconds since the epoch."""
         self.event = event
         self.stream = stream
         self.attempt = attempt
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() if batch is None else batch.started
 
     @property
     def queued(self) -> float:
@@ -166,6 +173,7 @@ class Context:
             ConfigurationError: streams.yaml does not let this service publish to `stream`.
             InvalidEvent: the data cannot be written as JSON.
         """
+        self._effects.check_publishing(stream)
         return self._effects.emit(
             self.event, self.trace, stream, type, data, subject=subject, tenant=tenant, delay=delay
         )
@@ -174,7 +182,12 @@ class Context:
         """Publish an event about this attempt, whatever its outcome (for outcome hooks).
 
         Its id follows from the attempt too: each attempt's report is an event of its own.
+
+        Raises:
+            ConfigurationError: streams.yaml does not let this service publish to `stream`.
+            InvalidEvent: the data cannot be written as JSON.
         """
+        self._effects.check_publishing(stream)
         return self._effects.emit(self.event, self.trace, stream, type, data, index=f"{type}#{self.attempt}")
 
     async def publish(self, stream: str, type: str, data: Any = None) -> None:  # noqa: A002
@@ -184,17 +197,9 @@ class Context:
             ConfigurationError: streams.yaml does not let this service publish to `stream`.
             Unavailable: Redis could not take it.
         """
-        scope = self._scope
-        scope.check_publishes(stream)
+        self._scope.check_publishes(stream)
         self._published += 1
-        event_id = derived_id(scope.service, self.event.unique_id, f"{type}#{self.attempt}.{self._published}")
-        trace = self.trace
-        if trace.sampled:
-            sent = send_span(trace, stream, event_id)
-            scope.telemetry.record(sent)
-            trace = sent.context
-        fields = caused_fields(scope.service, self.event, trace, type, data, event_id=event_id)
-        await scope.outlet.publish(stream, fields)
+        await publish_now(self, stream, type, data, index=f"{type}#{self.attempt}.{self._published}")
 
     async def step(self, name: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """Run `function` once for this event, even through crashes and retries, and return its result.
@@ -256,6 +261,21 @@ class Context:
         return told
 
 
+async def publish_now(context: Context, stream: str, type: str, data: Any, *, index: str) -> None:  # noqa: A002
+    """Publish an event because of that of `context`, which with `index` makes its id; do not wait for the commit.
+
+    Raises:
+        Unavailable: Redis could not take it.
+    """
+    scope, event, trace = context.scope, context.event, context.trace
+    event_id = derived_id(scope.service, event.unique_id, index)
+    if trace.sampled:
+        sent = send_span(trace, stream, event_id)
+        scope.telemetry.record(sent)
+        trace = sent.context
+    await scope.outlet.publish(stream, caused_fields(scope.service, event, trace, type, data, event_id=event_id))
+
+
 class BatchContext:
     """Many events in the hands of a batch handler: settled together or not at all."""
 
@@ -266,6 +286,9 @@ class BatchContext:
         """Span of this run: within the event's own trace if it is the only one, else of a trace of its own."""
         self.events = events
         self.service = scope.service
+        self.started_at = time.time_ns()
+        """When this run began, in nanoseconds since the epoch."""
+        self.started = time.perf_counter()
 
     @property
     def scope(self) -> Scope:
@@ -307,12 +330,24 @@ class BatchContext:
             ConfigurationError: streams.yaml does not let this service publish to `stream`.
             InvalidEvent: the data cannot be written as JSON.
         """
-        trace = self.trace if len(self.events) == 1 else cause.trace
-        if not trace.span_id:
-            trace = self._scope.telemetry.begin(trace)
+        self._effects.check_publishing(stream)
         return self._effects.emit(
-            cause, trace, stream, type, data, subject=subject, tenant=tenant, delay=delay, links=links
+            cause, self.trace_of(cause), stream, type, data, subject=subject, tenant=tenant, delay=delay, links=links
         )
+
+    def failed(self) -> BatchContext:
+        """Return a context for telling that this run failed: of the same events and span, without its effects."""
+        self._effects.seal()
+        told = copy.copy(self)
+        told._effects = Effects(self._scope)  # noqa: SLF001 - of this very class
+        if self._scope.telemetry.enabled:
+            told.trace = self.trace.keep()
+        return told
+
+    def trace_of(self, event: Event) -> TraceContext:
+        """Return the trace in which it is told what this run did with one of its events."""
+        trace = self.trace if len(self.events) == 1 else event.trace
+        return trace if trace.span_id else self._scope.telemetry.begin(trace)
 
 
 def _batch_trace(scope: Scope, events: Sequence[Event]) -> TraceContext:

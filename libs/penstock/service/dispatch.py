@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
@@ -12,6 +12,7 @@ from penstock.service.effects import Scope
 from penstock.service.execute import Hooks
 from penstock.service.handlers import Handler, Handlers
 from penstock.service.process import Processing, Work
+from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.streams.commit import Committer
 from penstock.streams.heartbeat import Held
@@ -40,7 +41,9 @@ class Dispatcher:
         handlers: Handlers,
         *,
         consumer: str,
-        hooks: Hooks,
+        hooks: Mapping[str, Hooks],
+        reports: Mapping[str, Reports],
+        skips: Collection[str],
         client: AsyncRedis,
         committer: Committer,
         runs: Runs,
@@ -52,7 +55,15 @@ class Dispatcher:
         self._client = client
         self._runs = runs
         self._processing = Processing(
-            scope, spec, handlers, hooks=hooks, committer=committer, again=self._start_again, alone=self._start_alone
+            scope,
+            spec,
+            handlers,
+            hooks=hooks,
+            reports=reports,
+            skips=skips,
+            committer=committer,
+            again=self._start_again,
+            alone=self._start_alone,
         )
         self._slots = self._processing.slots
         self._gathering: dict[Handler, list[Work]] = {}

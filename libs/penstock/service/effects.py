@@ -115,11 +115,10 @@ class Effects:
     ) -> str:
         """Add an event caused by `cause`; return its id, which follows from the cause and `index`.
 
-        Without an index it is the number of events that `cause` has brought about so far.
+        Without an index it is the number of events that `cause` has brought about so far. Whether a handler may do so
+        is `check_publishing`'s to say.
         """
         scope = self._scope
-        self.check_open()
-        scope.check_publishes(stream)
         if not 0 <= delay <= LONGEST_DELAY:  # NaN is neither
             raise ValueError(f"delay is 0 to {LONGEST_DELAY:,.0f} seconds, not {delay}")
         if index is None:  # two events of one batch may have the same id, and entry ids of different streams too
@@ -149,6 +148,24 @@ class Effects:
         key = self._scope.keys.checkpoint(self._scope.service, event.unique_id)
         operation = ["DEL", key] if keep is None else ["PEXPIRE", key, str(round(keep * 1000)), "GT"]
         self.state.operations.append(operation)
+
+    def keep_record(self, event: Event, record: str, *, owner: str, ttl: float) -> None:
+        """Have the commit write what became of a job, unless the record is another entry's than `owner`: that stays.
+
+        It lives for `ttl` seconds from then on.
+        """
+        operation = ["HSETOWN", self._scope.keys.job(event.id), event.source, owner, record, str(round(ttl * 1000))]
+        self.state.operations.append(operation)
+
+    def check_publishing(self, stream: str) -> None:
+        """Refuse what comes too late, or goes where streams.yaml does not say that this service publishes.
+
+        Raises:
+            RuntimeError: this run of the handler is over.
+            ConfigurationError: with the key to add.
+        """
+        self.check_open()
+        self._scope.check_publishes(stream)
 
     def check_open(self) -> None:
         """Refuse what comes too late.
@@ -251,13 +268,6 @@ class State:
         """Set fields of a hash."""
         if values:
             self._add("HSET", name, *(str(part) for pair in values.items() for part in pair))
-
-    def hset_own(self, name: str, field: str, value: str, *, owner: str, ttl: float) -> None:
-        """Set a field of a hash to "`owner` `value`", unless another owner's is there: that stays. `ttl` in seconds.
-
-        The hash lives for `ttl` from the last such operation on.
-        """
-        self._add("HSETOWN", name, field, owner, value, str(round(ttl * 1000)))
 
     def hdel(self, name: str, *fields: str) -> None:
         """Delete fields of a hash."""

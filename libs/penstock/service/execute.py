@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +44,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Hooks(msgspec.Struct, frozen=True):
-    """What a service wants to do around every single-event handler."""
+    """What is done around every single-event handler of a stream."""
 
     on_start: tuple[StartHook, ...] = ()
     on_result: tuple[ResultHook, ...] = ()
@@ -53,10 +52,11 @@ class Hooks(msgspec.Struct, frozen=True):
 
 
 class Concluded(msgspec.Struct, frozen=True):
-    """A handler run that is over: its outcome, and the effects to settle with it."""
+    """A handler run that is over: its outcome, and the effects to settle with it. `context`: a handler was due."""
 
     outcome: Outcome
     effects: Effects
+    context: Context | BatchContext | None = None
 
 
 async def execute(handler: Handler, context: Context, policy: Policy, hooks: Hooks) -> Concluded:
@@ -104,7 +104,7 @@ def conclude(context: Context, outcome: Outcome, policy: Policy, hooks: Hooks) -
     context.settle_steps(outcome)
     context.effects.seal()
     record_run(context, outcome, context.scope)
-    return Concluded(outcome, context.effects)
+    return Concluded(outcome, context.effects, context)
 
 
 async def execute_batch(
@@ -123,19 +123,20 @@ async def execute_batch(
             items.append(handler.decode(event))
             readable.append(index)
         except Exception as error:  # noqa: BLE001 - whatever a type's own code raises is the outcome
-            concluded.append(([index], Concluded(_misfit(error, event, attempt, policy), Effects(scope))))
+            told = BatchContext(scope, [event])
+            concluded.append(([index], Concluded(_misfit(error, event, attempt, policy), told.effects, told)))
     if not readable:
         return concluded
     context = BatchContext(scope, [batch[index][0] for index in readable])
-    started_at = time.time_ns()
     failure = await _error_of(handler, items, context, policy.timeout)
     if failure is None:
-        record_batch(context, scope, handler.stream, started_at)
-        concluded.append((readable, Concluded(Done(), context.effects)))
+        record_batch(context, scope, handler.stream)
+        concluded.append((readable, Concluded(Done(), context.effects, context)))
     elif len(readable) == 1:
         event, attempt = batch[readable[0]]
         outcome = outcome_of(failure, event.type, attempt, policy.retry)
-        concluded.append((readable, Concluded(outcome, Effects(scope))))
+        told = context.failed()
+        concluded.append((readable, Concluded(outcome, told.effects, told)))
     return concluded
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -14,11 +14,12 @@ from penstock.dlq import dead_letter
 from penstock.errors import InvalidEvent
 from penstock.event import Event, Origin
 from penstock.resilience.checkpoint import Pending
-from penstock.service.context import Context
+from penstock.service.context import BatchContext, Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler, Handlers
 from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, outcome_of, parked, unhandled
+from penstock.service.reports import Reports
 from penstock.service.runs import Run
 from penstock.streams.commit import DEAD, RETRY, Commit, Committer, Entry, Settled, Source, UnitOfWork
 from penstock.streams.heartbeat import Held
@@ -85,16 +86,24 @@ class Processing:
         spec: ServiceSpec,
         handlers: Handlers,
         *,
-        hooks: Hooks,
+        hooks: Mapping[str, Hooks],
+        reports: Mapping[str, Reports],
+        skips: Collection[str],
         committer: Committer,
         again: Callable[[Sequence[Work]], None],
         alone: Callable[[Work], None],
     ) -> None:
-        """`again` starts entries that have to be handled once more, `alone` one of a batch that has failed."""
+        """Take what is done around handlers by stream, and `reports` of those that carry jobs.
+
+        On the streams in `skips` an event that nobody asks for is let go. `again` starts entries that have to be
+        handled once more, `alone` one of a batch that has failed.
+        """
         self._scope = scope
         self._spec = spec
         self._handlers = handlers
         self._hooks = hooks
+        self._reports = reports
+        self._skips = skips
         self._committer = committer
         self._again = again
         self._alone = alone
@@ -181,17 +190,18 @@ class Processing:
         context = self._context(work)
         policy = self._policies.get(handler) or self._policy(work, handler)
         try:
-            return await execute(handler, context, policy, self._hooks)
+            return await execute(handler, context, policy, self._hooks[work.source.stream])
         except asyncio.CancelledError as error:
             if _is_cancelled(work):
                 raise
             outcome = outcome_of(_own_cancelling(error), work.event.type, work.origin.attempt, policy.retry)
-            return conclude(context, outcome, policy, self._hooks)
+            return conclude(context, outcome, policy, self._hooks[work.source.stream])
 
     def _submit(self, works: list[Work], concluded: Concluded) -> Commit:
         """Commit what a handler call has come to: from here on it takes up no slot."""
         outcome, effects = concluded.outcome, concluded.effects
         self.slots.give_back(len(works))
+        self._report(works, concluded)
         if not isinstance(outcome, Done):
             for work in works:
                 _tell_failure(work, outcome)
@@ -199,6 +209,15 @@ class Processing:
         else:
             entries = [Entry(work.source.index, work.entry_id) for work in works]
         return self._committer.submit(UnitOfWork(entries, effects.outputs, effects.operations, effects.guards))
+
+    def _report(self, works: list[Work], concluded: Concluded) -> None:
+        """Add to what is committed what has become of these jobs, if they are any."""
+        reports, run = self._reports.get(works[0].source.stream), concluded.context
+        if reports is None or run is None:
+            return
+        for work in works:
+            context = self._context(work, run) if isinstance(run, BatchContext) else run
+            reports.outcome(context, concluded.outcome)
 
     async def _finish_part(self, part: list[Work], concluded: Concluded, settled: Settled) -> None:
         """See to what a commit of several entries says of each."""
@@ -231,8 +250,8 @@ class Processing:
         _log.error("effects refused", error=why, event_id=work.event.id)
         buried = outcome if isinstance(outcome, Dead) else dead(work.event.type, "invalid", f"effects: {why}")
         if work.handler is not None and not isinstance(outcome, Dead):
-            context = self._context(work)
-            told = conclude(context, buried, self._policy(work, work.handler), self._hooks)
+            policy, hooks = self._policy(work, work.handler), self._hooks[work.source.stream]
+            told = conclude(self._context(work), buried, policy, hooks)
             self.slots.take(1)
             settled = await self._submit([work], told)
             if settled.invalid is None:
@@ -264,10 +283,10 @@ class Processing:
         )
         return Entry(source.index, work.entry_id, DEAD, fields, size=size, in_hand=work.fields or [])
 
-    def _context(self, work: Work) -> Context:
-        source = work.source
+    def _context(self, work: Work, batch: BatchContext | None = None) -> Context:
+        source, attempt = work.source, work.origin.attempt
         pending = Pending(source.key, work.entry_id, self._committer.consumer, source.is_retry)
-        return Context(self._scope, work.event, stream=source.stream, attempt=work.origin.attempt, pending=pending)
+        return Context(self._scope, work.event, stream=source.stream, attempt=attempt, pending=pending, batch=batch)
 
     def _parked(self, work: Work, handler: Handler, wait: float) -> Concluded:
         concluded = self._without_effects(parked(handler.needs, wait))
@@ -278,12 +297,11 @@ class Processing:
 
     def _unhandled(self, work: Work) -> Concluded:
         stream = work.source.stream
-        subscription = self._spec.consumes[stream]
-        if subscription.unhandled_on(stream) == "skip":
+        if stream in self._skips:
             return self._without_effects(Done())
-        context = self._context(work)
         outcome = unhandled(self._scope.service, stream, work.event.type)
-        return conclude(context, outcome, Policy(subscription.retry, 0), self._hooks)
+        policy = Policy(self._spec.consumes[stream].retry, 0)
+        return conclude(self._context(work), outcome, policy, self._hooks[stream])
 
     def _self_cancelled(self, works: list[Work], error: BaseException) -> list[tuple[list[int], Concluded]]:
         if len(works) > 1:
@@ -292,7 +310,8 @@ class Processing:
         assert handler is not None
         policy = self._policy(work, handler)
         outcome = outcome_of(_own_cancelling(error), work.event.type, work.origin.attempt, policy.retry)
-        return [([0], self._without_effects(outcome))]
+        told = BatchContext(self._scope, [work.event])
+        return [([0], Concluded(outcome, told.effects, told))]
 
     def _without_effects(self, outcome: Outcome) -> Concluded:
         return Concluded(outcome, Effects(self._scope))

@@ -51,9 +51,9 @@ def record_run(context: Context, outcome: Outcome, scope: Scope) -> None:
     )
 
 
-def record_batch(context: BatchContext, scope: Scope, stream: str, started_at: int) -> None:
+def record_batch(context: BatchContext, scope: Scope, stream: str) -> None:
     """Record the run of a batch handler: one event's in its trace, several in a trace that links to theirs."""
-    telemetry, events = scope.telemetry, context.events
+    telemetry, events, started_at = scope.telemetry, context.events, context.started_at
     now = time.time_ns()
     telemetry.processed((now - started_at) / 1e9, stream=stream, group=scope.service, error=None)
     if context.trace.sampled:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis
+from penstock.redis.connection import AsyncRedis, server_ms
 from penstock.redis.scripts import Script
 from penstock.times import entry_ms
 
@@ -69,6 +71,20 @@ async def position(client: AsyncRedis, keys: Keys, stream: str, group: str) -> P
         for place, entry_id in zip(("unread", "pending", "retry"), places, strict=True)
     )
     return Position(now, unread, pending, retry, waiting)
+
+
+async def watermark_of(client: AsyncRedis, keys: Keys, streams: Iterable[str], group: str) -> tuple[int | None, int]:
+    """Return up to when `group` has settled everything on all of these streams, and the server's time, in ms.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
+    watermark: int | None = await server_ms(client)
+    now = watermark or 0
+    for stream in streams:
+        stood = await position(client, keys, stream, group)
+        watermark = None if None in (watermark, stood.watermark) else min(watermark or 0, stood.watermark or 0)
+    return watermark, now
 
 
 class _Sightings:

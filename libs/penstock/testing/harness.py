@@ -46,10 +46,12 @@ class Harness:
         self._handlers = service.handlers
         self._hooks = service.hooks
         if publishes is None:
-            self._spec = (topology or load()).service(service.name)
+            self._topology = topology or load()
         else:
             consumes = {stream: Subscription() for stream in self._handlers.streams}
-            self._spec = ServiceSpec(consumes=consumes, publishes=tuple(publishes))
+            spec = ServiceSpec(consumes=consumes, publishes=tuple(publishes))
+            self._topology = Topology(services={service.name: spec})
+        self._spec = self._topology.service(service.name)
         check_streams(service, self._spec)
         self._checkpoints = Checkpoints()
         self._outlet = Outlet()
@@ -109,7 +111,7 @@ class Harness:
         subscription = self._spec.consumes[stream]
         context = Context(self._scope, event, stream=stream, attempt=attempt)
         if handler is None:
-            if subscription.unhandled_on(stream) == "skip":
+            if self._topology.unhandled(self._scope.service, stream) == "skip":
                 return Run(ids=(event.id,), outcome=Done())
             outcome = unhandled(self._scope.service, stream, event.type)
             concluded = conclude(context, outcome, Policy(subscription.retry, 0), self._hooks)

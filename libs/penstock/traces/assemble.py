@@ -48,7 +48,7 @@ class Assembler:
     def trace(self, nodes: Sequence[Node], notes: Iterable[str]) -> Trace:
         """Assemble a whole trace."""
         timeline, events = self._events(nodes)
-        summary = _summary(timeline, events)
+        summary = _summary(timeline, events, self._topology)
         trace_ids = {summary.trace_id: None, **dict.fromkeys(event.trace_id for event in events)}
         trace_ids |= dict.fromkeys(report.trace_id for report in self.reports(nodes))
         return Trace(
@@ -66,7 +66,7 @@ class Assembler:
 
     def summary(self, nodes: Sequence[Node]) -> TraceSummary:
         """Sum a trace up in one line."""
-        return _summary(*self._events(nodes))
+        return _summary(*self._events(nodes), self._topology)
 
     def _events(self, nodes: Sequence[Node]) -> tuple[Timeline, tuple[TracedEvent, ...]]:
         begun = [self._restored(node.event) for node in nodes]
@@ -150,11 +150,11 @@ class Assembler:
         return self._graph.dead.get(event.place, ())
 
 
-def _summary(timeline: Timeline, events: Sequence[TracedEvent]) -> TraceSummary:
+def _summary(timeline: Timeline, events: Sequence[TracedEvent], topology: Topology) -> TraceSummary:
     hops = [hop for event in events for hop in event.hops]
     ends = [event.offset for event in events]
     ends += [attempt.offset + attempt.elapsed for hop in hops for attempt in hop.attempts]
-    state = _state(events)
+    state = _state(events, topology)
     known = [event for event in events if not event.missing]
     return TraceSummary(
         trace_id=events[0].trace_id,
@@ -168,13 +168,14 @@ def _summary(timeline: Timeline, events: Sequence[TracedEvent]) -> TraceSummary:
     )
 
 
-def _state(events: Sequence[TracedEvent]) -> TraceState:
-    """Return the gravest state there is. Who reads `events` only watches: nobody waits for it but if it is dead."""
+def _state(events: Sequence[TracedEvent], topology: Topology) -> TraceState:
+    """Return the gravest state there is. Who reads reports only watches: nobody waits for it but if it is dead."""
+    reports = {EVENTS, *map(topology.reports, topology.work)}
     states: set[TraceState] = {
         hop.state
         for event in events
         for hop in event.hops
-        if hop.state == "dead" or event.stream != EVENTS or event.parent is None
+        if hop.state == "dead" or event.stream not in reports or event.parent is None
     }
     if any(event.due for event in events):
         states.add("delayed")

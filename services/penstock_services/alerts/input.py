@@ -12,7 +12,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 import msgspec
 import structlog
 
-from penstock.keys import EVENTS
 from penstock.mesh.alerts import TICK
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import MetricsWindow, Series, Tick
@@ -116,8 +115,7 @@ def empty_windows(mesh: MetricsWindow, end: float, last: float, lateness: float)
 
 def _behind(series: Sequence[Series]) -> float | None:
     """Return how many seconds the metrics processor is behind with the events; None if that is not known."""
-    labels = {"stream": EVENTS, "group": _METRICS}
-    own = {one.name: one.value for one in series if one.labels == labels and one.value is not None}
-    if own.get("delayed") or own.get("retry"):
+    own = [one for one in series if one.labels.get("group") == _METRICS and one.value is not None]
+    if any(one.value for one in own if one.name in ("delayed", "retry")):
         return None  # it closes no window while an event waits to be tried again
-    return max((own[name] for name in ("lag_age", "oldest_pending") if name in own), default=None)
+    return max((one.value or 0.0 for one in own if one.name in ("lag_age", "oldest_pending")), default=None)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from penstock import BatchContext, ConfigurationError, Event, Service, Unavailable
 from penstock.event import derived_id, encode, encode_data
-from penstock.keys import ALERTS, EVENTS, METRICS, Keys
+from penstock.keys import ALERTS, METRICS, Keys
 from penstock.mesh.alerts import SERVICE, TICK, AlertStore, RulesGiven
 from penstock.schemas import Alert, MetricsWindow, Tick
 from penstock.service.runtime import Runtime
@@ -53,9 +53,12 @@ def build(settings: Settings, topology: Topology) -> Service:
     async def ticks(_: list[Tick], ctx: BatchContext) -> None:
         await manager.catch_up(ctx)
 
-    @service.on(EVENTS, type="*", batch=_BATCH)
     async def events(arrived: list[Event], ctx: BatchContext) -> None:
         await manager.take(arrived, ctx)
+
+    for stream in topology.service(SERVICE).consumes:
+        if stream != METRICS:
+            service.on(stream, batch=_BATCH)(events)
 
     service.task(manager.ruleset.watch)
     service.task(_tick)

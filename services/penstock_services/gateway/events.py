@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from penstock.jobs.find import AmbiguousJob, find_job
 from penstock.keys import INGEST
-from penstock.mesh.jobs import AmbiguousJob, find_job
 from penstock.service.runtime import Runtime
+from penstock.topology import Topology
 from penstock.web import body
 from penstock.web.problems import Problem
 from penstock.web.routes import Request, get, json, post
@@ -16,7 +17,13 @@ from penstock_services.gateway.acceptance import Acceptance, Accepted, AcceptedB
 from penstock_services.gateway.identity import Identities
 from penstock_services.gateway.upstream import Upstream
 
+NAME = "gateway"
 STREAM = INGEST  # where events go unless `?stream=` says otherwise
+
+
+def publishable(topology: Topology) -> list[str]:
+    """Return the streams that the gateway publishes to: those it declares, and all that carry work."""
+    return list(dict.fromkeys([*topology.service(NAME).publishes, *topology.work]))
 
 
 class Events:
@@ -52,15 +59,17 @@ class Events:
 
     def _stream(self, request: Request) -> str:
         stream = request.query.get("stream", STREAM)
-        if stream not in self._runtime.spec.publishes:
-            raise Problem(422, f"stream: the gateway publishes to {', '.join(self._runtime.spec.publishes)} only")
+        known = publishable(self._runtime.topology)
+        if stream not in known:
+            raise Problem(422, f"stream: the gateway publishes to {', '.join(known)} only")
         return stream
 
     async def _job(self, request: Request) -> web.Response:
         job_id, tenant = request.rest, request.caller.tenant
         source = request.query.get("source")
         try:
-            job = await find_job(self._runtime.redis, self._runtime.keys, job_id, source=source, tenant=tenant)
+            here = self._runtime
+            job = await find_job(here.redis, here.keys, here.topology, job_id, source=source, tenant=tenant)
         except AmbiguousJob as error:
             raise Problem(409, f"{error} with ?source=") from None
         if job is None:

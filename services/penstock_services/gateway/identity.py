@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.mesh.jobs import timed_id
+from penstock.jobs.ids import timed_id
 from penstock.service.runtime import Runtime
 
 _SECRET_BYTES = 32

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from penstock.mesh.jobs import Job
+from penstock.jobs.record import Job
 from penstock.settings import Settings
 from penstock.traces import Trace, TraceList
 from penstock.web.common import COMMON
@@ -44,7 +44,7 @@ _TAKING = (
                 place="header",
                 description='A string such as "order-42": the same request sent again adds nothing.',
             ),
-            Parameter(name="stream", description="Where they go, if not to `ingest`."),
+            Parameter(name="stream", description="Where they go, if not to `ingest`: any stream that carries work."),
             Parameter(name="traceparent", place="header", description="W3C trace context that the events belong to."),
         ),
         body=Content(

@@ -109,7 +109,8 @@ class Orchestrator:
     async def _metrics(self) -> MeshWindows:
         newest = []
         for seconds, since in _LOOK_BACK.items():
-            newest_report = await report(self._redis, self._keys, WindowQuery(seconds=seconds, since=since))
+            query = WindowQuery(seconds=seconds, since=since)
+            newest_report = await report(self._redis, self._keys, self._topology, query)
             newest += [window for window in newest_report.windows if not window.open][-1:]
         return MeshWindows(as_of=newest_report.now, watermark=newest_report.watermark, windows=newest)
 

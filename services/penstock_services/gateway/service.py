@@ -15,7 +15,7 @@ from penstock.topology import Topology
 from penstock.web.limits import Limits
 from penstock.web.routes import HttpRoute, Request, get
 from penstock.web.server import Server
-from penstock_services.gateway.events import STREAM, Events
+from penstock_services.gateway.events import NAME, Events, publishable
 from penstock_services.gateway.identity import Identities
 from penstock_services.gateway.orchestrator import Orchestrator
 from penstock_services.gateway.sources import WebhookSource
@@ -23,8 +23,6 @@ from penstock_services.gateway.sources import sources as webhook_sources
 from penstock_services.gateway.traces import TracePages
 from penstock_services.gateway.upstream import Upstream
 from penstock_services.gateway.webhooks import Webhooks
-
-NAME = "gateway"
 
 
 def build(settings: Settings, topology: Topology) -> Service:
@@ -35,8 +33,12 @@ def build(settings: Settings, topology: Topology) -> Service:
             could reach it and nobody said that they may.
     """
     sources = webhook_sources(topology, demo=settings.demo_webhook)
-    publishes = topology.service(NAME).publishes
-    for stream in sorted({STREAM, *(source.hook.stream for source in sources.values())}.difference(publishes)):
+    publishes = publishable(topology)
+    if not publishes:
+        raise ConfigurationError(
+            f"streams.yaml: services.{NAME}.publishes is empty, and no stream has kind: work; name one of the two"
+        )
+    for stream in sorted({source.hook.stream for source in sources.values()}.difference(publishes)):
         raise ConfigurationError(f"streams.yaml: services.{NAME}.publishes does not list {stream}; add it")
     _check_address(settings, topology)
     service = Service(NAME)

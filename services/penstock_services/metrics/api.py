@@ -29,7 +29,7 @@ def routes(runtime: Runtime) -> list[HttpRoute]:
     """Return what answers on /v1/metrics and /metrics; services.metrics.openapi describes it."""
 
     async def windows(request: Request) -> web.Response:
-        return json(await report(runtime.redis, runtime.keys, WindowQuery.parse(request.query)))
+        return json(await report(runtime.redis, runtime.keys, runtime.topology, WindowQuery.parse(request.query)))
 
     async def prometheus(_: Request) -> web.Response:
         totals = await WindowReader(runtime.redis, runtime.keys).totals()

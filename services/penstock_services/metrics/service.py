@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 
 from penstock import BatchContext, ConfigurationError, Event, Service
-from penstock.keys import EVENTS, METRICS
+from penstock.keys import METRICS
 from penstock.metrics.tally import encode
-from penstock.metrics.windows import OPEN, SERVICE, parts_of
+from penstock.metrics.windows import OPEN, SERVICE, counted_streams, parts_of
 from penstock.redis.connection import server_ms, unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.streams.election import Election
-from penstock.streams.position import position
+from penstock.streams.position import watermark_of
 from penstock.topology import Topology
 from penstock_services.metrics.api import serve_api
 from penstock_services.metrics.close import Closer
@@ -35,11 +35,13 @@ def build(settings: Settings, topology: Topology) -> Service:
     service = Service(SERVICE)
     lateness_ms = round(settings.metrics_lateness * 1000)
 
-    @service.on(EVENTS, batch=_BATCH)
     async def count(events: list[Event], ctx: BatchContext) -> None:
         for start, tallies in tally(events, lateness_ms, await server_ms(ctx.redis)).items():
             ctx.state.append(parts_of(start), encode(tallies))
             ctx.state.zadd(OPEN, {str(start): start})
+
+    for stream in counted_streams(topology):
+        service.on(stream, batch=_BATCH)(count)
 
     @service.task
     async def close_windows(runtime: Runtime) -> None:
@@ -68,5 +70,5 @@ async def _tick(runtime: Runtime, election: Election, closer: Closer, mesh: Mesh
         return
     await mesh.tick(now)
     if closing:
-        stood = await position(runtime.redis, runtime.keys, EVENTS, SERVICE)
-        await closer.tick(stood.watermark, stood.now)
+        streams = counted_streams(runtime.topology)
+        await closer.tick(*await watermark_of(runtime.redis, runtime.keys, streams, SERVICE))

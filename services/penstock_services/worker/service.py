@@ -1,8 +1,6 @@
-"""The worker service: handlers from everywhere, and one report for each of their outcomes."""
+"""The worker service: handlers from everywhere."""
 
 from __future__ import annotations
-
-import functools
 
 from penstock import Service
 from penstock.service.importing import load_services
@@ -10,7 +8,7 @@ from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock.topology import Topology
 from penstock.web import server as http
-from penstock_services.worker import demo, http_request, report, ticket
+from penstock_services.worker import demo, http_request, ticket
 
 
 def build(settings: Settings, _: Topology) -> Service:
@@ -27,10 +25,6 @@ def build(settings: Settings, _: Topology) -> Service:
         *load_services(settings.jobs, variable="PENSTOCK_JOBS"),
     ):
         service.include(jobs)
-    service.on_result(report.check_result)
-    service.on_outcome(functools.partial(report.outcome, ttl=settings.job_ttl))
-    if settings.job_started:
-        service.on_start(report.started)
     service.task(_health)
     return service
 

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from penstock.event import decode, encode_data
-from penstock.keys import ALERTS, Keys
-from penstock.mesh.jobs import STREAM
+from penstock.keys import ALERTS, INGEST, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Alert
 
@@ -56,10 +55,10 @@ class Outage:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for _ in range(count):
                 fields = {"type": self._type, "data": encode_data({"fail_times": fail_times})}
-                pipeline.xadd(self._keys.stream(STREAM), fields)
+                pipeline.xadd(self._keys.stream(INGEST), fields)
             await pipeline.execute()
         what = "that fail once each" if fail_times else "that succeed"
-        self._step(self._now(), f"{count} x {self._type} {what}", where=f"XADD {STREAM}")
+        self._step(self._now(), f"{count} x {self._type} {what}", where=f"XADD {INGEST}")
 
     async def _wait_for(self, kind: str) -> Alert:
         key = self._keys.stream(ALERTS)

@@ -16,8 +16,7 @@ from penstock.cli.http import request
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
 from penstock.event import Event, decode, encode_data, identity
-from penstock.keys import EVENTS, Keys
-from penstock.mesh.jobs import GROUP, STREAM
+from penstock.keys import EVENTS, INGEST, Keys
 from penstock.mesh.state import mesh_state
 from penstock.redis.lanes import Lanes
 from penstock.schemas import JobEvent
@@ -27,6 +26,7 @@ from penstock.topology import load
 
 _DEADLINE = 30.0  # seconds until a job must have come to its end
 _BLOCK_MS = 1_000
+_WORKER = "worker"
 _ENDS = ("job.completed", "job.dead")
 _STYLES = {"job.completed": "green", "job.failed": "yellow", "job.dead": "red"}
 _TICKET = {
@@ -138,20 +138,20 @@ class Storyteller:
             self._step("", "POST /v1/events", f"202 accepted, job {job_id}")
         else:
             fields = {"type": chapter.type, "data": encode_data(chapter.data)}
-            entry_id = await self._redis.xadd(self._keys.stream(STREAM), fields)
-            job_id = identity(STREAM, entry_id.decode())
-            self._step("", f"XADD {STREAM}", f"{entry_id.decode()}, so job {job_id}")
+            entry_id = await self._redis.xadd(self._keys.stream(INGEST), fields)
+            job_id = identity(INGEST, entry_id.decode())
+            self._step("", f"XADD {INGEST}", f"{entry_id.decode()}, so job {job_id}")
         entry = await self._entry(job_id)
-        self._step("0 ms", STREAM, f"{entry.type} from {entry.source}, trace {entry.trace.trace_id}")
+        self._step("0 ms", INGEST, f"{entry.type} from {entry.source}, trace {entry.trace.trace_id}")
         return job_id, entry
 
     async def _entry(self, job_id: str) -> Event:
-        rows = await self._redis.xrevrange(self._keys.stream(STREAM), count=100)
+        rows = await self._redis.xrevrange(self._keys.stream(INGEST), count=100)
         for entry_id, fields in rows:
-            event = _decode(STREAM, entry_id, fields)
+            event = _decode(INGEST, entry_id, fields)
             if event.id == job_id:
                 return event
-        raise LookupError(f"job {job_id} is not on {STREAM}")
+        raise LookupError(f"job {job_id} is not on {INGEST}")
 
     async def _follow(self, chapter: Chapter, job_id: str, entry: Event, seen_before: bytes) -> list[str]:
         """Tell what was published because of the job until it ends; return what was not as promised."""
@@ -185,7 +185,7 @@ class Storyteller:
     async def _tell_of_delay(self, event: Event) -> None:
         if event.type != "job.failed":
             return
-        delayed = self._keys.delayed(STREAM, GROUP)
+        delayed = self._keys.delayed(INGEST, _WORKER)
         if waiting := await self._redis.zcard(delayed):  # not if it is due already
             due = msgspec.json.decode(event.data, type=JobEvent).next_attempt_at
             self._step("", delayed, f"{waiting} waiting, next try at {due}")
@@ -209,10 +209,10 @@ class Storyteller:
     async def _epilogue(self) -> int:
         """Tell how the worker's group stands in the end; return 1 if work is left that nobody else can have sent."""
         found = await mesh_state(self._redis, self._keys, load(self._settings.topology))
-        worker = next(state for state in found.groups if (state.stream, state.group) == (STREAM, GROUP))
+        worker = next(state for state in found.groups if (state.stream, state.group) == (INGEST, _WORKER))
         self._out.print("\nIn the end", style="bold")
         counts = f"lag {worker.lag}, pending {worker.pending}, delayed {worker.delayed}, dead {worker.dead}"
-        self._step("", f"{STREAM} > {GROUP}", counts)
+        self._step("", f"{INGEST} > {_WORKER}", counts)
         left = worker.lag + worker.pending + worker.delayed + worker.retry
         return int(self._alone and left > 0)
 

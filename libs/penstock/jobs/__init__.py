@@ -1,0 +1,1 @@
+"""Jobs: entries of a stream that carries work, and what became of each."""
