@@ -209,6 +209,10 @@ def test_a_poison_event_ends_in_the_dead_letters_and_takes_no_innocent_with_it(o
     assert letter[b"type"] == b"poison"
     assert letter[b"dlq.reason"] == b"crashed"
     assert b"died 3 times" in letter[b"dlq.error"]
+    reports = [json.loads(fields[b"data"]) for _, fields in client.xrange("events") if fields[b"type"] == b"job.dead"]
+    assert [(one["job_type"], one["reason"]) for one in reports] == [("poison", "crashed")]
+    (record,) = client.hvals(f"job:ingest-{letter[b'dlq.entry'].decode()}")
+    assert b'"state":"dead"' in record
     client.close()
 
 

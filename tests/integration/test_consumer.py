@@ -37,11 +37,11 @@ from tests.mesh import eventually, running, settled
 from tests.servers import Server, required_kinds, running_server
 
 MESH = """
-streams: {ingest: {}, events: {}, other: {}}
+streams: {ingest: {kind: facts}, events: {}, other: {}}
 services:
   worker:
     consumes:
-      ingest: {retry: {attempts: 3, base: 0.01, jitter: 0}}
+      ingest: {retry: {attempts: 3, base: 0.01, jitter: 0}, unhandled: dead}
     publishes: [events]
 """
 BOTH = MESH.replace("    publishes", "      other: {}\n    publishes")

@@ -18,7 +18,7 @@ from tests.mesh import eventually, running, settled
 from tests.servers import Server
 
 MESH = """
-streams: {ingest: {}, events: {}}
+streams: {ingest: {kind: facts}, events: {}}
 services:
   worker:
     consumes: {ingest: {start: oldest}}

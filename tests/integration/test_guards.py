@@ -15,7 +15,7 @@ from tests.mesh import eventually, running, settled
 from tests.servers import Server
 
 TOPOLOGY = """
-streams: {ingest: {}, events: {}}
+streams: {ingest: {kind: facts}, events: {}}
 services:
   sums:
     consumes: {ingest: {retry: {attempts: 3, base: 0.01, jitter: 0}}}

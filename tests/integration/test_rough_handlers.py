@@ -25,7 +25,7 @@ from tests.processes import eventually, is_running, service_process
 from tests.servers import Server, free_port
 
 TOPOLOGY = """
-streams: {ingest: {}, events: {}}
+streams: {ingest: {kind: facts}, events: {}}
 services:
   rough: {consumes: {ingest: {}}, publishes: [events], concurrency: 4}
 """

@@ -93,9 +93,10 @@ def test_a_project_s_own_packages_are_found_beside_it(python: str, project: Path
     assert str(Path(python).parents[1]) in said
     raw.xadd("ingest", {"type": "greet"})
     with service_process("-m", "penstock", "run", "services.foo:service", python=python, cwd=project, env=env(server)):
-        eventually(lambda: raw.xlen("events"))
-    ((_, fields),) = raw.xrange("events")
+        eventually(lambda: raw.xlen("events") == 2)
+    (_, fields), (_, report) = raw.xrange("events")
     assert json.loads(fields[b"data"]) == "hello"
+    assert report[b"type"] == b"job.completed"
 
 
 def test_the_shipped_services_run_beside_them(python: str, project: Path, server: Server, raw: Any) -> None:

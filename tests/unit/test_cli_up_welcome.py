@@ -17,7 +17,7 @@ streams: {ingest: {}, events: {}}
 services:
   gateway: {run: penstock_services.gateway, publishes: [ingest]}
   worker: {consumes: {ingest: {}}}
-  audit: {consumes: {ingest: {}, events: {}}}
+  audit: {consumes: {ingest: {unhandled: skip}, events: {}}}
 webhooks: {demo: {scheme: github, secret: S, type: t}}
 """)
 

@@ -36,7 +36,7 @@ class Retried(msgspec.Struct, frozen=True):
 class Dead(msgspec.Struct, frozen=True):
     """The event goes to the dead letters.
 
-    `reason` is one word: invalid, unhandled, rejected or failed. `fingerprint` is the same for failures
+    `reason` is one word: invalid, unhandled, rejected, failed or crashed. `fingerprint` is the same for failures
     of the same kind: event type, reason and place, and a digest of the message without its numbers.
     `traceparent` is the span of the run that failed, for a replay to link to.
     """
@@ -77,6 +77,12 @@ def unreadable(error: Exception, event_type: str) -> Dead:
 def unhandled(service: str, stream: str, event_type: str) -> Dead:
     """Return the outcome for an event that no handler of a group wants, where each is a demand."""
     return dead(event_type, "unhandled", f"no handler of {service} takes {event_type} on {stream}")
+
+
+def crashed(event_type: str, deaths: int) -> Dead:
+    """Return the outcome for an event that so many processes died with, the last of them with nothing else in hand."""
+    error = f"the process died {deaths} times with this event in flight, the last time alone"
+    return Dead(reason="crashed", error=error, fingerprint=f"crashed:{event_type}")
 
 
 def parked(needs: Sequence[str], seconds: float) -> Retried:

@@ -18,11 +18,12 @@ from penstock.service.context import BatchContext, Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler, Handlers
-from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, outcome_of, parked, unhandled
+from penstock.service.outcome import Dead, Done, Outcome, Retried, crashed, dead, outcome_of, parked, unhandled
 from penstock.service.reports import Reports
 from penstock.service.runs import Run
 from penstock.streams.commit import DEAD, RETRY, Commit, Committer, Entry, Settled, Source, UnitOfWork
 from penstock.streams.heartbeat import Held
+from penstock.streams.rescue import MOST_DEATHS
 from penstock.topology import ServiceSpec
 
 _log = structlog.get_logger("penstock.process")
@@ -130,7 +131,9 @@ class Processing:
             work.ready = self._without_effects(dead("", "invalid", str(error)))
             return work
         handler = work.handler = self._handlers.find(source.stream, work.event.type)
-        if handler is None:
+        if work.origin.crashes >= MOST_DEATHS:
+            work.ready = self._condemned(work)
+        elif handler is None:
             work.ready = self._unhandled(work)
         elif handler.needs and (wait := self._scope.breakers.waiting(handler.needs)) > 0:
             work.ready = self._parked(work, handler, wait)
@@ -299,7 +302,14 @@ class Processing:
         stream = work.source.stream
         if stream in self._skips:
             return self._without_effects(Done())
-        outcome = unhandled(self._scope.service, stream, work.event.type)
+        return self._dead(work, unhandled(self._scope.service, stream, work.event.type))
+
+    def _condemned(self, work: Work) -> Concluded:
+        return self._dead(work, crashed(work.event.type, work.origin.crashes))
+
+    def _dead(self, work: Work, outcome: Dead) -> Concluded:
+        """Conclude an entry whose handler does not run, or that has none."""
+        stream = work.source.stream
         policy = Policy(self._spec.consumes[stream].retry, 0)
         return conclude(self._context(work), outcome, policy, self._hooks[stream])
 

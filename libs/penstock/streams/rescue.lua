@@ -2,7 +2,9 @@
 -- reads them next. Moving rather than claiming spreads them over the living and wakes blocked readers.
 --
 -- An entry that was in flight when its consumer died is suspected of having killed it. The first two deaths
--- may be chance; from then on a suspect runs alone and only the one in quarantine is charged with the next.
+-- may be chance; from then on a suspect runs alone and only the one in quarantine is charged with the next. That one is
+-- handed back too: who reads it next settles it as dead, with all that is to be told of it. If that process dies as
+-- well, reading it may be what kills, and it goes to the dead letters from here.
 --
 -- KEYS[1]  stream (or the retry stream itself)
 -- KEYS[2]  the group's retry stream
@@ -17,7 +19,7 @@
 -- ARGV[4]  modes rescue and expired: its last beat as it was when that was found out, '' for none
 -- ARGV[5]  most entries to move in this call
 -- ARGV[6]  about how many bytes to move in this call
--- ARGV[7]  deaths after which an entry goes to the dead letters
+-- ARGV[7]  deaths that condemn an entry
 -- ARGV[8]  mode stale: how long an entry must have been idle, in ms
 -- ARGV[9]  name of the stream, for dead letters
 -- ARGV[10] time, RFC 3339, for dead letters
@@ -91,12 +93,13 @@ for _, row in ipairs(pending) do
     local own = own_fields(fields, count)
     local deaths = tonumber(before.crashes or 0) or 0
     local origin, attempt = before.entry or id, before.attempt or '1'
+    local condemned = deaths >= most_deaths
     if mode == 'rescue' and (deaths < most_deaths - 1 or quarantined == id) then deaths = deaths + 1 end
-    if deaths >= most_deaths then
+    if condemned and mode == 'rescue' then
       dead = dead + 1
       redis.call('XADD', dead_letters, '*', unpack(append(own, {
         'dlq.stream', ARGV[9], 'dlq.group', group, 'dlq.entry', origin, 'dlq.reason', 'crashed',
-        'dlq.error', 'the process died ' .. deaths .. ' times with this event in flight, the last time alone',
+        'dlq.error', 'the process died ' .. deaths .. ' times with this event in flight, the last time on reading it',
         'dlq.attempts', attempt, 'dlq.time', ARGV[10], 'dlq.fingerprint', 'crashed:' .. type_of(fields),
         'dlq.traceparent', '', 'dlq.traceback', '',
       })))
