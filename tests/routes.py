@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from penstock.jobs.identities import Identities
 from penstock.redis.lanes import Lanes
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
@@ -14,14 +15,13 @@ from penstock.web.health import common_routes
 from penstock.web.routes import HttpRoute
 from penstock_services.alerts import api as alerts
 from penstock_services.gateway import service as gateway
-from penstock_services.gateway.identity import Identities
 from penstock_services.gateway.upstream import Upstream
 from penstock_services.metrics import api as metrics
 from penstock_services.notifier import api as notifier
 
 
 def _gateway(runtime: Runtime) -> list[HttpRoute]:
-    return gateway.routes(runtime, Identities(runtime), Upstream(runtime, frozenset()), {})
+    return gateway.routes(runtime, Identities(runtime.redis, runtime.keys), Upstream(runtime, frozenset()), {})
 
 
 OWN: dict[str, Callable[[Runtime], list[HttpRoute]]] = {

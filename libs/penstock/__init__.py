@@ -9,9 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from penstock.client.client import Penstock
     from penstock.errors import (
         ConfigurationError,
         InvalidEvent,
+        JobDead,
         PenstockError,
         Reject,
         Snooze,
@@ -32,6 +34,8 @@ __all__ = [
     "Context",
     "Event",
     "InvalidEvent",
+    "JobDead",
+    "Penstock",
     "PenstockError",
     "Reject",
     "Retry",
@@ -47,6 +51,7 @@ _HOMES = {
     "BatchContext": "service.context",
     "Context": "service.context",
     "Event": "event",
+    "Penstock": "client.client",
     "Retry": "retry",
     "Service": "service.app",
 }

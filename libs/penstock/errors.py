@@ -6,6 +6,7 @@ PenstockError
 ├── Unavailable             Redis cannot be reached or refuses writes now: try again
 ├── RestartNeeded           too many threads hang: only a new process can go on
 ├── InvalidEvent            an entry or payload breaks the event format
+├── JobDead                 a job that somebody waits for was given up
 └── Directive               raised by a handler to say what is to become of its event
     ├── Snooze              hand it to me again later; no attempt is used up
     ├── Reject              it can never succeed: dead-letter it now
@@ -41,6 +42,21 @@ class RestartNeeded(PenstockError):
 
 class InvalidEvent(PenstockError):
     """An entry or payload breaks the event format; the message names the field."""
+
+
+class JobDead(PenstockError):
+    """A job was given up.
+
+    `reason` is one word (invalid, unhandled, rejected, failed, crashed), `error` what was said last, `letter` the id of
+    its dead letter (`penstock dlq show`), if there still is one.
+    """
+
+    def __init__(self, job_id: str, *, reason: str, error: str, letter: str | None) -> None:
+        super().__init__(f"job {job_id} is dead: {reason}{': ' if error else ''}{error}")
+        self.job_id = job_id
+        self.reason = reason
+        self.error = error
+        self.letter = letter
 
 
 class Directive(PenstockError):

@@ -76,6 +76,11 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}job:{event_id}"
 
     @property
+    def identity(self) -> str:
+        """The secret from which follow the ids of what is sent under a key."""
+        return self.state("gateway", "identity")
+
+    @property
     def topology(self) -> str:
         """The topology that the running services go by."""
         return f"{self.prefix}topology"

@@ -10,7 +10,7 @@ from penstock.errors import PenstockError
 from penstock.event import UNKNOWN_SOURCE, parse_identity
 from penstock.jobs.ids import time_of
 from penstock.jobs.record import Job, JobState, decode
-from penstock.keys import Keys
+from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.topology import Topology
@@ -61,6 +61,18 @@ async def find_job(
             state = await _progress(client, keys, topology, stream, entry_id)
             return Job(state=state, type=event_type, tenant=of_tenant or None)
     return None
+
+
+async def find_dead_letter(client: AsyncRedis, keys: Keys, job_id: str) -> str | None:
+    """Return the entry id of the newest dead letter of an event of this id, None if it has none or is long dead.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
+    found = await _entry(
+        client, [keys.stream(DEAD_LETTERS)], [DEAD_LETTERS, job_id, "+", "-", _SEARCHED, "XREVRANGE", UNKNOWN_SOURCE]
+    )
+    return found[0].decode() if found else None
 
 
 async def _find_entry(

@@ -25,6 +25,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str | None = None
     tenant: str | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more becomes of it by itself."""
+        return self.state in ("completed", "dead")
+
 
 def decode(record: bytes) -> Job:
     """Read a record: the entry that it belongs to, a space, and JSON."""

@@ -9,8 +9,10 @@ of CPU, which those who only write handlers, and test them, need not pay.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -139,6 +141,22 @@ def unavailable(error: BaseException) -> Unavailable | None:
     if isinstance(error, exceptions.ConnectionError | ConnectionError | TimeoutError | socket.gaierror):
         return Unavailable(tls_problem(error) or "cannot connect")
     return None
+
+
+@contextlib.contextmanager
+def telling_unavailable() -> Iterator[None]:
+    """Raise Unavailable for what is inside where trying again later can help.
+
+    Raises:
+        Unavailable: Redis is away, or refuses.
+    """
+    try:
+        yield
+    except Exception as error:
+        away = unavailable(error)
+        if away is None:
+            raise
+        raise away from error
 
 
 class _This:

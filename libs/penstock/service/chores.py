@@ -1,8 +1,7 @@
-"""What a process does beside its own events: scheduled publications, bounds of streams; and tasks that end."""
+"""What a process does beside its own events: scheduled publications and the bounds of streams."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from penstock.dlq.retention import DeadLetterRetention
@@ -10,15 +9,6 @@ from penstock.keys import DEAD_LETTERS
 from penstock.service.runtime import Runtime, events_key
 from penstock.streams.memory import MemoryRelief
 from penstock.streams.retention import Retention
-
-
-async def end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: on Python 3.11 `asyncio.wait_for`, which redis-py uses, may swallow a cancel."""
-    remaining = set(tasks)
-    while remaining:
-        for task in remaining:
-            task.cancel()
-        _, remaining = await asyncio.wait(remaining, timeout=0.5)
 
 
 async def named(awaitable: Any) -> None:

@@ -12,7 +12,7 @@ from penstock.keys import DEAD_LETTERS
 from penstock.redis.connection import unavailable
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
 from penstock.service.app import Service
-from penstock.service.chores import end, named, scheduled, trimming
+from penstock.service.chores import named, scheduled, trimming
 from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
 from penstock.service.intake import Intake
@@ -26,6 +26,7 @@ from penstock.streams.heartbeat import INTERVAL, Heartbeat
 from penstock.streams.read import Reader
 from penstock.streams.renaming import FormerGroup, sources_of
 from penstock.streams.rescue import Rescuer
+from penstock.tasks import end
 from penstock.topology import ServiceSpec
 
 _LAST_WORDS = 3.0  # seconds each: for the last commits, for handing back, and for cancelled handlers to end

@@ -20,7 +20,7 @@ from penstock.redis.checks import check_server, wait_until_ready
 from penstock.redis.connection import AsyncRedis, hide_password, unavailable
 from penstock.redis.lanes import Lanes
 from penstock.service.app import Service, check_streams
-from penstock.service.chores import end, named, scheduled, trimming
+from penstock.service.chores import named, scheduled, trimming
 from penstock.service.consumption import Consumption
 from penstock.service.ending import AFTER_DRAIN, Ending, signals
 from penstock.service.forks import children_are_strangers
@@ -31,6 +31,7 @@ from penstock.settings import Settings, redis_url
 from penstock.streams.delay import Promoter
 from penstock.streams.publish import Durability, Publisher, check_durability
 from penstock.streams.running_topology import store
+from penstock.tasks import end
 from penstock.telemetry import logs
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.setup import telemetry

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from penstock.event import encode
+from penstock.jobs.identities import Identities
 from penstock.streams.publish import Deduplication, DuplicateConflict, Published, Publisher
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.spans import Attributes, messaging, span
 from penstock.trace_context import LINKS, TraceContext
 from penstock.web.problems import Problem
-from penstock_services.gateway.identity import Identities
 
 SENDER_ID, DELIVERY = "sender_id", "delivery"
 RESERVED = frozenset({SENDER_ID, DELIVERY, LINKS, "attempt"})

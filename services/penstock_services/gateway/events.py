@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from penstock.jobs.find import AmbiguousJob, find_job
+from penstock.jobs.identities import Identities
 from penstock.keys import INGEST
 from penstock.service.runtime import Runtime
 from penstock.topology import Topology
@@ -14,7 +15,6 @@ from penstock.web.problems import Problem
 from penstock.web.routes import Request, get, json, post
 from penstock_services.gateway import cloudevents, submission
 from penstock_services.gateway.acceptance import Acceptance, Accepted, AcceptedBatch, Draft, Sender
-from penstock_services.gateway.identity import Identities
 from penstock_services.gateway.upstream import Upstream
 
 NAME = "gateway"

@@ -9,6 +9,7 @@ from importlib import resources
 from aiohttp import web
 
 from penstock import ConfigurationError, Service
+from penstock.jobs.identities import Identities
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings, is_loopback
 from penstock.topology import Topology
@@ -16,7 +17,6 @@ from penstock.web.limits import Limits
 from penstock.web.routes import HttpRoute, Request, get
 from penstock.web.server import Server
 from penstock_services.gateway.events import NAME, Events, publishable
-from penstock_services.gateway.identity import Identities
 from penstock_services.gateway.orchestrator import Orchestrator
 from penstock_services.gateway.sources import WebhookSource
 from penstock_services.gateway.sources import sources as webhook_sources
@@ -49,7 +49,7 @@ def build(settings: Settings, topology: Topology) -> Service:
             source.warn()
         upstream = Upstream(runtime, frozenset(publishes))
         await upstream.look()
-        identities = Identities(runtime)
+        identities = Identities(runtime.redis, runtime.keys)
         host, port = settings.gateway_host, settings.gateway_port
         table = routes(runtime, identities, upstream, sources)
         server = Server(runtime, table, host=host, limits=Limits.of(settings), opened=settings.gateway_open)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from penstock.jobs.identities import Identities
 from penstock.service.runtime import Runtime
 from penstock.web import body
 from penstock.web.problems import Problem, overloaded
@@ -14,7 +15,6 @@ from penstock.web.routes import HttpRoute, Request, get, post
 from penstock_services.gateway import handshakes
 from penstock_services.gateway.acceptance import DELIVERY, Acceptance, Draft, Sender
 from penstock_services.gateway.events import answer
-from penstock_services.gateway.identity import Identities
 from penstock_services.gateway.sources import IncomingWebhook, WebhookSource
 from penstock_services.gateway.upstream import Upstream
 

@@ -1,4 +1,4 @@
-"""Ids that the gateway gives to events: nobody can guess them, and what is sent twice gets the same one twice."""
+"""Ids that are given to jobs on their way in: nobody can guess them; what is sent twice gets the same one twice."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.jobs.ids import timed_id
-from penstock.service.runtime import Runtime
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis
 
 _SECRET_BYTES = 32
 _ID_BYTES = 16
 
 
 class Identities:
-    """Makes ids, with a secret that all gateways of a mesh share; the first one that needs it draws it."""
+    """Makes ids, with a secret that all ways into a mesh share; the first one that needs it draws it."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._redis = runtime.redis
-        self._key = runtime.keys.state(runtime.name, "identity")
+    def __init__(self, client: AsyncRedis, keys: Keys) -> None:
+        self._redis = client
+        self._key = keys.identity
         self._secret: bytes | None = None
 
     async def prepare(self) -> None:

@@ -1,0 +1,1 @@
+"""The way into a mesh from any program: publish events, submit jobs, learn what becomes of them."""

@@ -1,0 +1,328 @@
+"""The client: what a program needs of a mesh that is no service of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Self
+
+import msgspec
+
+from penstock.client.feed import Feed, Watch
+from penstock.client.handle import JobHandle
+from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
+from penstock.event import encode, encode_data
+from penstock.jobs.identities import Identities
+from penstock.keys import INGEST, Keys
+from penstock.redis.connection import AsyncRedis, telling_unavailable, unavailable
+from penstock.redis.lanes import Lanes
+from penstock.settings import Settings, redis_url
+from penstock.streams.publish import Deduplication, Published, Publisher, check_durability
+from penstock.streams.running_topology import stored
+from penstock.telemetry.current import current
+from penstock.telemetry.measures import Measures
+from penstock.telemetry.setup import telemetry
+from penstock.telemetry.spans import messaging, span
+from penstock.times import rfc3339, seconds_of
+from penstock.topology import Topology, is_given, load
+from penstock.trace_context import TraceContext
+
+
+class Penstock:
+    """A way into the mesh, for as long as it is open.
+
+    ```python
+    async with Penstock.connect() as mesh:
+        job = await mesh.submit("order.placed", order, subject=order.id)
+        receipt = await job.result(timeout=30, type=Receipt)
+    ```
+    Any number of tasks may use it at once: what they publish while one call is under way goes out with the next.
+    It belongs to the event loop in which it was opened; `penstock.sync.Penstock` has no loop and is for any thread.
+    """
+
+    def __init__(self, settings: Settings, topology: Topology | None, *, source: str) -> None:
+        """Use `connect`."""
+        self._settings = settings
+        self._topology = topology
+        self._source = source
+        self._stack = contextlib.AsyncExitStack()
+        self._telemetry = Measures()
+        self._is_open = False
+        self.keys = Keys(settings.prefix)
+
+    @classmethod
+    def connect(
+        cls,
+        url: str | None = None,
+        *,
+        topology: Topology | str | None = None,
+        source: str = "client",
+        settings: Settings | None = None,
+    ) -> Self:
+        """Return a client to enter with `async with`.
+
+        `url` is where Redis is, else REDIS_URL says it. `topology` is a streams.yaml, as a path or parsed; else the one
+        of PENSTOCK_TOPOLOGY, the one here, or the one that the running services go by. `source` says in every event
+        where it comes from: the name of the program.
+
+        Raises:
+            ConfigurationError: the environment or streams.yaml is wrong.
+        """
+        settings = settings or Settings.from_env()
+        if url is not None:
+            settings = msgspec.structs.replace(settings, redis_url=url)
+        redis_url(settings)
+        if topology is None and is_given(settings.topology):
+            topology = load(settings.topology)
+        return cls(settings, load(topology) if isinstance(topology, str) else topology, source=source)
+
+    async def __aenter__(self) -> Self:
+        """Open it.
+
+        Raises:
+            Unavailable: Redis is away, and with it the topology, which is nowhere else.
+            ConfigurationError: nobody has kept a topology there, or Redis does not give the durability asked for.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            self._telemetry = stack.enter_context(telemetry(self._source))
+            lanes = Lanes(redis_url(self._settings), name=f"penstock-client-{self._source}")
+            stack.push_async_callback(lanes.aclose)
+            self.redis: AsyncRedis = lanes.client()
+            if self._topology is None:
+                self._topology = await self._running_topology()
+            self._identities = Identities(self.redis, self.keys)
+            self._publisher = await stack.enter_async_context(await self._make_publisher())
+            reports = {self._topology.reports(stream) for stream in self._topology.work}
+            self._feed = Feed(self.redis, self.keys, sorted(filter(None, reports)))
+            stack.push_async_callback(self._feed.aclose)
+            self._stack = stack.pop_all()
+        self._is_open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Send what waits to be sent, and close it."""
+        self._is_open = False
+        await self._stack.aclose()
+
+    @property
+    def topology(self) -> Topology:
+        """What is known of the mesh."""
+        if self._topology is None or not self._is_open:
+            raise RuntimeError("the client is not open: use it inside `async with Penstock.connect() as mesh:`")
+        return self._topology
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is told on a stream what becomes of jobs."""
+        return all(self.topology.reports(stream) for stream in self.topology.work)
+
+    async def submit(
+        self,
+        type: str,  # noqa: A002 - the attribute's name
+        data: Any = None,
+        *,
+        stream: str | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        idempotency_key: str | None = None,
+        delay: float | None = None,
+        at: datetime | str | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> JobHandle:
+        """Hand a job to the mesh; return once Redis has it.
+
+        It goes to `stream`: `ingest`, unless only another one carries work. With an `idempotency_key` a job is
+        submitted once, however often this is called (for PENSTOCK_DEDUPE_TTL); the others get the handle of the first.
+        It runs after `delay` seconds, or `at` a time (RFC 3339 or an aware datetime).
+
+        Raises:
+            Unavailable: Redis could not take it; whether it did is not known only if the reply was lost, and then the
+                same idempotency key finds out.
+            ConfigurationError: there is no such stream, or it carries no work.
+            InvalidEvent: the data cannot be written as JSON, or another attribute is senseless.
+            DuplicateConflict: the idempotency key was used for another type or other data.
+        """
+        stream = self._work_stream(stream)
+        text = encode_data(data)
+        wait = _delay(delay, at)
+        event_id, once = await self._identify(idempotency_key, [type, text])
+        watch = self._feed.watch(event_id) if self._feed.is_running else None
+        published = await self._publish(
+            stream, type, text, event_id, subject=subject, tenant=tenant, extra=extra, delay=wait, once=once
+        )
+        if published.duplicate and watch is not None:
+            watch.is_complete = False
+        return JobHandle(self, event_id, type=type, duplicate=published.duplicate, watch=watch)
+
+    async def publish(
+        self,
+        stream: str,
+        type: str,  # noqa: A002 - the attribute's name
+        data: Any = None,
+        *,
+        subject: str | None = None,
+        tenant: str | None = None,
+        event_id: str | None = None,
+        idempotency_key: str | None = None,
+        delay: float | None = None,
+        at: datetime | str | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> str:
+        """Publish an event to any stream; return its id once Redis has it. The rest is as for `submit`.
+
+        Raises:
+            Unavailable: as for `submit`.
+            ConfigurationError: there is no such stream.
+            InvalidEvent: as for `submit`.
+            DuplicateConflict: as for `submit`.
+        """
+        self._check_stream(stream)
+        text = encode_data(data)
+        wait = _delay(delay, at)
+        made, once = await self._identify(idempotency_key, [stream, type, text])
+        chosen = event_id or made
+        await self._publish(
+            stream, type, text, chosen, subject=subject, tenant=tenant, extra=extra, delay=wait, once=once
+        )
+        return chosen
+
+    def job(self, job_id: str, *, source: str | None = None) -> JobHandle:
+        """Return the handle of a job that was submitted before, here or elsewhere; `source` tells which of that id."""
+        return JobHandle(self, job_id, source=source)
+
+    async def watch(self, job_id: str) -> Watch:
+        """Have what is told of a job kept from now on; what was told before, its record knows.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        with telling_unavailable():
+            await self._feed.start()
+        watch = self._feed.watch(job_id)
+        watch.is_complete = False
+        return watch
+
+    def _work_stream(self, stream: str | None) -> str:
+        work = self.topology.work
+        if stream is None:
+            others = [name for name in work if name != INGEST]
+            if INGEST not in work and len(others) != 1:
+                raise ConfigurationError(f"submit: say which stream: {', '.join(others) or 'none'} carry work")
+            return INGEST if INGEST in work else others[0]
+        self._check_stream(stream)
+        if stream not in work:
+            raise ConfigurationError(
+                f"submit: {stream} carries facts, so nobody would do the job; declare kind: work in streams.yaml, or "
+                f"publish it there"
+            )
+        return stream
+
+    def _check_stream(self, stream: str) -> None:
+        if stream not in self.topology.streams:
+            known = ", ".join(self.topology.streams)
+            raise ConfigurationError(f"streams.yaml has no stream {stream} (it has {known})")
+
+    async def _identify(self, key: str | None, content: list[str]) -> tuple[str, list[Deduplication]]:
+        if key is None:
+            return self._identities.fresh(), []
+        with telling_unavailable():
+            event_id = await self._identities.same("client", [self._source, key])
+        digest = hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+        name = msgspec.json.encode([self._source, key]).decode()
+        return event_id, [Deduplication("client", name, self._settings.dedupe_ttl, digest)]
+
+    async def _publish(
+        self,
+        stream: str,
+        type: str,  # noqa: A002 - the attribute's name
+        data: str,
+        event_id: str,
+        *,
+        subject: str | None,
+        tenant: str | None,
+        extra: Mapping[str, str] | None,
+        delay: float,
+        once: list[Deduplication],
+    ) -> Published:
+        if not type:
+            raise InvalidEvent("the event has no type")
+        trace = caller_trace() or TraceContext.new()
+        if not trace.span_id:
+            trace = self._telemetry.begin(trace)
+        about = messaging("send", "send", stream, **{"messaging.message.id": event_id})
+        with span(self._telemetry, trace, f"send {stream}", kind="producer", attributes=about) as sent:
+            fields = encode(
+                type,
+                data,
+                event_id=event_id,
+                source=self._source,
+                time=rfc3339(time.time()),
+                subject=subject,
+                tenant=tenant,
+                traceparent=sent.context.traceparent,
+                extra=extra,
+            )
+            published = await self._publisher.publish(stream, fields, delay=delay, dedupe=once)
+        if not published.duplicate:
+            self._telemetry.sent(1, stream=stream)
+        return published
+
+    async def _make_publisher(self) -> Publisher:
+        settings = self._settings
+        durability = settings.durability
+        try:
+            durability = await check_durability(self.redis, settings.durability)
+        except Exception as error:
+            if unavailable(error) is None:  # else it is what it is: it is waited for in each call
+                raise
+        return Publisher(self.redis, self.keys, durability=durability, durability_timeout=settings.durability_timeout)
+
+    async def _running_topology(self) -> Topology:
+        try:
+            running = await stored(self.redis, self.keys)
+        except Exception as error:
+            away = unavailable(error)
+            if away is None:
+                raise
+            raise Unavailable(f"{away.reason}, and there is no streams.yaml here to go by") from error
+        if running is None:
+            raise ConfigurationError(
+                "there is no streams.yaml here, and no service has kept its own in Redis: go to your project's folder, "
+                "set PENSTOCK_TOPOLOGY, give connect(topology=...), or start the mesh first"
+            )
+        return running
+
+
+def caller_trace() -> TraceContext | None:
+    """Return the trace that the code which is running belongs to: a handler's, or a span of OpenTelemetry's."""
+    running = current.get()
+    if running is not None:
+        return running.trace
+    otel = sys.modules.get("opentelemetry.trace")  # whoever has a span has imported it
+    if otel is None:
+        return None
+    context = otel.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return TraceContext(f"{context.trace_id:032x}", f"{context.span_id:016x}", f"{int(context.trace_flags):02x}")
+
+
+def _delay(delay: float | None, at: datetime | str | None) -> float:
+    """Return the seconds until an event is due.
+
+    Raises:
+        InvalidEvent: both are given, or one of them is none.
+    """
+    if at is None:
+        return delay or 0.0
+    if delay is not None:
+        raise InvalidEvent("delay and at: give one of them")
+    try:
+        due = seconds_of(at.isoformat() if isinstance(at, datetime) else at)
+    except ValueError as error:
+        raise InvalidEvent(f"at: {at!r} is no time such as 2026-11-22T10:00:00Z: {error}") from None
+    return max(0.0, due - time.time())

@@ -1,0 +1,193 @@
+"""The feed: what is told of jobs, read once for everybody in this process who waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator
+
+import msgspec
+import structlog
+
+from penstock.jobs.record import Job, JobState
+from penstock.keys import Keys
+from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.dedicated import DedicatedConnection
+from penstock.schemas import JobEvent
+from penstock.tasks import end
+
+_BLOCK_MS = 1_000
+_PATIENCE = 5.0  # seconds that a reply may take beyond that
+_MOST = 500  # entries of one read
+_PAUSE = 0.5  # seconds between tries while Redis is away
+_STATES: dict[str, JobState] = {
+    "job.started": "running",
+    "job.failed": "retrying",
+    "job.snoozed": "retrying",
+    "job.completed": "completed",
+    "job.dead": "dead",
+}
+_log = structlog.get_logger("penstock.client")
+
+
+_decoder = msgspec.json.Decoder(JobEvent)
+
+
+class Watch:
+    """One job, as those in this process who wait for it see it."""
+
+    def __init__(self) -> None:
+        self.ended: Job | None = None
+        """What has become of it, once that was told."""
+        self.is_complete = True
+        """Whether all that was told of it has come here; if not, its record may know more."""
+        self._queues: set[asyncio.Queue[Job | None]] = set()
+
+    @contextlib.contextmanager
+    def changes(self) -> Iterator[asyncio.Queue[Job | None]]:
+        """Yield a queue of what is told from here on; None stands for a gap, after which the record must be read."""
+        queue: asyncio.Queue[Job | None] = asyncio.Queue()
+        self._queues.add(queue)
+        try:
+            yield queue
+        finally:
+            self._queues.discard(queue)
+
+    def tell(self, job: Job) -> None:
+        """Take what is told."""
+        if job.is_over:
+            self.ended = job
+        for queue in self._queues:
+            queue.put_nowait(job)
+
+    def miss(self) -> None:
+        """Take note that something may have been missed."""
+        self.is_complete = False
+        for queue in self._queues:
+            queue.put_nowait(None)
+
+
+class Feed:
+    """Reads the streams on which it is told what becomes of jobs, from where they end when it starts."""
+
+    def __init__(self, client: AsyncRedis, keys: Keys, streams: Iterable[str]) -> None:
+        self._client = client
+        self._connection = DedicatedConnection(client)
+        self._positions = dict.fromkeys(map(keys.stream, streams), "0-0")
+        self._watches: weakref.WeakValueDictionary[str, Watch] = weakref.WeakValueDictionary()
+        self._starting = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether all that is told from now on is seen."""
+        return self._task is not None
+
+    def watch(self, job_id: str) -> Watch:
+        """Return the watch of a job; it lasts for as long as somebody has it."""
+        watch = self._watches.get(job_id)
+        if watch is None:
+            watch = self._watches[job_id] = Watch()
+        return watch
+
+    async def start(self) -> None:
+        """Begin to read, unless that has begun.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        async with self._starting:
+            if self._task is None and self._positions:
+                for key in self._positions:
+                    self._positions[key] = await self._end_of(key)
+                self._task = asyncio.create_task(self._run(), name="feed")
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            await end([self._task])
+        await self._connection.disconnect()
+
+    async def _run(self) -> None:
+        said = ""
+        while True:
+            try:
+                if said and await self._is_gap():
+                    self._miss()
+                said = ""
+                for key, rows in await self._read():
+                    for entry_id, fields in rows:
+                        self._take(fields)
+                        self._positions[key] = entry_id.decode()
+                    if len(rows) == _MOST and await self._is_gap():
+                        self._miss()
+            except Exception as error:
+                away = unavailable(error)
+                if away is None:
+                    raise
+                if away.reason != said:
+                    said = away.reason
+                    _log.warning("what becomes of jobs is not seen for now", reason=said)
+                await asyncio.sleep(_PAUSE)
+
+    async def _read(self) -> list[tuple[str, list[tuple[bytes, list[bytes]]]]]:
+        timeout = _BLOCK_MS / 1000 + _PATIENCE
+        command = ("XREAD", "COUNT", _MOST, "BLOCK", _BLOCK_MS, "STREAMS", *self._positions, *self._positions.values())
+        reply = await self._connection.execute_command(*command, timeout=timeout)
+        return [(key.decode(), rows) for key, rows in reply or ()]
+
+    async def _end_of(self, key: str) -> str:
+        last = await self._client.xrevrange(key, count=1)
+        return last[0][0].decode() if last else "0-0"
+
+    async def _is_gap(self) -> bool:
+        """Whether entries may be gone that were not read: trimmed away meanwhile, or all that was there.
+
+        What was there being gone, reading begins anew at the first entry.
+        """
+        gap = False
+        for key, position in self._positions.items():
+            if position == "0-0":
+                continue
+            newest = await self._end_of(key)
+            oldest = await self._client.xrange(key, count=1)
+            if _order(newest) < _order(position):
+                self._positions[key], gap = "0-0", True
+            elif oldest and _order(oldest[0][0].decode()) > _order(position):
+                gap = True
+        return gap
+
+    def _take(self, fields: list[bytes]) -> None:
+        entry = dict(zip(fields[::2], fields[1::2], strict=True))
+        state = _STATES.get(entry.get(b"type", b"").decode(errors="replace"))
+        if state is None or not self._watches:
+            return
+        try:
+            report = _decoder.decode(entry[b"data"])
+        except (KeyError, msgspec.MsgspecError):  # somebody else's words
+            return
+        watch = self._watches.get(report.job_id)
+        if watch is not None:
+            watch.tell(
+                Job(
+                    state=state,
+                    type=report.job_type,
+                    attempts=report.attempt,
+                    result=report.result,
+                    error=report.error,
+                    reason=report.reason,
+                    next_attempt_at=report.next_attempt_at,
+                    duration=report.duration,
+                    queue_wait=report.queue_wait,
+                )
+            )
+
+    def _miss(self) -> None:
+        for watch in list(self._watches.values()):
+            watch.miss()
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, number = entry_id.partition("-")
+    return int(ms), int(number)

@@ -1,0 +1,169 @@
+"""A job in the hands of whoever submitted it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import msgspec
+
+from penstock.errors import InvalidEvent, JobDead, Unavailable
+from penstock.jobs.find import find_dead_letter, find_job
+from penstock.jobs.record import Job
+from penstock.redis.connection import telling_unavailable
+
+if TYPE_CHECKING:
+    from penstock.client.client import Penstock
+    from penstock.client.feed import Watch
+
+T = TypeVar("T")
+_LOOK_AGAIN = 30.0  # seconds after which the record is read whatever was told
+_WITHOUT_REPORTS = 1.0  # the same where nothing is told of jobs
+_PAUSE = 0.5  # seconds between tries while Redis is away
+_PROGRESS = ("queued", "running", "retrying", "completed", "dead")
+
+
+class JobHandle:
+    """One job; `id` names it everywhere: in `penstock job`, at the gateway, in traces and dead letters."""
+
+    def __init__(
+        self,
+        mesh: Penstock,
+        job_id: str,
+        *,
+        type: str = "",  # noqa: A002 - the attribute's name
+        source: str | None = None,
+        duplicate: bool = False,
+        watch: Watch | None = None,
+    ) -> None:
+        self._mesh = mesh
+        self._type = type
+        self._source = source
+        self._watch = watch
+        self.id = job_id
+        self.duplicate = duplicate
+        """Whether its idempotency key was used before: it is the job that was submitted then."""
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    async def status(self) -> Job:
+        """Return what has become of it so far.
+
+        Raises:
+            Unavailable: Redis is away.
+            AmbiguousJob: several sources have a job of this id.
+        """
+        mesh = self._mesh
+        with telling_unavailable():
+            found = await find_job(mesh.redis, mesh.keys, mesh.topology, self.id, source=self._source)
+        return found or Job(state="queued", type=self._type)  # it is not due yet, or its record has expired
+
+    @overload
+    async def result(self, timeout: float | None = None) -> Any: ...
+
+    @overload
+    async def result(self, timeout: float | None = None, *, type: type[T]) -> T: ...
+
+    async def result(self, timeout: float | None = None, *, type: Any = Any) -> Any:  # noqa: A002 - reads as msgspec's own
+        """Wait until the job has ended; return what its handler returned, converted to `type`.
+
+        A time out (seconds) ends the waiting, not the job. While Redis is away it waits on.
+
+        Raises:
+            JobDead: it was given up; with the reason, the error and its dead letter.
+            TimeoutError: it has not ended yet.
+            InvalidEvent: the result does not fit `type`.
+            AmbiguousJob: several sources have a job of this id.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                job = await self._end()
+                letter = await self._letter() if job.state == "dead" else None
+        except TimeoutError:
+            raise TimeoutError(f"job {self.id} has not ended within {timeout:g} s; it goes on") from None
+        if job.state == "dead":
+            raise JobDead(self.id, reason=job.reason or "failed", error=job.error or "", letter=letter)
+        try:
+            return msgspec.convert(job.result, type)
+        except msgspec.ValidationError as error:
+            raise InvalidEvent(f"the result of job {self.id} does not fit {type!r}: {error}") from None
+
+    async def watch(self) -> AsyncIterator[Job]:
+        """Yield what has become of it so far, then every change until its end.
+
+        Raises:
+            Unavailable: Redis was away at the beginning.
+        """
+        watch = await self.watched()
+        with watch.changes() as changes:
+            last = await self._known()
+            yield last
+            while not last.is_over:
+                try:
+                    async with asyncio.timeout(self._patience):
+                        job = await changes.get()
+                except TimeoutError:
+                    job = None
+                job = job or await self._known()
+                if _place(job) > _place(last):
+                    last = job
+                    yield last
+
+    async def watched(self) -> Watch:
+        """Have what is told of it kept from now on.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        if self._watch is None:
+            self._watch = await self._mesh.watch(self.id)
+        return self._watch
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether what is told of it is kept."""
+        return self._watch is not None
+
+    @property
+    def _patience(self) -> float:
+        return _LOOK_AGAIN if self._mesh.is_told else _WITHOUT_REPORTS
+
+    async def _end(self) -> Job:
+        watch = await _patiently(self.watched)
+        with watch.changes() as changes:
+            while True:
+                if watch.ended is not None:
+                    return watch.ended
+                if not watch.is_complete:
+                    watch.is_complete = True
+                    job = await self._known()
+                    if job.is_over:
+                        return job
+                try:
+                    async with asyncio.timeout(self._patience):
+                        await changes.get()
+                except TimeoutError:
+                    watch.is_complete = False
+
+    async def _known(self) -> Job:
+        return await _patiently(self.status)
+
+    async def _letter(self) -> str | None:
+        mesh = self._mesh
+        return await _patiently(lambda: find_dead_letter(mesh.redis, mesh.keys, self.id))
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask, again and again while Redis is away."""
+    while True:
+        with contextlib.suppress(Unavailable), telling_unavailable():
+            return await ask()
+        await asyncio.sleep(_PAUSE)
+
+
+def _place(job: Job) -> tuple[int, int]:
+    """Return how far it has come, so that what is told late tells nothing."""
+    return job.attempts, min(_PROGRESS.index(job.state), 3)
