@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.client.client import Penstock
+    from penstock.client.client import NewJob, Penstock
     from penstock.errors import (
         ConfigurationError,
         InvalidEvent,
@@ -35,6 +35,7 @@ __all__ = [
     "Event",
     "InvalidEvent",
     "JobDead",
+    "NewJob",
     "Penstock",
     "PenstockError",
     "Reject",
@@ -51,6 +52,7 @@ _HOMES = {
     "BatchContext": "service.context",
     "Context": "service.context",
     "Event": "event",
+    "NewJob": "client.client",
     "Penstock": "client.client",
     "Retry": "retry",
     "Service": "service.app",

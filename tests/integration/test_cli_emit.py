@@ -19,15 +19,22 @@ def cli(server: Server, tmp_path: Path) -> Cli:
 
 def test_the_event_lies_in_its_stream_and_its_id_is_printed(cli: Cli, raw: Any) -> None:
     done = cli("emit", "ticket.created", ' {"n": 1}\n', "--subject", "T-1", "--tenant", "acme")
-    ((entry, fields),) = raw.xrange("ingest")
-    assert done.stdout == f"ingest-{entry.decode()}\n"
-    assert fields == {
+    ((_, fields),) = raw.xrange("ingest")
+    assert done.stdout == f"{fields[b'id'].decode()}\n"
+    assert {name: fields[name] for name in (b"type", b"data", b"source", b"subject", b"tenant")} == {
         b"type": b"ticket.created",
         b"data": b'{"n": 1}',
         b"source": b"penstock-cli",
         b"subject": b"T-1",
         b"tenant": b"acme",
     }
+
+
+def test_an_event_may_be_due_later_and_published_once(cli: Cli, raw: Any) -> None:
+    printed = {cli("emit", "t", "--delay", "60", "--key", "k").stdout for _ in range(2)}
+    refused = cli("emit", "t", "--at", "tomorrow")
+    assert (len(printed), raw.zcard("ingest:scheduled"), raw.exists("ingest")) == (1, 1, 0)
+    assert "at: 'tomorrow' is no time such as" in refused.stderr
 
 
 def test_stream_and_id_are_mine_to_choose_and_data_may_come_from_stdin(cli: Cli, raw: Any) -> None:

@@ -36,7 +36,7 @@ FLOORS = (
     {"resilience", "streams", "telemetry"},
     {"dlq", "jobs", "metrics"},
     {"client", "traces"},
-    {"mesh", "service"},
+    {"mesh", "service", "sync"},
     {"web"},
     {"cli", "testing"},
 )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from penstock.cli.session import run, session
+from penstock.client.client import Penstock
 from penstock.errors import ConfigurationError, InvalidEvent
-from penstock.event import encode, identity
 from penstock.keys import INGEST
-from penstock.streams.publish import Publisher
 
 SOURCE = "penstock-cli"
 
@@ -25,6 +24,9 @@ def emit(
     event_id: Annotated[str | None, typer.Option("--id", help="The event's id; made from its entry if absent.")] = None,
     subject: Annotated[str | None, typer.Option(help="What the event is about.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose event it is.")] = None,
+    key: Annotated[str | None, typer.Option(help="Publish once under this idempotency key.")] = None,
+    delay: Annotated[float | None, typer.Option(help="Publish it after so many seconds.")] = None,
+    at: Annotated[str | None, typer.Option(help="Publish it at a time such as 2026-11-22T10:00:00Z.")] = None,
 ) -> None:
     """Publish one event and print its id.
 
@@ -33,9 +35,8 @@ def emit(
     if not event_type:
         raise InvalidEvent("TYPE is empty; give the event a type such as ticket.created")
     text = check_json(sys.stdin.read() if data == "-" else data)
-    fields = encode(event_type, text, event_id=event_id, source=SOURCE, subject=subject, tenant=tenant)
-    entry = run(_publish(stream, fields))
-    typer.echo(event_id or identity(stream, entry))
+    attributes = {"event_id": event_id, "subject": subject, "tenant": tenant, "idempotency_key": key}
+    typer.echo(run(_publish(stream, event_type, text, **attributes, delay=delay, at=at)))
 
 
 def check_json(text: str) -> str:
@@ -51,10 +52,10 @@ def check_json(text: str) -> str:
     return text.strip()
 
 
-async def _publish(stream: str, fields: list[str]) -> str:
+async def _publish(stream: str, event_type: str, text: str, **attributes: Any) -> str:
     async with session() as here:
         if stream not in here.topology.streams:
             known = ", ".join(here.topology.streams)
             raise ConfigurationError(f"--stream: streams.yaml has no stream {stream} (it has {known})")
-        async with Publisher(here.redis, here.keys) as publisher:
-            return (await publisher.publish(stream, fields)).entry_id
+        async with Penstock.connect(topology=here.topology, source=SOURCE, settings=here.settings) as mesh:
+            return await mesh.publish(stream, event_type, msgspec.Raw(text.encode()), **attributes)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
 from penstock.event import encode, encode_data
 from penstock.jobs.identities import Identities
 from penstock.keys import INGEST, Keys
-from penstock.redis.connection import AsyncRedis, telling_unavailable, unavailable
+from penstock.redis.connection import AsyncRedis, check_url, telling_unavailable, unavailable
 from penstock.redis.lanes import Lanes
 from penstock.settings import Settings, redis_url
 from penstock.streams.publish import Deduplication, Published, Publisher, check_durability
@@ -30,6 +31,20 @@ from penstock.telemetry.spans import messaging, span
 from penstock.times import rfc3339, seconds_of
 from penstock.topology import Topology, is_given, load
 from penstock.trace_context import TraceContext
+
+
+class NewJob(msgspec.Struct, frozen=True):
+    """A job to submit with others; the attributes are those of `Penstock.submit`."""
+
+    type: str
+    data: Any = None
+    stream: str | None = None
+    subject: str | None = None
+    tenant: str | None = None
+    idempotency_key: str | None = None
+    delay: float | None = None
+    at: datetime | str | None = None
+    extra: Mapping[str, str] | None = None
 
 
 class Penstock:
@@ -75,10 +90,14 @@ class Penstock:
         settings = settings or Settings.from_env()
         if url is not None:
             settings = msgspec.structs.replace(settings, redis_url=url)
-        redis_url(settings)
+        check_url(redis_url(settings))
         if topology is None and is_given(settings.topology):
             topology = load(settings.topology)
         return cls(settings, load(topology) if isinstance(topology, str) else topology, source=source)
+
+    def anew(self) -> Self:
+        """Return another client of the same settings."""
+        return type(self)(self._settings, self._topology, source=self._source)
 
     async def __aenter__(self) -> Self:
         """Open it.
@@ -157,6 +176,21 @@ class Penstock:
         if published.duplicate and watch is not None:
             watch.is_complete = False
         return JobHandle(self, event_id, type=type, duplicate=published.duplicate, watch=watch)
+
+    async def submit_all(self, jobs: Iterable[NewJob]) -> list[JobHandle]:
+        """Submit many jobs at once; return their handles in the same order once Redis has them all.
+
+        Raises:
+            PenstockError: what `submit` raises, of the first that could not be submitted; the others may have been.
+        """
+        given = list(jobs)
+        if any(job.idempotency_key is not None for job in given):  # those with a key must not fall behind the others
+            with telling_unavailable():
+                await self._identities.prepare()
+        submitting = [asyncio.ensure_future(self.submit(**msgspec.structs.asdict(job))) for job in given]
+        if submitting:
+            await asyncio.wait(submitting)
+        return [one.result() for one in submitting]
 
     async def publish(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
@@ -91,7 +91,7 @@ class JobHandle:
         except msgspec.ValidationError as error:
             raise InvalidEvent(f"the result of job {self.id} does not fit {type!r}: {error}") from None
 
-    async def watch(self) -> AsyncIterator[Job]:
+    async def watch(self) -> AsyncGenerator[Job]:
         """Yield what has become of it so far, then every change until its end.
 
         Raises:
@@ -121,6 +121,10 @@ class JobHandle:
         if self._watch is None:
             self._watch = await self._mesh.watch(self.id)
         return self._watch
+
+    def is_of(self, mesh: Penstock) -> bool:
+        """Whether it is a handle of this client."""
+        return self._mesh is mesh
 
     @property
     def is_watched(self) -> bool:
