@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,6 +26,7 @@ class ReceivedSpan(msgspec.Struct, kw_only=True):
     parent: str
     attributes: dict[str, Any]
     links: list[tuple[str, str]]
+    events: list[tuple[str, dict[str, Any]]]
     error: str
     failed: bool
     start: int
@@ -32,12 +34,13 @@ class ReceivedSpan(msgspec.Struct, kw_only=True):
 
 
 class Receiver:
-    """Keeps every span and metric it was sent."""
+    """Keeps every span and metric it was sent, and the headers of the requests by path."""
 
     def __init__(self) -> None:
         self.spans: list[ReceivedSpan] = []
         self.metrics: dict[str, list[Any]] = {}
         self.resources: list[dict[str, Any]] = []
+        self.headers: dict[str, Message] = {}
         self.url = ""
 
     def take(self, path: str, body: bytes) -> None:
@@ -51,7 +54,7 @@ class Receiver:
 
     def _take_spans(self, request: ExportTraceServiceRequest) -> None:
         for resource in request.resource_spans:
-            about = {item.key: _value(item.value) for item in resource.resource.attributes}
+            about = _values(resource.resource.attributes)
             self.resources.append(about)
             for scope in resource.scope_spans:
                 for span in scope.spans:
@@ -63,14 +66,19 @@ class Receiver:
                             trace_id=span.trace_id.hex(),
                             span_id=span.span_id.hex(),
                             parent=span.parent_span_id.hex(),
-                            attributes={item.key: _value(item.value) for item in span.attributes},
+                            attributes=_values(span.attributes),
                             links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
+                            events=[(event.name, _values(event.attributes)) for event in span.events],
                             error=span.status.message,
                             failed=span.status.code == 2,
                             start=span.start_time_unix_nano,
                             end=span.end_time_unix_nano,
                         )
                     )
+
+
+def _values(attributes: Any) -> dict[str, Any]:
+    return {item.key: _value(item.value) for item in attributes}
 
 
 def _value(value: Any) -> Any:
@@ -87,6 +95,7 @@ def otlp_receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
+            receiver.headers[self.path] = self.headers
             receiver.take(self.path, body)
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")

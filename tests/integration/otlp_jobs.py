@@ -31,3 +31,14 @@ async def flaky(_: Any, ctx: Context) -> None:
 async def hopeless(_: Any, ctx: Context) -> None:
     if not await ctx.redis.exists("mended"):
         raise Reject("never")
+
+
+@jobs.on("ingest", type="unwritable")
+async def unwritable(_: Any, ctx: Context) -> None:
+    """Name, attributes, events and errors of spans that have no form in UTF-8, or in 64 bits."""
+    with trace.get_tracer("theirs").start_as_current_span("their \ud800") as theirs:
+        theirs.set_attributes({"half": "a\udfff", "list": ["\ud800", "b"]})
+        theirs.add_event("met \ud800", {"half": "\ud800"})
+        theirs.set_status(trace.Status(trace.StatusCode.ERROR, "why \ud800"))
+    with ctx.span("ours \ud800", attributes={"half\ud800": "c\udcff", "large": 2**64}):
+        raise ValueError("because \ud800")

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
+import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from tests.processes import eventually, service_process
@@ -22,7 +23,8 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
-def test_spans_arrive_over_grpc(server: Server, raw: Any) -> None:
+@pytest.mark.parametrize("of", ["", "TRACES_"])
+def test_spans_arrive_over_grpc(server: Server, raw: Any, of: str) -> None:
     receiver = Receiver()
     listener = grpc.server(ThreadPoolExecutor(2))
     register: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server  # generated, without annotations
@@ -32,8 +34,8 @@ def test_spans_arrive_over_grpc(server: Server, raw: Any) -> None:
     env = {
         "REDIS_URL": server.url,
         "PENSTOCK_JOBS": "tests.integration.otlp_jobs:jobs",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        f"OTEL_EXPORTER_OTLP_{of}ENDPOINT": f"http://127.0.0.1:{port}",
+        f"OTEL_EXPORTER_OTLP_{of}PROTOCOL": "grpc",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
     try:

@@ -75,6 +75,7 @@ def test_what_is_sent_adds_up_to_what_was_done(server: Server, raw: Any, prefere
             "messaging.operation.name": "process",
             "messaging.destination.name": "ingest",
             "messaging.consumer.group.name": "worker",
+            "server.address": server.url.removeprefix("unix://"),
         }
         operations = receiver.metrics["messaging.client.operation.duration"]
         assert any(point.count for metric in operations for point in metric.histogram.data_points)

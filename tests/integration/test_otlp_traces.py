@@ -305,3 +305,22 @@ def calls(receiver: Receiver) -> list[ReceivedSpan]:
 
 def rolled_up(receiver: Receiver) -> list[ReceivedSpan]:
     return [span for span in receiver.spans if span.name == "send alerts" and span.trace_id != TRACE and span.links]
+
+
+def test_what_has_no_form_in_otlp_costs_no_span_of_its_batch(server: Server, raw: Any) -> None:
+    with otlp_receiver() as receiver:
+        env = environment(server, receiver.url, OTEL_BSP_SCHEDULE_DELAY="60000")  # all in one batch, at the end
+        with service_process("-m", "penstock_services.worker", env=env) as process:
+            add(raw, "unwritable")
+            add(raw, "good")
+            eventually(lambda: raw.exists("events") and done(raw) and done(raw, "job.failed"))
+            process.terminate()
+            assert process.wait(20) == 0
+    found = {span.name: span for span in receiver.spans}
+    assert set(found) == {"process ingest", "send events", "step add", "their own span", "their ?", "ours ?"}
+    theirs, ours = found["their ?"], found["ours ?"]
+    assert (theirs.error, theirs.attributes["half"]) == ("why ?", "a?")
+    assert [value.string_value for value in theirs.attributes["list"].values] == ["?", "b"]
+    assert theirs.events == [("met ?", {"half": "?"})]
+    assert ours.error == "ValueError: because ?"
+    assert ours.attributes == {"half?": "c?", "large": str(2**64), "error.type": "ValueError"}

@@ -55,7 +55,7 @@ def run(service: Service, settings: Settings | None = None, topology: Topology |
     topology = topology or load(settings.topology)
     _spare_the_collector()
     with contextlib.ExitStack() as stack:
-        measures = stack.enter_context(telemetry(service.name))
+        measures = stack.enter_context(telemetry(service.name, redis_url(settings)))
         _run(functools.partial(serve, service, settings, topology, measures), Ending(stack.close))
 
 

@@ -12,16 +12,17 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
-from typing import Any
 
 import structlog
 from opentelemetry import trace as api
 from opentelemetry.context import attach
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.metrics.export import MetricExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
@@ -39,7 +40,9 @@ from penstock.errors import ConfigurationError
 from penstock.telemetry.current import current
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.otlp_measures import MeasuresExport
-from penstock.telemetry.spans import Span
+from penstock.telemetry.spans import Attributes, Span, broker_of
+from penstock.telemetry.variables import Protocol, forget_empty, sampled_share
+from penstock.telemetry.writable import WritableSpans
 from penstock.trace_context import TraceContext
 
 _KINDS = {
@@ -55,63 +58,33 @@ _log = structlog.get_logger("penstock.telemetry")
 
 
 class Otlp:
-    """Sends what services tell to an OTLP receiver."""
+    """Sends what a process tells to an OTLP receiver: spans, measures, or both."""
 
-    enabled = True
+    def __init__(self, service: str, redis_url: str, *, traces: Protocol | None, metrics: Protocol | None) -> None:
+        """Read OTEL_*, which has the last word on the resource, too: `service` is the service.name otherwise.
 
-    def __init__(self, service: str) -> None:
-        """Read OTEL_*; `service` is the service.name unless OTEL_SERVICE_NAME says otherwise."""
-        self._resource = Resource.create(
+        Raises:
+            ConfigurationError: a variable asks for what is not there.
+        """
+        forget_empty()
+        _say_seldom()
+        resource = Resource.create(
             {
-                "service.name": os.environ.get("OTEL_SERVICE_NAME") or service,
+                "service.name": service,
                 "service.namespace": "penstock",
                 "service.version": metadata.version("penstock"),
                 "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+                **OTELResourceDetector().detect().attributes,
             }
         )
-        _say_seldom()
-        span_exporter, metric_exporter = _exporters()
-        self._provider = TracerProvider(
-            resource=self._resource, shutdown_on_exit=False
-        )  # its sampler is the one that OTEL_* names
-        self._processor = BatchSpanProcessor(span_exporter)
-        self._provider.add_span_processor(self._processor)
-        api.set_tracer_provider(self._provider)  # for spans that handlers make through the API
-        attach(set_span_in_context(_InHand()))  # every task and thread from here on begins with it
-        self._least_kept = _least_kept()
-        self.measures = Measures(self)
+        broker = broker_of(redis_url)
+        spans = SpanExport(_span_exporter(traces), resource, broker) if traces else None
+        self.measures = Measures(spans)
         """Where this process counts what it does."""
-        self._ends = [self._provider.shutdown]
-        if os.environ.get("OTEL_METRICS_EXPORTER") != "none":  # as for receivers of traces alone, such as Jaeger
-            export = MeasuresExport(self.measures, metric_exporter, self._resource, _SCOPE)
+        self._ends = [spans.shutdown] if spans else []
+        if metrics:
+            export = MeasuresExport(self.measures, _metric_exporter(metrics), resource, _SCOPE, broker)
             self._ends.append(export.shutdown)
-
-    def begin(self, trace: TraceContext) -> TraceContext:
-        """Decide whether a trace that begins here is sampled; return it with that decision."""
-        if self._least_kept is not None:
-            kept = int(trace.trace_id[16:], 16) < self._least_kept
-        else:
-            decision = self._provider.sampler.should_sample(None, int(trace.trace_id, 16), "penstock")
-            kept = decision.decision is Decision.RECORD_AND_SAMPLE
-        return trace.keep() if kept else trace
-
-    def record(self, span: Span) -> None:
-        """Queue a finished span for export."""
-        self._processor.on_end(
-            ReadableSpan(
-                span.name,
-                context=_sdk_context(span.context),
-                parent=_sdk_context(TraceContext(span.context.trace_id, span.parent)) if span.parent else None,
-                resource=self._resource,
-                attributes=span.attributes,
-                links=[Link(_sdk_context(link)) for link in span.links],
-                kind=_KINDS[span.kind],
-                status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
-                start_time=span.start,
-                end_time=span.end,
-                instrumentation_scope=_SCOPE,
-            )
-        )
 
     def shutdown(self) -> None:
         """Send what is queued, for a few seconds at most, whatever the receiver does."""
@@ -121,6 +94,60 @@ class Otlp:
         until = time.monotonic() + _LONGEST_FLUSH
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
+
+
+class SpanExport:
+    """Sends spans: those that services record, and those that handlers make through OpenTelemetry's own API."""
+
+    enabled = True
+
+    def __init__(self, exporter: SpanExporter, resource: Resource, broker: Attributes) -> None:
+        """Start sending; `broker` are the attributes of messaging spans that say which Redis it is.
+
+        Raises:
+            ConfigurationError: there is no such sampler.
+        """
+        self._resource = resource
+        self._broker = broker
+        self._least_kept = round(sampled_share() * 2**64)
+        self._provider = TracerProvider(
+            resource=resource, shutdown_on_exit=False
+        )  # its sampler is the one that OTEL_* names
+        self._processor = BatchSpanProcessor(WritableSpans(exporter))
+        self._provider.add_span_processor(self._processor)
+        self.shutdown = self._provider.shutdown
+        """Send what is queued."""
+        api.set_tracer_provider(self._provider)  # for spans that handlers make through the API
+        attach(set_span_in_context(_InHand()))  # every task and thread from here on begins with it
+
+    def begin(self, trace: TraceContext) -> TraceContext:
+        """Decide whether a trace that begins here is sampled; return it with that decision.
+
+        As OpenTelemetry's TraceIdRatioBased has it, by the last 64 bits of the id; the SDK's sampler makes objects
+        for each decision, and what is asked here is always of the root.
+        """
+        return trace.keep() if int(trace.trace_id[16:], 16) < self._least_kept else trace
+
+    def record(self, span: Span) -> None:
+        """Queue a finished span for export."""
+        attributes = span.attributes
+        if "messaging.system" in attributes:
+            attributes = {**attributes, **self._broker}
+        self._processor.on_end(
+            ReadableSpan(
+                span.name,
+                context=_sdk_context(span.context),
+                parent=_sdk_context(TraceContext(span.context.trace_id, span.parent)) if span.parent else None,
+                resource=self._resource,
+                attributes=attributes,
+                links=[Link(_sdk_context(link)) for link in span.links],
+                kind=_KINDS[span.kind],
+                status=Status(StatusCode.UNSET) if span.error is None else Status(StatusCode.ERROR, span.error),
+                start_time=span.start,
+                end_time=span.end,
+                instrumentation_scope=_SCOPE,
+            )
+        )
 
 
 class _InHand(NonRecordingSpan):
@@ -139,31 +166,6 @@ class _InHand(NonRecordingSpan):
         if in_hand is None:
             return INVALID_SPAN_CONTEXT
         return _sdk_context(in_hand.trace, sampled=in_hand.trace.sampled)
-
-
-def _least_kept() -> int | None:
-    """Return the bound below which the last 64 bits of a trace id have it kept; None if a plug-in decides.
-
-    Source: OpenTelemetry's specification of TraceIdRatioBased, as the SDK has it; its sampler makes objects for each
-    decision, and what is asked here is always of the root.
-    """
-    name = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
-    share: float
-    match name.strip().lower().removeprefix("parentbased_"):
-        case "always_on":
-            share = 1.0
-        case "always_off":
-            share = 0.0
-        case "traceidratio":
-            try:
-                share = float(os.environ.get("OTEL_TRACES_SAMPLER_ARG") or 1.0)
-            except ValueError:
-                share = math.nan
-            if not 0 <= share <= 1:
-                raise ConfigurationError("environment: OTEL_TRACES_SAMPLER_ARG: give a share from 0 to 1, such as 0.1")
-        case _:
-            return None
-    return round(share * 2**64)
 
 
 class _Seldom(logging.Handler):
@@ -185,24 +187,35 @@ def _say_seldom() -> None:
     logger.handlers = [_Seldom()]
 
 
-def _exporters() -> tuple[Any, Any]:
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    if protocol == "http/protobuf":
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+def _span_exporter(protocol: Protocol) -> SpanExporter:
+    if protocol == "grpc":
+        with _told_if_missing("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+            from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
+        return trace_exporter.OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
-        return OTLPSpanExporter(), OTLPMetricExporter()
-    if protocol != "grpc":
-        raise ConfigurationError(
-            f"environment: OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r} is not supported; use http/protobuf or grpc"
-        )
+    return OTLPSpanExporter()
+
+
+def _metric_exporter(protocol: Protocol) -> MetricExporter:
+    if protocol == "grpc":
+        with _told_if_missing("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"):
+            from opentelemetry.exporter.otlp.proto.grpc import metric_exporter  # noqa: PLC0415
+        return metric_exporter.OTLPMetricExporter()
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
+
+    return OTLPMetricExporter()
+
+
+@contextmanager
+def _told_if_missing(variable: str) -> Iterator[None]:
     try:
-        from opentelemetry.exporter.otlp.proto.grpc import metric_exporter, trace_exporter  # noqa: PLC0415
+        yield
     except ImportError:
+        variable = variable if os.environ.get(variable) else "OTEL_EXPORTER_OTLP_PROTOCOL"
         raise ConfigurationError(
-            "environment: OTEL_EXPORTER_OTLP_PROTOCOL=grpc needs an extra: pip install 'penstock[otlp-grpc]'"
+            f"environment: {variable}=grpc needs an extra: pip install 'penstock[otlp-grpc]'"
         ) from None
-    return trace_exporter.OTLPSpanExporter(), metric_exporter.OTLPMetricExporter()
 
 
 def _sdk_context(trace: TraceContext, *, sampled: bool = True) -> SpanContext:

@@ -31,6 +31,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from penstock.errors import ConfigurationError
 from penstock.telemetry.measures import BUCKETS, Durations, Measures
+from penstock.telemetry.spans import Attributes
+from penstock.telemetry.writable import writable
 
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
@@ -41,9 +43,14 @@ class MeasuresExport:
     """Sends measures every OTEL_METRIC_EXPORT_INTERVAL milliseconds (60,000), and once more at the end."""
 
     def __init__(
-        self, measures: Measures, exporter: MetricExporter, resource: Resource, scope: InstrumentationScope
+        self,
+        measures: Measures,
+        exporter: MetricExporter,
+        resource: Resource,
+        scope: InstrumentationScope,
+        broker: Attributes,
     ) -> None:
-        """Start sending.
+        """Start sending; `broker` are the attributes that say which Redis it is.
 
         Raises:
             ConfigurationError: the interval is no number of milliseconds.
@@ -52,6 +59,7 @@ class MeasuresExport:
         self._exporter = exporter
         self._resource = resource
         self._scope = scope
+        self._broker = broker
         self._interval = _interval()
         self._delta = os.environ.get(_TEMPORALITY, "").lower() in ("delta", "lowmemory")
         self._since = time.time_ns()
@@ -87,15 +95,15 @@ class MeasuresExport:
         # Lists at once: the event loop goes on counting.
         seen = self._measures
         consumed = [
-            (_attributes("receive", stream, group), count)
+            (self._attributes("receive", stream, group), count)
             for (stream, group), count in list(seen.consumed_events.items())
         ]
-        sent = [(_attributes("send", stream), count) for stream, count in list(seen.sent_events.items())]
+        sent = [(self._attributes("send", stream), count) for stream, count in list(seen.sent_events.items())]
         runs = [
-            (_attributes("process", stream, group, error), found)
+            (self._attributes("process", stream, group, error), found)
             for (stream, group, error), found in list(seen.runs.items())
         ]
-        operations = [(_attributes(operation), found) for operation, found in list(seen.operations.items())]
+        operations = [(self._attributes(operation), found) for operation, found in list(seen.operations.items())]
         for name, counts in (("client.consumed.messages", consumed), ("client.sent.messages", sent)):
             if counts:
                 yield self._sum(f"messaging.{name}", counts, now)
@@ -103,14 +111,14 @@ class MeasuresExport:
             if durations:
                 yield self._histogram(f"messaging.{name}", durations, now)
 
-    def _sum(self, name: str, counts: list[tuple[dict[str, str], int]], now: int) -> Metric:
+    def _sum(self, name: str, counts: list[tuple[Attributes, int]], now: int) -> Metric:
         points = [
             NumberDataPoint(about, self._since, now, self._since_last((name, *about.values()), [count])[0])
             for about, count in counts
         ]
         return Metric(name, None, "{message}", Sum(points, self._temporality, is_monotonic=True))
 
-    def _histogram(self, name: str, durations: list[tuple[dict[str, str], Durations]], now: int) -> Metric:
+    def _histogram(self, name: str, durations: list[tuple[Attributes, Durations]], now: int) -> Metric:
         points = []
         for about, found in durations:
             seconds, *counts = self._since_last((name, *about.values()), [found.seconds, *found.counts])
@@ -122,11 +130,21 @@ class MeasuresExport:
             )
         return Metric(name, None, "s", Histogram(points, self._temporality))
 
+    def _attributes(self, operation: str, stream: str = "", group: str = "", error: str | None = None) -> Attributes:
+        attributes = {
+            "messaging.system": "redis",
+            "messaging.operation.name": operation,
+            "messaging.destination.name": stream,
+            "messaging.consumer.group.name": group,
+            "error.type": writable(error or ""),
+        }
+        return {**{name: value for name, value in attributes.items() if value}, **self._broker}
+
     @property
     def _temporality(self) -> AggregationTemporality:
         return AggregationTemporality.DELTA if self._delta else AggregationTemporality.CUMULATIVE
 
-    def _since_last(self, key: tuple[str, ...], values: list[Any]) -> list[Any]:
+    def _since_last(self, key: tuple[Any, ...], values: list[Any]) -> list[Any]:
         if not self._delta:
             return values
         before, self._sent[key] = self._sent.get(key, [0] * len(values)), values
@@ -138,14 +156,3 @@ def _interval() -> float:
     if not given.isdecimal() or int(given) == 0:
         raise ConfigurationError(f"environment: {_INTERVAL}: {given!r} is no number of milliseconds; for example 60000")
     return int(given) / 1000
-
-
-def _attributes(operation: str, stream: str = "", group: str = "", error: str | None = None) -> dict[str, str]:
-    attributes = {
-        "messaging.system": "redis",
-        "messaging.operation.name": operation,
-        "messaging.destination.name": stream,
-        "messaging.consumer.group.name": group,
-        "error.type": error,
-    }
-    return {name: value for name, value in attributes.items() if value}

@@ -8,9 +8,10 @@ its work is over; nothing is created for traces that are not sampled.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,10 +19,12 @@ from penstock.trace_context import TraceContext
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Attributes = dict[str, str | int | float | bool]
+_MOST_TEXT = 2_000  # characters of an error
+_PORT = 6379  # Redis's own
 
 
 class Span(msgspec.Struct, kw_only=True):
-    """One span. `start` and `end` are in nanoseconds since the epoch; `error` is set if the work failed."""
+    """One span. `start` and `end` are in nanoseconds since the epoch; `error` is set if the work failed, also to ""."""
 
     name: str
     kind: Kind
@@ -77,14 +80,19 @@ def span(
     *,
     kind: Kind = "internal",
     attributes: Mapping[str, Any] | None = None,
+    links: Sequence[TraceContext] = (),
 ) -> Iterator[Active]:
-    """Time what is inside as a child of `parent`; an exception marks it as failed and passes on."""
+    """Time what is inside as a child of `parent`; an exception marks it as failed and passes on.
+
+    Who knows better what to say of the failure sets `error` and the attribute error.type first.
+    """
     active = Active(parent.child(), dict(attributes or {}))
     start = time.time_ns()
     try:
         yield active
     except BaseException as error:
-        active.error = active.error or f"{type(error).__name__}: {error}"
+        if active.error is None:
+            active.error = f"{type(error).__name__}: {error}"[:_MOST_TEXT]
         active.attributes.setdefault("error.type", type(error).__name__)
         raise
     finally:
@@ -98,6 +106,7 @@ def span(
                     start=start,
                     end=time.time_ns(),
                     attributes=active.attributes,
+                    links=tuple(links),
                     error=active.error,
                 )
             )
@@ -112,3 +121,14 @@ def messaging(operation: str, kind: str, stream: str, **more: str | float) -> At
         "messaging.destination.name": stream,
         **more,
     }
+
+
+def broker_of(redis_url: str) -> Attributes:
+    """Return the attributes by which messaging spans and measures name a server; none if it has no address."""
+    try:
+        parts = urlsplit(redis_url)
+        if parts.scheme == "unix":
+            return {"server.address": parts.path}
+        return {"server.address": parts.hostname or "localhost", "server.port": parts.port or _PORT}
+    except ValueError:
+        return {}
