@@ -29,7 +29,12 @@ def hide_url(url: str) -> str:
     if "@" in query:  # a password with a question mark
         place = query.rpartition("@")[2]
         return f"{url.partition('://')[0]}://{HIDDEN}@{place.partition('?')[0]}"
-    return f"{shown}?{'&'.join(_hide_parameter(one) for one in query.split('&'))}"
+    return f"{shown}?{hide_query(query)}"
+
+
+def hide_query(query: str) -> str:
+    """Return a query without what it holds."""
+    return "&".join(map(_hide_parameter, query.split("&")))
 
 
 def _hide_parameter(parameter: str) -> str:

@@ -6,6 +6,7 @@ aiohttp.web has no such timers and no cap, so the connection is where they live.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -29,6 +30,7 @@ class Connection(web.RequestHandler):
     """One connection; the head of each request must be complete in time, and each answer be read in time."""
 
     __slots__ = (
+        "_began",
         "_begun",
         "_busy",
         "_head_timer",
@@ -54,6 +56,7 @@ class Connection(web.RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._begun = False
+        self._began = 0
         self._busy = False
         self._served = False
         self.peer = ""
@@ -73,7 +76,8 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take in bytes; the first of a head start its clock."""
         if not self._busy:
-            self._begun = True
+            if not self._begun:
+                self._begun, self._began = True, time.time_ns()
             if self._head_timer is None:
                 self._start_clock(self._limits.head_timeout)
         super().data_received(data)
@@ -131,6 +135,7 @@ class Connection(web.RequestHandler):
         if status != 400:
             return super().handle_error(request, status, exc, message)
         reason = (message or "").strip().partition("\n")[0].rstrip(":")
+        self._server.refused(400, since=self._began)
         response = Problem(400, f"this is not a well-formed HTTP/1.1 request: {reason}").response()
         response.force_close()
         return response
@@ -148,6 +153,7 @@ class Connection(web.RequestHandler):
         self._head_timer = None
         if self.transport is not None and self._begun:
             self.transport.write(_slow_head)
+            self._server.refused(408, since=self._began)
         elif self.transport is not None and self.spare and not self._served:
             self.transport.write(_no_room)
             self._served = True

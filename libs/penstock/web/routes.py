@@ -14,15 +14,20 @@ from penstock.web.access import Scope
 from penstock.web.clients import Caller
 from penstock.web.limits import Limits
 from penstock.web.problems import Problem
+from penstock.web.spans import ServerSpan
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A request that may be answered: who sent it, and what its path has where the route's has `{...}`."""
+    """A request that may be answered: who sent it, and what its path has where the route's has `{...}`.
+
+    What it brings about is traced below its span.
+    """
 
     http: web.BaseRequest
     caller: Caller
     rest: str
     limits: Limits
+    span: ServerSpan
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -70,6 +75,11 @@ class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     own_tenant: bool = False
     navigable: bool = False
     vital: bool = False
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it is for probes and scrapes, which nobody traces."""
+        return self.vital or self.scope == "scrape"
 
 
 def get(path: str, endpoint: Endpoint, *, scope: Scope = "read", **how: bool) -> HttpRoute:

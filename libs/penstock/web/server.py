@@ -23,6 +23,7 @@ from penstock.web.health import common_routes
 from penstock.web.limits import Limits
 from penstock.web.problems import Problem, away, overloaded
 from penstock.web.routes import HttpRoute, Request, RouteTable
+from penstock.web.spans import ServerSpan, record_unread
 
 _QUEUE = 1024  # connections that the kernel holds for us
 _log = structlog.get_logger("penstock.http")
@@ -56,6 +57,7 @@ class Server(web.Server):
         self._policy = AccessPolicy(loopback=is_loopback(host), opened=opened, names=settings.host_names)
         self._access = Access(self._clients, self._policy)
         self._limits = limits
+        self._telemetry = runtime.telemetry
         self._drain_timeout = settings.drain_timeout
         self._peers: Counter[str] = Counter()
         self._under_way = 0
@@ -155,23 +157,37 @@ class Server(web.Server):
         return response
 
     async def answer(self, request: web.BaseRequest, *, spare: bool = False) -> web.StreamResponse:
-        """Answer a request; every failure becomes a problem document."""
+        """Answer a request; every failure becomes a problem document, and every answer ends its span."""
+        span = ServerSpan(self._telemetry, request)
         try:
-            route, rest = self._find(request, spare=spare)
+            route, rest = self._find(request, span, spare=spare)
             caller = self._access.admit(request, route.scope, own_tenant=route.own_tenant)
-            return await route.endpoint(Request(request, caller, rest, self._limits))
+            response = await route.endpoint(Request(request, caller, rest, self._limits, span))
         except Problem as problem:
+            span.end(problem.status, why=problem.detail)
             return problem.response()
         except Exception as error:  # noqa: BLE001 - it becomes an answer, and a log line if it is ours
-            return _failure(error).response()
+            failure = _failure(error)
+            span.end(failure.status, error=type(error).__name__, why=failure.detail)
+            return failure.response()
+        except BaseException as error:
+            span.end(None, error=type(error).__name__)
+            raise
+        span.end(response.status)
+        return response
 
-    def _find(self, request: web.BaseRequest, *, spare: bool) -> tuple[HttpRoute, str]:
+    def refused(self, status: int, *, since: int) -> None:
+        """Take note of a request that was refused before it could be read; `since` as `record_unread` has it."""
+        record_unread(self._telemetry, status, since=since)
+
+    def _find(self, request: web.BaseRequest, span: ServerSpan, *, spare: bool) -> tuple[HttpRoute, str]:
         """Return the route, once it is sure that there is room, and that no page of another site asks."""
         try:
             route, rest = self.table.find(request.method, request.rel_url.raw_path)
         except Problem:
             self._access.check_origin(request, navigable=False)
             raise
+        span.route, span.quiet = route.path, route.quiet
         self._access.check_origin(request, navigable=route.navigable)
         if spare and not route.vital:
             raise overloaded("too many connections", retry_after=1)

@@ -19,9 +19,14 @@ from penstock.event import encode
 from penstock.jobs.identities import Identities
 from penstock.streams.publish import Deduplication, DuplicateConflict, Published, Publisher
 from penstock.telemetry.measures import Measures
-from penstock.telemetry.spans import Attributes, messaging, span
+from penstock.telemetry.spans import messaging, span
 from penstock.trace_context import LINKS, TraceContext
 from penstock.web.problems import Problem
+<<<<<<< HEAD
+=======
+from penstock.web.spans import ServerSpan
+from penstock_services.gateway.identity import Identities
+>>>>>>> 65b9a7d (Server spans say what was answered, refusals have theirs, and spans hold no secret of a channel or an address)
 
 SENDER_ID, DELIVERY = "sender_id", "delivery"
 RESERVED = frozenset({SENDER_ID, DELIVERY, LINKS, "attempt"})
@@ -55,6 +60,14 @@ class Sender(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """The span that an event is sent in, and those that it also comes from."""
+
+    trace: TraceContext
+    tracestate: str | None = None
+    links: tuple[TraceContext, ...] = ()
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="status", tag="accepted"):
     """An event that Redis has, as its sender is answered.
 
@@ -75,19 +88,11 @@ class AcceptedBatch(msgspec.Struct, frozen=True, kw_only=True, tag_field="status
 class Acceptance:
     """Publishes drafts, each once."""
 
-    def __init__(
-        self, publisher: Publisher, identities: Identities, *, route: str, lifetime: int, telemetry: Measures
-    ) -> None:
-        """Publish what comes in by `route`; what was sent is remembered for `lifetime` seconds."""
+    def __init__(self, publisher: Publisher, identities: Identities, *, lifetime: int, telemetry: Measures) -> None:
+        """Publish what comes in; what was sent is remembered for `lifetime` seconds."""
         self._publisher = publisher
         self._identities = identities
         self._telemetry = telemetry
-        self._about: Attributes = {
-            "http.request.method": "POST",
-            "http.route": route,
-            "http.response.status_code": 202,
-        }
-        self._span = f"POST {route}"
         self._lifetime = lifetime
 
     async def accept(
@@ -95,33 +100,38 @@ class Acceptance:
         stream: str,
         draft: Draft,
         sender: Sender,
-        headers: Mapping[str, str],
+        request: ServerSpan,
         *,
         key: Sequence[str | int] = (),
         digest: str = _SAME,
+        alone: bool = True,
     ) -> Accepted:
-        """Publish a draft, in the sender's trace if it named one, unless its id or `key` was seen before.
+        """Publish a draft, in its own trace or that of `request`, unless its id or `key` was seen before.
+
+        One that is not `alone` in a request whose sender named no trace begins one.
 
         Raises:
             Problem: 403 it is for another tenant than the sender's.
             Unavailable: Redis cannot take it now; or what redis-py says of it.
             DuplicateConflict: the key was used with another `digest`.
         """
-        trace, tracestate = _trace(draft, headers)
-        if not trace.span_id:
-            trace = self._telemetry.begin(trace)
+        origin = self._origin(draft, request, alone=alone)
         source = f"{sender.source}/{draft.source}" if draft.source else sender.source
         event_id, once = await self._identify(source, draft.id, [sender.source, *key] if key else [], digest)
         fields = _fields(draft, event_id, source, _tenant(draft, sender))
-        with span(self._telemetry, trace, self._span, kind="server", attributes=self._about) as server:
-            published = await self._publish(stream, fields, server.context, tracestate, once)
+        published = await self._publish(stream, fields, event_id, origin, once)
         if published.duplicate:
             return Accepted(job_id=event_id, duplicate=True)
         self._telemetry.sent(1, stream=stream)
-        return Accepted(job_id=event_id, trace_id=trace.trace_id)
+        return Accepted(job_id=event_id, trace_id=origin.trace.trace_id)
 
     async def accept_all(
-        self, stream: str, drafts: Sequence[Draft], sender: Sender, headers: Mapping[str, str]
+        self,
+        stream: str,
+        drafts: Sequence[Draft],
+        sender: Sender,
+        request: ServerSpan,
+        headers: Mapping[str, str],
     ) -> list[Accepted]:
         """Publish drafts under the request's Idempotency-Key, if it has one.
 
@@ -141,7 +151,8 @@ class Acceptance:
 
         def accept(index: int) -> asyncio.Task[Accepted]:
             claim: list[str | int] = [] if key is None else [key, index]
-            accepting = self.accept(stream, drafts[index], sender, headers, key=claim, digest=digest)
+            alone = len(drafts) == 1
+            accepting = self.accept(stream, drafts[index], sender, request, key=claim, digest=digest, alone=alone)
             return asyncio.ensure_future(accepting)
 
         await self._identities.prepare()  # those with an id of their own must not fall behind the others
@@ -150,6 +161,14 @@ class Acceptance:
         except DuplicateConflict:
             raise Problem(422, "this Idempotency-Key was used before, with another body") from None
         return [first, *await asyncio.gather(*map(accept, range(1, len(drafts))))]
+
+    def _origin(self, draft: Draft, request: ServerSpan, *, alone: bool) -> Origin:
+        """Return where the trace of an event comes from: its own, its request's, or a new one."""
+        if own := TraceContext.parse(draft.traceparent):
+            return Origin(own, draft.tracestate, (request.context,))
+        if alone or request.continued:
+            return Origin(request.context, request.tracestate)
+        return Origin(self._telemetry.begin(TraceContext.new()), None, (request.context,))
 
     async def _identify(
         self, source: str, own_id: str | None, key: Sequence[str | int], digest: str
@@ -169,13 +188,15 @@ class Acceptance:
         return Deduplication(scope, msgspec.json.encode(key).decode(), self._lifetime, digest)
 
     async def _publish(
-        self, stream: str, fields: list[str], server: TraceContext, tracestate: str | None, once: list[Deduplication]
+        self, stream: str, fields: list[str], event_id: str, origin: Origin, once: list[Deduplication]
     ) -> Published:
-        about = messaging("send", "send", stream)
-        with span(self._telemetry, server, f"send {stream}", kind="producer", attributes=about) as sent:
+        about = messaging("send", "send", stream, **{"messaging.message.id": event_id})
+        with span(
+            self._telemetry, origin.trace, f"send {stream}", kind="producer", attributes=about, links=origin.links
+        ) as sent:
             fields = [*fields, "traceparent", sent.context.traceparent]
-            if tracestate:
-                fields += ("tracestate", tracestate)
+            if origin.tracestate:
+                fields += ("tracestate", origin.tracestate)
             return await self._publisher.publish(stream, fields, dedupe=once)
 
 
@@ -215,13 +236,3 @@ def _tenant(draft: Draft, sender: Sender) -> str | None:
     if sender.tenant is not None and draft.tenant not in (None, sender.tenant):
         raise Problem(403, f"this sender is bound to tenant {sender.tenant}, and the event is for {draft.tenant}")
     return draft.tenant if sender.tenant is None else sender.tenant
-
-
-def _trace(draft: Draft, headers: Mapping[str, str]) -> tuple[TraceContext, str | None]:
-    """Return the trace the event belongs to: its own, the request's, or a new one."""
-    if trace := TraceContext.parse(draft.traceparent):
-        return trace, draft.tracestate
-    if trace := TraceContext.parse(headers.get("traceparent")):
-        tracestate = headers.get("tracestate")
-        return trace, tracestate if tracestate and tracestate.isascii() else None
-    return TraceContext.new(), None

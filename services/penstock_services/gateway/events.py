@@ -33,11 +33,7 @@ class Events:
         self._runtime = runtime
         self._upstream = upstream
         self._acceptance = Acceptance(
-            runtime.publisher,
-            identities,
-            route="/v1/events",
-            lifetime=runtime.settings.dedupe_ttl,
-            telemetry=runtime.telemetry,
+            runtime.publisher, identities, lifetime=runtime.settings.dedupe_ttl, telemetry=runtime.telemetry
         )
         self.routes = [
             post("/v1/events", self._take, scope="publish", own_tenant=True),
@@ -54,7 +50,7 @@ class Events:
             caller.check_publishing(stream, draft.type)
         caller.spend(len(drafts) - 1)  # one was counted with the request
         sender = Sender(source=caller.source, tenant=caller.tenant)
-        accepted = await self._acceptance.accept_all(stream, drafts, sender, request.headers)
+        accepted = await self._acceptance.accept_all(stream, drafts, sender, request.span, request.headers)
         return answer(accepted, AcceptedBatch(jobs=accepted) if isinstance(found, list) else accepted[0])
 
     def _stream(self, request: Request) -> str:

@@ -31,11 +31,7 @@ class Webhooks:
         self._upstream = upstream
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._acceptance = Acceptance(
-            runtime.publisher,
-            identities,
-            route="/webhooks/{source}",
-            lifetime=runtime.settings.dedupe_ttl,
-            telemetry=runtime.telemetry,
+            runtime.publisher, identities, lifetime=runtime.settings.dedupe_ttl, telemetry=runtime.telemetry
         )
         path = "/webhooks/{source}"
         self.routes = [
@@ -53,7 +49,7 @@ class Webhooks:
             return reply
         try:
             async with asyncio.timeout(source.hook.answer_within):
-                return await self._accept(source, incoming, request.headers)
+                return await self._accept(source, incoming, request)
         except TimeoutError:
             raise Problem(503, "Redis did not take it in time; send it again", headers={"Retry-After": "2"}) from None
 
@@ -65,19 +61,17 @@ class Webhooks:
         async with self._large:
             return await request.read(most=source.max_body)
 
-    async def _accept(
-        self, source: WebhookSource, incoming: IncomingWebhook, headers: Mapping[str, str]
-    ) -> web.Response:
+    async def _accept(self, source: WebhookSource, incoming: IncomingWebhook, request: Request) -> web.Response:
         verified = incoming.verified
         draft = Draft(
-            type=source.event_type(headers, incoming.content),
+            type=source.event_type(request.headers, incoming.content),
             data=incoming.data,
             id=verified.key,
             tenant=source.hook.tenant,
             extra={DELIVERY: verified.delivery} if verified.delivery else {},
         )
         sender = Sender(source=f"webhook/{source.name}", tenant=source.hook.tenant)
-        accepted = await self._acceptance.accept(source.hook.stream, draft, sender, headers)
+        accepted = await self._acceptance.accept(source.hook.stream, draft, sender, request.span)
         return answer([accepted], accepted)
 
     async def _greet(self, request: Request) -> web.Response:

@@ -14,9 +14,10 @@ from penstock import Context, Reject, Service, TryAgain
 from penstock.net import AddressGuard, retry_after
 from penstock.redaction import header_secrets, hide_url, redact, url_secrets
 from penstock.settings import Settings
-from penstock.telemetry.spans import Attributes
+from penstock.telemetry.spans import Active, Attributes
 
 _MOST_BODY = 64_000  # bytes of the answer kept in the result
+_PORTS = {"http": 80, "https": 443}
 _RETRIED = frozenset({408, 425, 429})
 
 
@@ -48,38 +49,54 @@ async def _send(request: HttpRequest, ctx: Context, guard: AddressGuard) -> dict
     What is said of a failure goes on record, so it is said without the request's secrets.
     """
     secrets = url_secrets(request.url) | header_secrets(request.headers)
-    about: Attributes = {"http.request.method": request.method, "server.address": _host(request.url)}
-    try:
-        with ctx.span(request.method, kind="client", attributes=about) as call:
-            headers = {
-                "Idempotency-Key": ctx.idempotency_key(),
-                "traceparent": call.context.traceparent,
-                **request.headers,
-            }
+    address = redact(hide_url(request.url), secrets)
+    about: Attributes = {"http.request.method": request.method, "url.full": address, **_server(request.url)}
+    with ctx.span(request.method, kind="client", attributes=about) as call:
+        headers = {
+            "Idempotency-Key": ctx.idempotency_key(),
+            "traceparent": call.context.traceparent,
+            **request.headers,
+        }
+        try:
             async with _answer(request, headers, guard) as answer:
                 call.attributes["http.response.status_code"] = answer.status
                 body = (await _start_of(answer)).decode(errors="replace")
                 _evaluate(answer, redact(body, secrets))
                 return {"status": answer.status, "body": body}
-    except (aiohttp.InvalidURL, ValueError) as error:
-        raise Reject(f"the request to {hide_url(request.url)} cannot be made: {_why(error, secrets)}") from None
-    except TimeoutError:
-        raise TryAgain(f"no complete answer within {request.timeout:g} s") from None
-    except aiohttp.ClientError as error:
-        if guard.refusal is not None:
-            raise Reject(str(guard.refusal)) from None
-        raise TryAgain(f"{type(error).__name__}: {_why(error, secrets)}") from None
+        except (Reject, TryAgain) as outcome:
+            raise _failed(call, str(call.attributes["http.response.status_code"]), outcome) from None
+        except (aiohttp.InvalidURL, ValueError) as error:
+            why = f"the request to {address} cannot be made: {_why(error, secrets)}"
+            raise _failed(call, _name(error), Reject(why)) from None
+        except TimeoutError as error:
+            why = f"no complete answer within {request.timeout:g} s"
+            raise _failed(call, _name(error), TryAgain(why)) from None
+        except aiohttp.ClientError as error:
+            refused, why = guard.refusal, f"{_name(error)}: {_why(error, secrets)}"
+            raise _failed(call, _name(error), TryAgain(why) if refused is None else Reject(str(refused))) from None
+
+
+def _failed(call: Active, kind: str, outcome: Reject | TryAgain) -> Reject | TryAgain:
+    """Say of a call why it failed, as the outcome does: without secrets."""
+    call.error = outcome.reason
+    call.attributes["error.type"] = kind
+    return outcome
+
+
+def _name(error: Exception) -> str:
+    return type(error).__name__
 
 
 def _why(error: Exception, secrets: set[str]) -> str:
     return "it is no address" if isinstance(error, aiohttp.InvalidURL) else redact(str(error), secrets)
 
 
-def _host(url: str) -> str:
+def _server(url: str) -> Attributes:
     try:
-        return urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        return {"server.address": parts.hostname or "", "server.port": parts.port or _PORTS[parts.scheme]}
     except ValueError:
-        return ""
+        return {}
 
 
 @asynccontextmanager

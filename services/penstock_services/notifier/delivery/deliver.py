@@ -124,8 +124,13 @@ async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, 
     moved_to = await ctx.redis.hget(ctx.state.key(_MOVED), channel.scope)
     delivery = compose_delivery(config, channel, notification, go, moved_to=moved_to.decode() if moved_to else None)
     async with ctx.breaker(f"channel:{notification.channel}", failures=_is_down):
-        with ctx.span(f"deliver {notification.channel}", kind="client"):
-            receipt = await _post(channel, delivery, allow_private=config.may_be_private(channel))
+        with ctx.span(f"deliver {notification.channel}", kind="client") as call:
+            try:
+                receipt = await _post(channel, delivery, allow_private=config.may_be_private(channel))
+            except SendFailed as failure:
+                call.error = presentable(failure.reason, notification.channel, channel)
+                call.attributes["error.type"] = str(failure.code or type(failure).__name__)
+                raise
         receipt = msgspec.structs.replace(receipt, answer=excerpt(receipt.answer, channel.secrets))
         await log.confirm(ctx.event.id, receipt)
     return receipt
