@@ -22,11 +22,7 @@ from penstock.telemetry.measures import Measures
 from penstock.telemetry.spans import messaging, span
 from penstock.trace_context import LINKS, TraceContext
 from penstock.web.problems import Problem
-<<<<<<< HEAD
-=======
 from penstock.web.spans import ServerSpan
-from penstock_services.gateway.identity import Identities
->>>>>>> 65b9a7d (Server spans say what was answered, refusals have theirs, and spans hold no secret of a channel or an address)
 
 SENDER_ID, DELIVERY = "sender_id", "delivery"
 RESERVED = frozenset({SENDER_ID, DELIVERY, LINKS, "attempt"})
