@@ -6,7 +6,7 @@ from typing import Any
 
 from opentelemetry import trace
 
-from penstock import Context, Reject, Retry, Service
+from penstock import BatchContext, Context, Event, Reject, Retry, Service
 
 jobs = Service("traced")
 
@@ -31,6 +31,12 @@ async def flaky(_: Any, ctx: Context) -> None:
 async def hopeless(_: Any, ctx: Context) -> None:
     if not await ctx.redis.exists("mended"):
         raise Reject("never")
+
+
+@jobs.on("ingest", type="batch", batch=10)
+async def batch(events: list[Event], ctx: BatchContext) -> None:
+    for event in events:
+        ctx.emit(event, "events", "batched")
 
 
 @jobs.on("ingest", type="unwritable")

@@ -180,3 +180,27 @@ async def batch(events: list[Event], ctx: BatchContext) -> None:
 @jobs.on("ingest", type="surrogate", retry=TWICE)
 async def surrogate(_: Any) -> None:
     raise ValueError("half of a pair: \ud83d")
+
+
+class Unspeakable(Exception):
+    """Neither what it says nor how it is written can be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+@jobs.on("ingest", type="unspeakable", retry=TWICE)
+async def unspeakable(_: Any) -> None:
+    raise Unspeakable
+
+
+@jobs.on("ingest", type="logs", retry=TWICE)
+async def logs(_: Any, ctx: Context) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    for value in ("half of a pair: \ud83d", {"a": ["\ud83d"]}, Unspeakable(), [Unspeakable()], circle, 2**70):
+        ctx.log.info("an odd value", value=value)
+    ctx.log.info("half of a pair: \ud83d", **{"half \ud83d": 1})
+    ctx.emit("events", "good.done")

@@ -95,6 +95,18 @@ def test_the_good_path_is_one_connected_tree(server: Server, raw: Any) -> None:
     assert about["service.instance.id"]
 
 
+def test_a_batch_of_one_names_its_event(server: Server, raw: Any) -> None:
+    with (
+        otlp_receiver() as receiver,
+        service_process("-m", "penstock_services.worker", env=environment(server, receiver.url)),
+    ):
+        add(raw, "batch")
+        [process] = wait_for(receiver, TRACE, "process ingest")
+    about = {"messaging.message.id": "batch-1", "messaging.batch.message_count": 1}
+    assert process.attributes.items() >= about.items()
+    assert process.attributes["server.address"] == server.url.removeprefix("unix://")
+
+
 def post(port: int, path: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}",

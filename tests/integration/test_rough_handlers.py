@@ -232,6 +232,31 @@ def test_an_error_that_no_log_can_hold_is_logged_all_the_same(
     assert [one["dlq.reason"] for one in fields_of(raw, "dlq")] == ["failed"]
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_log_line_costs_the_work_it_tells_of(form: str, server: Server, raw: Raw, tmp_path: Path) -> None:
+    add(raw, "logs")
+    with rough(server.url, tmp_path, PENSTOCK_LOG_FORMAT=form) as one:
+        eventually(lambda: done(raw), what="it is settled")
+        log = one.log.read_bytes()
+    assert types(raw) == ["good.done"]
+    assert log.count(b"an odd value") == 6
+    assert b"half ?" in log
+    assert log.count(b"half of a pair: ?") == (2 if form == "json" else 1), "a console shows values by their repr"
+    for line in log.splitlines() if form == "json" else ():
+        msgspec.json.decode(line)  # strictly, as many readers of logs do
+
+
+def test_an_error_that_cannot_be_said_is_a_failure_like_any_other(server: Server, raw: Raw, tmp_path: Path) -> None:
+    add(raw, "unspeakable")
+    with rough(server.url, tmp_path) as one:
+        eventually(lambda: raw.xlen("dlq"), what="it is dead")
+        assert len(one.lines("attempt failed")) == 1
+
+    [dead] = fields_of(raw, "dlq")
+    assert (dead["dlq.reason"], dead["dlq.attempts"]) == ("failed", "2")
+    assert dead["dlq.error"] == "Unspeakable: (it cannot be said)"
+
+
 # A Redis that goes away at the start
 
 

@@ -29,6 +29,7 @@ FLOORS = (
         "schemas",
         "settings",
         "tasks",
+        "text",
         "times",
     }
     | {"topology", "trace_context"},

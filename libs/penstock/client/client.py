@@ -107,7 +107,7 @@ class Penstock:
             ConfigurationError: nobody has kept a topology there, or Redis does not give the durability asked for.
         """
         async with contextlib.AsyncExitStack() as stack:
-            self._telemetry = stack.enter_context(telemetry(self._source))
+            self._telemetry = stack.enter_context(telemetry(self._source, redis_url(self._settings)))
             lanes = Lanes(redis_url(self._settings), name=f"penstock-client-{self._source}")
             stack.push_async_callback(lanes.aclose)
             self.redis: AsyncRedis = lanes.client()

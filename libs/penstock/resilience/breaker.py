@@ -20,6 +20,7 @@ from penstock.errors import Directive, Snooze
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
+from penstock.text import described, writable
 
 State = Literal["closed", "open", "half_open"]
 Failure = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -148,7 +149,7 @@ class Breakers:
             yield
         except BaseException as error:
             if _counts(error, failures):
-                await self._report("failure", name, call_id, _describe(error))
+                await self._report("failure", name, call_id, described(error, most=_MOST_TEXT))
             raise
         if asking:
             await self._report("success", name, call_id)
@@ -176,7 +177,7 @@ class Breakers:
 
     async def force(self, name: str, *, is_open: bool, reason: str) -> None:
         """Open a breaker until it is closed by hand, or close it."""
-        await self._ask("open" if is_open else "close", name, why=_writable(reason))
+        await self._ask("open" if is_open else "close", name, why=writable(reason))
 
     async def _ask(self, command: str, name: str, call_id: str = "", why: str = "") -> bool:
         local = self._local.setdefault(name, _Local())
@@ -226,15 +227,6 @@ async def statuses(client: AsyncRedis, keys: Keys) -> list[BreakerStatus]:
             )
         )
     return found
-
-
-def _describe(error: BaseException) -> str:
-    return _writable(f"{type(error).__name__}: {error}"[:_MOST_TEXT])
-
-
-def _writable(text: str) -> str:
-    """Return the text with what UTF-8 cannot hold (lone surrogates) replaced."""
-    return text.encode(errors="replace").decode()
 
 
 def _counts(error: BaseException, failures: Failure) -> bool:

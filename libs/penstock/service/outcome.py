@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.errors import ConfigurationError, InvalidEvent, Reject, Snooze, TryAgain, Unavailable
 from penstock.retry import Retry
+from penstock.text import described, writable
 from penstock.times import LONGEST_DELAY
 
 _MOST_TEXT = 2_000
@@ -98,8 +99,8 @@ def dead(event_type: str, reason: str, message: str, error: BaseException | None
     digest = hashlib.blake2b(f"{place}\0{normalised}".encode(errors="replace"), digest_size=4).hexdigest()
     return Dead(
         reason=reason,
-        error=_writable(message[:_MOST_TEXT]),
-        traceback=_writable(trace),
+        error=writable(message[:_MOST_TEXT]),
+        traceback=writable(trace),
         fingerprint=":".join(filter(None, (event_type, reason, place, digest))),
     )
 
@@ -111,13 +112,7 @@ def _bounded(delay: float) -> float:
 def _describe(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "TimeoutError: the handler ran out of time"
-    text = error.reason if isinstance(error, TryAgain) else f"{type(error).__name__}: {error}"
-    return _writable(text[:_MOST_TEXT])
-
-
-def _writable(text: str) -> str:
-    """Return the text with what UTF-8 cannot hold (lone surrogates) replaced."""
-    return text.encode(errors="replace").decode()
+    return writable(error.reason[:_MOST_TEXT]) if isinstance(error, TryAgain) else described(error, most=_MOST_TEXT)
 
 
 def _place(error: BaseException | None) -> str:

@@ -61,6 +61,8 @@ def record_batch(context: BatchContext, scope: Scope, stream: str) -> None:
             "messaging.consumer.group.name": scope.service,
             "messaging.batch.message_count": len(events),
         }
+        if len(events) == 1:
+            more["messaging.message.id"] = events[0].id
         context.effects.spans.append(
             Span(
                 name=f"process {stream}",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
 import msgspec
 import structlog
 
 from penstock.telemetry.current import current
+from penstock.text import shown, writable
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -32,10 +32,7 @@ def configure(*, level: str = "info", form: str = "auto", service: str = "", str
     if console:
         processors += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(
-                colors=wants_colour(sys.stderr), exception_formatter=structlog.dev.plain_traceback
-            ),
-            _printable,
+            _console_renderer(),
         ]
         factory = structlog.PrintLoggerFactory(stream or sys.stderr)
     else:
@@ -76,9 +73,29 @@ def _render_json(_: Any, __: str, line: Mapping[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(line, enc_hook=repr)
     except Exception:  # noqa: BLE001 - no line may cost the work it tells of
-        return json.dumps({str(key): value for key, value in line.items()}, default=repr).encode()
+        return msgspec.json.encode(_plain(line))
 
 
-def _printable(_: Any, __: str, line: str) -> str:
-    """Return the line with what no stream can take (lone surrogates) replaced."""
-    return line.encode(errors="replace").decode()
+def _console_renderer() -> Callable[[Any, str, MutableMapping[str, Any]], str]:
+    render = structlog.dev.ConsoleRenderer(
+        colors=wants_colour(sys.stderr), exception_formatter=structlog.dev.plain_traceback
+    )
+
+    def render_console(logger: Any, name: str, line: MutableMapping[str, Any]) -> str:
+        try:
+            return writable(str(render(logger, name, {**line})))
+        except Exception:  # noqa: BLE001 - as for JSON
+            return writable(str(render(logger, name, _plain(line))))
+
+    return render_console
+
+
+def _plain(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of what can be written whatever it was: half of a surrogate pair, circles, a repr that raises."""
+    return {writable(name): _plain_value(value) for name, value in line.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return writable(value) if isinstance(value, str) else shown(value)

@@ -32,7 +32,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from penstock.errors import ConfigurationError
 from penstock.telemetry.measures import BUCKETS, Durations, Measures
 from penstock.telemetry.spans import Attributes
-from penstock.telemetry.writable import writable
+from penstock.text import writable
 
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from penstock.text import described
 from penstock.trace_context import TraceContext
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
@@ -92,7 +93,7 @@ def span(
         yield active
     except BaseException as error:
         if active.error is None:
-            active.error = f"{type(error).__name__}: {error}"[:_MOST_TEXT]
+            active.error = described(error, most=_MOST_TEXT)
         active.attributes.setdefault("error.type", type(error).__name__)
         raise
     finally:

@@ -14,6 +14,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, Status
 
+from penstock.text import shown, writable
+
 
 class WritableSpans(SpanExporter):
     """Hands spans on to an exporter, those that cannot be written in a form that can."""
@@ -32,14 +34,6 @@ class WritableSpans(SpanExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the exporter has sent all."""
         return self._exporter.force_flush(timeout_millis)
-
-
-def writable(text: str) -> str:
-    """Return the text itself, or one with what UTF-8 cannot hold (lone surrogates) replaced."""
-    if text.isascii():
-        return text
-    replaced = text.encode(errors="replace").decode()
-    return text if replaced == text else replaced
 
 
 def _writable_span(span: ReadableSpan) -> ReadableSpan:
@@ -101,14 +95,7 @@ def _value(value: Any) -> Any:
         case Sequence():
             return _each(_value, value)
         case _:
-            return writable(_text(value))
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - of a class of the handler's own
-        return type(value).__name__
+            return shown(value)
 
 
 def _each(change: Callable[[Any], Any], items: Sequence[Any]) -> Sequence[Any]:

@@ -1,0 +1,28 @@
+"""Text of whatever others made: what no log, span or entry could hold is replaced, and nothing raises."""
+
+from __future__ import annotations
+
+
+def writable(text: str) -> str:
+    """Return the text itself, or one with what UTF-8 cannot hold (lone surrogates) replaced."""
+    if text.isascii():
+        return text
+    replaced = text.encode(errors="replace").decode()
+    return text if replaced == text else replaced
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value, or the name of its class if that has none."""
+    try:
+        return writable(repr(value))
+    except Exception:  # noqa: BLE001 - whatever a class of somebody else's does
+        return f"<{type(value).__name__}>"
+
+
+def described(error: BaseException, *, most: int) -> str:
+    """Return the class of an error and what it says, in `most` characters."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - as for `shown`
+        said = "(it cannot be said)"
+    return writable(f"{type(error).__name__}: {said}"[:most])
