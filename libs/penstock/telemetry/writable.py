@@ -16,6 +16,8 @@ from opentelemetry.trace import Link, Status
 
 from penstock.text import shown, writable
 
+_LEAST, _MOST = -(2**63), 2**63 - 1  # OTLP's integers
+
 
 class WritableSpans(SpanExporter):
     """Hands spans on to an exporter, those that cannot be written in a form that can."""
@@ -25,7 +27,7 @@ class WritableSpans(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send them."""
-        return self._exporter.export([_writable_span(span) for span in spans])
+        return self._exporter.export([span if _is_plain(span) else _writable_span(span) for span in spans])
 
     def shutdown(self) -> None:
         """End the exporter."""
@@ -34,6 +36,22 @@ class WritableSpans(SpanExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the exporter has sent all."""
         return self._exporter.force_flush(timeout_millis)
+
+
+def _is_plain(span: ReadableSpan) -> bool:
+    """Whether a span is of ASCII and small numbers alone, as nearly all are: a quick look."""
+    attributes: Mapping[str, Any] = span.attributes or {}
+    texts = [span.name, span.status.description or "", *attributes]
+    for value in attributes.values():
+        kind = type(value)
+        if kind is str:
+            texts.append(value)
+        elif kind is int:
+            if not _LEAST <= value <= _MOST:
+                return False
+        elif kind is not float and kind is not bool:
+            return False
+    return "".join(texts).isascii() and not span.events and not any(link.attributes for link in span.links)
 
 
 def _writable_span(span: ReadableSpan) -> ReadableSpan:
@@ -89,7 +107,7 @@ def _value(value: Any) -> Any:
         case str():
             return writable(value)
         case int():
-            return value if -(2**63) <= value < 2**63 else str(value)
+            return value if _LEAST <= value <= _MOST else str(value)
         case Mapping():
             return _attributes(value)
         case Sequence():
