@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 JOBS = ("job.started", "job.completed", "job.failed", "job.snoozed", "job.dead")
 BREAKERS = ("breaker.opened", "breaker.half_open", "breaker.closed")
-ALERTS = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.resolved")
+ALERTS = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.unacknowledged", "alert.resolved")
 DELIVERIES = ("delivery.sent", "delivery.failed", "delivery.dead")
 KINDS = [
     Kind(("ticket.created",), "ingest", "anybody", Ticket),

@@ -74,8 +74,8 @@ class Mesh:
         before, self.engine = self.engine.rules, Engine(parse(text))
         adopt(self.engine.rules, self.state, before, "ada")
 
-    def acknowledge(self, fingerprint: str, by: str = "ada") -> None:
-        said = Acknowledgement(fingerprint=fingerprint, by=by, at=self.now)
+    def acknowledge(self, fingerprint: str, by: str = "ada", *, withdrawn: bool = False) -> None:
+        said = Acknowledgement(fingerprint=fingerprint, by=by, at=self.now, withdrawn=withdrawn)
         self.state.acknowledgements.put(fingerprint, said)
 
     def restart(self) -> None:

@@ -92,6 +92,7 @@ class Model:
         self._firing: set[tuple[str, str]] = set()
         self._told: dict[tuple[str, str], _Told] = {}
         self._said: set[tuple[str, str]] = set()
+        self._taken_back: set[tuple[str, str]] = set()
 
     @property
     def firing(self) -> list[tuple[str, str]]:
@@ -120,6 +121,10 @@ class Model:
         """Somebody takes an alert on."""
         self._said.add((name, group))
 
+    def withdraw(self, name: str, group: str) -> None:
+        """Somebody gives an alert back that was taken on, or was not."""
+        self._taken_back.add((name, group))
+
     def _evaluate(self, name: str, rule: RuleUnderTest, group: str, now: float, value: float | None) -> None:
         history = self._history.setdefault((name, group), [])
         history.append((now, _level(rule, value)))
@@ -136,7 +141,8 @@ class Model:
         groups: dict[tuple[str, str], set[str]] = {}
         for name, group in self._firing:
             groups.setdefault((name, "" if self.rules[name].as_one else group), set()).add(group)
-        self._said = {(name, group) for name, group in self._said if (name, group) in self._firing}
+        self._said &= self._firing
+        self._taken_back &= self._firing
         for key in [*self._told]:
             if key not in groups:
                 yield from self._send("resolved", key, self._told.pop(key))
@@ -150,12 +156,14 @@ class Model:
             told.known &= members
             if told.severity != rule.severity:
                 self._said -= {(key[0], group) for group in members}
+                self._taken_back -= {(key[0], group) for group in members}
                 told.acknowledged = told.acknowledged and not audible
         said = any((key[0], group) in self._said for group in members)
+        taken_back = any((key[0], group) in self._taken_back for group in members)
         if audible and told is None:
             told = self._told[key] = _Told(known=set(audible), last=now, severity=rule.severity)
             yield from self._send("triggered", key, told)
-        elif audible and told and self._is_due(rule, told, audible, said, now):
+        elif audible and told and self._is_due(rule, told, audible, said or taken_back, now):
             told.known |= audible
             told.last, told.severity = now, rule.severity
             yield from self._send("repeated", key, told)
@@ -164,6 +172,11 @@ class Model:
             if not told.acknowledged:
                 told.acknowledged = True
                 yield from self._send("acknowledged", key, told)
+        if taken_back:
+            self._taken_back -= {(key[0], group) for group in members}
+            if told and told.acknowledged:
+                told.acknowledged, told.last = False, now
+                yield from self._send("unacknowledged", key, told)
 
     def _is_due(self, rule: RuleUnderTest, told: _Told, audible: set[str], said: bool, now: float) -> bool:
         if told.severity != rule.severity:
@@ -264,18 +277,21 @@ class Soak:
             until = max(self._model.silenced.get(group, 0.0), self._mesh.now + seconds)
             self._model.silenced[group] = until
             self._count("silence")
-        elif chance < 0.04 and self._model.firing:
-            self._acknowledge(*self._chance.choice(self._model.firing))
+        elif chance < 0.05 and self._model.firing:
+            self._acknowledge(*self._chance.choice(self._model.firing), withdrawn=chance > 0.04)
 
-    def _acknowledge(self, rule: str, group: str) -> None:
+    def _acknowledge(self, rule: str, group: str, *, withdrawn: bool) -> None:
         (key,) = [
             key
             for key, record in self._mesh.state.alerts.items()
             if (record.rule, record.labels["group"], record.state) == (rule, group, "firing")
         ]
-        self._mesh.acknowledge(key)
-        self._model.acknowledge(rule, group)
-        self._count("acknowledgement")
+        self._mesh.acknowledge(key, withdrawn=withdrawn)
+        if withdrawn:
+            self._model.withdraw(rule, group)
+        else:
+            self._model.acknowledge(rule, group)
+        self._count("withdrawal" if withdrawn else "acknowledgement")
 
     async def _edit(self) -> None:
         rules = msgspec.json.decode(msgspec.json.encode(self._model.rules), type=dict[str, RuleUnderTest])

@@ -163,7 +163,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """alert.triggered, alert.repeated (it fires still), alert.acknowledged and alert.resolved, on `alerts`.
+    """alert.triggered, alert.repeated (it fires still), alert.acknowledged, alert.unacknowledged and alert.resolved.
 
     `fingerprint` is the same for one alert from trigger to resolve: rule and labels. `since` is when it began
     to fire and stays the same too: both together name one episode. Everything else may change meanwhile, severity
@@ -171,7 +171,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `repeat` is over, when others joined, and when its severity changed; `resolved_at` is set once it is over.
     `reason` says in words why it fired or resolved. `flapping`: it came and went so often that it is one alert
     now, until it has been calm. `acknowledged_by` says who has taken it on, since `acknowledged_at`: from then on
-    nobody else needs to be called, and there are no repeats.
+    nobody else needs to be called, and there are no repeats. alert.unacknowledged takes that back, and says
+    `unacknowledged_by` whom.
     """
 
     fingerprint: str
@@ -190,6 +191,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flapping: bool = False
     acknowledged_by: str | None = None
     acknowledged_at: str | None = None
+    unacknowledged_by: str | None = None
 
 
 class Watchdog(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,7 +224,8 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class Escalation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """notification.escalate, on `notifications`, `after` seconds: an alert is told to others unless it is acknowledged.
 
-    `fingerprint` and `since` name the episode of the alert.
+    `fingerprint` and `since` name the episode of the alert; `begun` the change that took an acknowledgement back,
+    where that let it begin anew.
     """
 
     fingerprint: str
@@ -230,6 +233,7 @@ class Escalation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     channels: list[str]
     failover: list[str] = []
     after: float
+    begun: str = ""
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -152,8 +152,15 @@ def test_an_alert_is_acknowledged(cli: Cli, server: Server, raw: Raw, rules: Pat
         fingerprint = cli("alerts").splitlines()[0].split()[-1]
         assert cli("alerts", "ack", fingerprint[:5], "--by", "ada") == f"{fingerprint}: acknowledged by ada\n"
         eventually(lambda: told(raw)[1:] == ["acknowledged lag ingest/a"])
+        assert "    acknowledged by ada" in cli("alerts").splitlines()
+        assert cli("alerts", "ack", fingerprint[:5], "--by", "bob") == f"{fingerprint}: acknowledged by ada\n"
 
-    assert "    acknowledged by ada" in cli("alerts").splitlines()
+        taken_back = cli("alerts", "unack", fingerprint[:5], "--by", "bob", "--comment", "off home")
+        assert taken_back == f"{fingerprint}: acknowledgement taken back by bob\n"
+        eventually(lambda: told(raw)[2:] == ["unacknowledged lag ingest/a"])
+        assert "acknowledged by" not in cli("alerts")
+        assert "nobody has taken on" in cli("alerts", "unack", fingerprint[:5], "--by", "bob", code=1)
+    assert cli.json("alerts", "history", "--limit", "1")[0]["why"] == "by bob: off home"
 
 
 def test_a_rule_is_explained(cli: Cli, server: Server, raw: Raw, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -82,8 +83,15 @@ class Api:
 
 @pytest.fixture
 def api(server: Server, tmp_path: Path) -> Iterator[Api]:
-    rules = tmp_path / "alerts.yaml"
-    rules.write_text(rules_text(lag=LAG))
+    with serving(server, tmp_path, rules_text(lag=LAG)) as asked:
+        yield asked
+
+
+@contextlib.contextmanager
+def serving(server: Server, folder: Path, text: str) -> Iterator[Api]:
+    """Run an alert manager with these rules."""
+    rules = folder / "alerts.yaml"
+    rules.write_text(text)
     asked = Api(free_port())
     with manager(server, rules, PENSTOCK_ALERTS_PORT=str(asked.port)):
         eventually(asked.is_up)
@@ -140,9 +148,43 @@ def test_an_alert_is_acknowledged_by_how_its_fingerprint_begins(api: Api, raw: R
     eventually(lambda: told(raw)[1:] == ["acknowledged lag ingest/a"])
     assert api("GET", "/v1/alerts")[1]["alerts"][0]["acknowledged_by"] == "ada"
     assert api("POST", path, {"alert": "zzz", "by": "ada"})[0] == 404
+    assert api("POST", path, {"alert": alert["fingerprint"], "by": "bob"})[0] == 200, "ada has it"
     bodies: list[Any] = [{}, {"alert": "5", "by": ""}, {"alert": "", "by": "ada"}, []]
     for body in bodies:
         assert api("POST", path, body)[0] == 400, body
+
+
+def test_an_acknowledgement_is_taken_back(api: Api, raw: Raw) -> None:
+    window_with(raw, 40)
+    eventually(lambda: told(raw) == ["triggered lag ingest/a"])
+    fingerprint = api("GET", "/v1/alerts")[1]["alerts"][0]["fingerprint"]
+    path = f"/v1/acknowledgements/{fingerprint[:6]}"
+    assert api("DELETE", f"{path}?by=bob")[0] == 404, "nobody has taken it on"
+    api("POST", "/v1/acknowledgements", {"alert": fingerprint, "by": "ada"})
+    eventually(lambda: told(raw)[1:] == ["acknowledged lag ingest/a"])
+
+    status, problem = api("DELETE", path)
+    assert (status, problem["detail"]) == (400, "by: who takes the acknowledgement back? Give ?by=NAME")
+    assert api("DELETE", f"{path}?by=bob&comment=off+home")[0] == 204
+    eventually(lambda: told(raw)[2:] == ["unacknowledged lag ingest/a"])
+    assert api("GET", "/v1/alerts")[1]["alerts"][0]["acknowledged_by"] is None
+    assert api("GET", "/v1/alerts/history?limit=1")[1]["history"][0]["why"] == "by bob: off home"
+    assert api("DELETE", f"{path}?by=bob")[0] == 404
+
+
+def test_a_group_is_acknowledged_by_its_own_fingerprint(server: Server, raw: Raw, tmp_path: Path) -> None:
+    with serving(server, tmp_path, rules_text(lag=LAG + "\ngroup_by: []")) as api:
+        window_with(raw, 40, 50)
+        eventually(lambda: told(raw) == ["triggered lag"])
+        group = json.loads(raw.xrange("alerts")[-1][1][b"data"])["fingerprint"]
+        assert group not in {alert["fingerprint"] for alert in api("GET", "/v1/alerts")[1]["alerts"]}
+        assert api("POST", "/v1/acknowledgements", {"alert": group, "by": "ada"})[0] == 201
+        eventually(lambda: told(raw)[1:] == ["acknowledged lag"])
+        member = api("GET", "/v1/alerts")[1]["alerts"][0]
+        assert member["acknowledged_by"] == "ada"
+        assert api("POST", "/v1/acknowledgements", {"alert": member["fingerprint"], "by": "bob"})[1]["by"] == "ada"
+        assert api("DELETE", f"/v1/acknowledgements/{member['fingerprint']}?by=bob")[0] == 204
+        eventually(lambda: told(raw)[2:] == ["unacknowledged lag"])
 
 
 def test_a_silence_that_is_none_is_refused_with_a_reason(api: Api) -> None:

@@ -35,7 +35,8 @@ async def test_each_channel_is_told_what_it_must_be_told_and_nothing_else(redis:
 
     sys.stdout.write(f"{HOURS:g} simulated hours from seed {SEED}: {soak.counts}\n")
     assert all(soak.counts[f"alert.{kind}"] for kind in ("triggered", "repeated", "resolved"))
-    assert all(soak.counts[what] for what in ("restart", "edit", "silence", "acknowledgement"))
+    assert all(soak.counts[what] for what in ("restart", "edit", "silence", "acknowledgement", "withdrawal"))
+    assert soak.counts["alert.unacknowledged"]
 
 
 async def test_the_model_notices_a_group_that_joins_unheard(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:

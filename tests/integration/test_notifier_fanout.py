@@ -191,6 +191,48 @@ async def test_what_somebody_is_on_or_is_over_is_not_escalated(redis: Any, kind:
     assert (await harness.send("notifications", "notification.escalate", step.event.json())).events == []
 
 
+async def test_escalation_begins_anew_when_an_acknowledgement_is_taken_back(redis: Any) -> None:
+    harness = Harness(build(config(ESCALATING)), redis=redis)
+    first = await harness.send("alerts", "alert.triggered", ALERT)
+    await commit(redis, first)
+    await harness.send("alerts", "alert.acknowledged", make_alert(acknowledged_by="ann"))
+    anew = await harness.send("alerts", "alert.unacknowledged", make_alert(unacknowledged_by="bob"))
+    await commit(redis, anew)
+    again = await harness.send("alerts", "alert.repeated", ALERT)
+
+    assert sorted(one.channel for one in notifications(planned(anew.events, "notification.due"))) == ["a", "console"]
+    assert planned(again.events, "notification.escalate") == []
+    (before,), (step,) = (planned(run.events, "notification.escalate") for run in (first, anew))
+    assert step.delay == 600
+    assert (await harness.send("notifications", "notification.escalate", before.event.json())).events == []
+    due = await harness.send("notifications", "notification.escalate", step.event.json())
+    assert {one.channel for one in notifications(due.events)} == {"b", "mail"}
+
+
+async def test_the_next_episode_escalates_whatever_was_taken_back_in_the_one_before(redis: Any) -> None:
+    harness = Harness(build(config(ESCALATING)), redis=redis)
+    before = await harness.send("alerts", "alert.unacknowledged", make_alert(unacknowledged_by="bob"))
+    next_one = await harness.send("alerts", "alert.triggered", make_alert(since="2027-01-01T00:00:00.000Z"))
+    await commit(redis, next_one)
+    await commit(redis, before)  # of another replica, which is slow
+
+    (step,) = planned(next_one.events, "notification.escalate")
+    assert (await harness.send("notifications", "notification.escalate", step.event.json())).events != []
+
+
+async def test_that_an_acknowledgement_is_taken_back_goes_to_whoever_was_told_of_it(redis: Any) -> None:
+    before = Harness(build(config("{channels: [a, b]}")), redis=redis)
+    await told(before, "alert.triggered", ALERT)
+    await told(before, "alert.acknowledged", make_alert(acknowledged_by="ann"))
+    narrowed = Harness(build(config("{channels: [a]}")), redis=redis)
+
+    assert sorted(await told(narrowed, "alert.unacknowledged", make_alert(unacknowledged_by="ann"))) == [
+        "a",
+        "b",
+        "console",
+    ]
+
+
 async def test_alerts_that_can_wait_are_told_in_one_message(redis: Any) -> None:
     harness = Harness(build(config("{channels: [a], batch: 15m}", "{channels: [b]}")), redis=redis)
     for number, severity in enumerate(("info", "warning")):

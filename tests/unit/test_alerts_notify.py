@@ -231,6 +231,55 @@ def test_what_is_acknowledged_is_told_once_and_repeated_no_more() -> None:
     assert mesh.last.acknowledged_by is None
 
 
+def test_an_acknowledgement_that_is_taken_back_is_told_once_and_repeats_begin_anew() -> None:
+    mesh = Mesh(rules_text(lag=LAG + "\nrepeat: 1h"))
+    mesh.window(lag(40))
+    mesh.acknowledge(mesh.last.fingerprint)
+    mesh.tick(after=4 * 3_600)
+    for _ in range(2):
+        mesh.acknowledge(mesh.last.fingerprint, "bob", withdrawn=True)
+        mesh.tick(after=60)
+        mesh.restart()
+
+    assert mesh.told == [f"{what} lag ingest/worker" for what in ("triggered", "acknowledged", "unacknowledged")]
+    assert (mesh.last.acknowledged_by, mesh.last.acknowledged_at, mesh.last.unacknowledged_by) == (None, None, "bob")
+    assert [entry.why for entry in mesh.state.history if entry.what == "unacknowledged"] == ["by bob"]
+    assert {record.acknowledged_by for _, record in mesh.state.alerts.items()} == {None}
+    mesh.tick(after=3_500)
+    assert len(mesh.told) == 3, "not sooner than after an hour"
+    mesh.tick(after=100)
+    assert mesh.told[3:] == ["repeated lag ingest/worker"]
+    assert mesh.last.unacknowledged_by is None, "it is said once"
+
+
+def test_whoever_takes_it_on_after_somebody_gave_it_back_has_it() -> None:
+    mesh = Mesh(rules_text(lag=LAG))
+    mesh.window(lag(40))
+    mesh.acknowledge(mesh.last.fingerprint)
+    mesh.window(lag(40))
+    mesh.acknowledge(mesh.last.fingerprint, "bob")  # said after a withdrawal that nobody has seen to yet
+    mesh.window(lag(40))
+
+    assert mesh.told[1:] == ["acknowledged lag ingest/worker"] * 2
+    assert mesh.last.acknowledged_by == "bob"
+
+
+def test_what_is_taken_back_before_anybody_was_notified_is_not_told() -> None:
+    mesh = Mesh(rules_text(lag=LAG))
+    mesh.silence("rule=lag", seconds=60)
+    mesh.window(lag(40))
+    (fingerprint,) = mesh.states and [key for key, _ in mesh.state.alerts.items()]
+    mesh.acknowledge(fingerprint)
+    mesh.window(lag(40))
+    mesh.acknowledge(fingerprint, withdrawn=True)
+    mesh.window(lag(40))
+
+    assert len(mesh.state.acknowledgements) == 0
+    for _ in range(6):
+        mesh.window(lag(40))
+    assert mesh.told == ["triggered lag ingest/worker"]
+
+
 def test_a_group_is_acknowledged_through_any_of_its_alerts_and_who_joins_is_told_still() -> None:
     mesh = Mesh(rules_text(lag=LAG + "\ngroup_by: []"))
     mesh.window(lag(40, "a"), lag(40, "b"))

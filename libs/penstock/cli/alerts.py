@@ -122,7 +122,25 @@ def ack(
     said = run(_acknowledge(alert, by or getpass.getuser(), comment))
     if said is None:
         raise Negative(f"no alert that fires has an id that begins with {alert}; `penstock alerts` shows them")
-    typer.echo(f"{said.fingerprint}: acknowledged by {said.by}")
+    typer.echo(f"{said.fingerprint}: acknowledged by {printable(said.by)}")
+
+
+@app.command()
+def unack(
+    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id as `alerts` shows it, or how it begins.")],
+    by: Annotated[str | None, typer.Option(help="Who says so; you, if absent.")] = None,
+    comment: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Take an acknowledgement back: people are notified again, and escalations begin anew."""
+    said = run(_withdraw(alert, by or getpass.getuser(), comment))
+    if said is None:
+        raise Negative(f"nobody has taken on an alert whose id begins with {alert}; `penstock alerts` shows them")
+    typer.echo(f"{said.fingerprint}: acknowledgement taken back by {printable(said.by)}")
+
+
+async def _withdraw(fingerprint: str, by: str, comment: str) -> Acknowledgement | None:
+    async with session() as here:
+        return await _store(here).withdraw(fingerprint, by=by, comment=comment)
 
 
 async def _acknowledge(fingerprint: str, by: str, comment: str) -> Acknowledgement | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, get_args, overload
 
 import msgspec
@@ -17,11 +18,11 @@ from penstock.event import encode, encode_data
 from penstock.keys import METRICS, Keys
 from penstock.matchers import Matcher, impossible
 from penstock.redis.connection import AsyncRedis
-from penstock.schemas import Severity, Tick
-from penstock.times import rfc3339
+from penstock.schemas import Alert, Severity, Tick
+from penstock.times import rfc3339, seconds_of
 
 SERVICE = "alerts"
-ALERTS, HISTORY, SILENCES, ACKNOWLEDGEMENTS = "alerts", "history", "silences", "acknowledgements"
+ALERTS, NOTICES, HISTORY, SILENCES, ACKNOWLEDGEMENTS = "alerts", "notices", "history", "silences", "acknowledgements"
 RULES, REFUSED = "rules", "rules_refused"
 TICK = "alerts.tick"
 MOST_HISTORY = 1_000
@@ -29,7 +30,7 @@ MOST_SILENCES = 1_000
 _LONGEST_SILENCE = 10 * 365 * 86_400.0
 
 LifecycleState = Literal["inactive", "pending", "firing", "resolved"]
-_Notified = Literal["notified", "renotified", "notified resolved", "acknowledged"]
+_Notified = Literal["notified", "renotified", "notified resolved", "acknowledged", "unacknowledged"]
 _OfRule = Literal["rule added", "rule changed", "rule removed"]
 Happening = Literal[LifecycleState, _Notified, _OfRule]
 Text = Annotated[str, msgspec.Meta(max_length=1_000)]
@@ -82,13 +83,30 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     recorded: float | None = None
 
 
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """What people were notified of and must be notified of the end of: the alert as last sent, and its members.
+
+    `members` are the fingerprints of all alerts it ever stood for, `known` of those that have fired ever since
+    people were notified of them; `sent` is when that last was.
+    """
+
+    alert: Alert
+    members: tuple[str, ...]
+    known: tuple[str, ...] = ()
+    sent: float
+
+
 class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Somebody has taken an alert on: until it resolves, nobody else needs to be called. Times as in `Silence`."""
+    """Somebody has taken an alert on: until it resolves, nobody else needs to be called. Times as in `Silence`.
+
+    `withdrawn`: an acknowledgement is taken back, `by` whom this says.
+    """
 
     fingerprint: str
     by: Text
     at: float
     comment: Text = ""
+    withdrawn: bool = False
 
 
 class RulesGiven(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +239,7 @@ class AlertStore:
         self._alerts = keys.state(SERVICE, ALERTS)
         self._history = keys.state(SERVICE, HISTORY)
         self._silences = keys.state(SERVICE, SILENCES)
+        self._notices = keys.state(SERVICE, NOTICES)
         self._acknowledgements = keys.state(SERVICE, ACKNOWLEDGEMENTS)
         self._rules = keys.state(SERVICE, RULES)
         self._refused = keys.state(SERVICE, REFUSED)
@@ -280,23 +299,67 @@ class AlertStore:
         await self._tick()
         return removed
 
-    async def acknowledge(self, fingerprint: str, *, by: str, comment: str = "") -> Acknowledgement | None:
+    async def acknowledge(
+        self, fingerprint: str, *, by: str, comment: str = "", since: str | None = None
+    ) -> Acknowledgement | None:
         """Say that somebody has taken on the alert whose fingerprint begins so; None if no such one fires.
+
+        The fingerprint is an alert's or its group's. With `since` it is meant only in the episode that began then.
+        Who was first stays: what is returned is the acknowledgement that holds.
 
         Raises:
             ConfigurationError: several begin so, or a text is too long.
         """
-        firing = [record.fingerprint for record in await self.alerts() if record.state == "firing"]
-        found = [one for one in firing if fingerprint and one.startswith(fingerprint)]
-        if not found:
+        notices = await self.notices()
+        firing = {record.fingerprint for record in await self.alerts() if record.state == "firing"}
+        found = _only(fingerprint, firing.union(notices))
+        notice = _notice_of(notices, found)
+        if found is None or not _is_of(notice, since):
             return None
-        if len(found) > 1:
-            raise ConfigurationError(
-                f"{fingerprint}: {len(found)} alerts have fingerprints that begin so; give more of it"
-            )
-        raw = {"fingerprint": found[0], "by": by, "at": time.time(), "comment": comment}
+        said = await self._said(found)
+        if said is None and notice is not None and notice.alert.acknowledged_by is not None:
+            at = seconds_of(notice.alert.acknowledged_at or notice.alert.since)
+            return Acknowledgement(fingerprint=found, by=notice.alert.acknowledged_by, at=at)
+        if said is not None and not said.withdrawn:
+            return said
+        return await self._say(found, by, comment)
+
+    async def withdraw(
+        self, fingerprint: str, *, by: str, comment: str = "", since: str | None = None
+    ) -> Acknowledgement | None:
+        """Take back who has taken on the alert whose fingerprint begins so; None if nobody has taken on any.
+
+        Raises:
+            ConfigurationError: as for `acknowledge`.
+        """
+        notices = await self.notices()
+        rows = (await self._client.hgetall(self._acknowledgements)).values()
+        taken = {said.fingerprint for said in (_acknowledgement(row) for row in rows) if not said.withdrawn}
+        for key, notice in notices.items():
+            if notice.alert.acknowledged_by is not None:
+                taken.update((key, *notice.known))
+        found = _only(fingerprint, taken)
+        if found is None or not _is_of(_notice_of(notices, found), since):
+            return None
+        said = await self._said(found)
+        if said is not None and said.withdrawn:
+            return None
+        return await self._say(found, by, comment, withdrawn=True)
+
+    async def notices(self) -> dict[str, Notice]:
+        """Return what people were notified of and that is not over, by the fingerprint of its group."""
+        rows = await self._client.hgetall(self._notices)
+        return {key.decode(): msgspec.json.decode(row, type=Notice) for key, row in rows.items()}
+
+    async def _said(self, fingerprint: str) -> Acknowledgement | None:
+        """Return what was said of an alert and not yet heeded."""
+        raw = await self._client.hget(self._acknowledgements, fingerprint)
+        return None if raw is None else _acknowledgement(raw)
+
+    async def _say(self, fingerprint: str, by: str, comment: str, *, withdrawn: bool = False) -> Acknowledgement:
+        raw = {"fingerprint": fingerprint, "by": by, "at": time.time(), "comment": comment, "withdrawn": withdrawn}
         made = convert(raw, Acknowledgement, "acknowledgement")
-        await self._client.hset(self._acknowledgements, made.fingerprint, msgspec.json.encode(made))
+        await self._client.hset(self._acknowledgements, fingerprint, msgspec.json.encode(made))
         await self._tick()
         return made
 
@@ -327,3 +390,24 @@ class AlertStore:
         """Let the alert manager look at once: what a person did is to show within a moment."""
         fields = encode(TICK, encode_data(Tick(rfc3339(time.time()))), event_id=os.urandom(16).hex(), source="penstock")
         await self._client.execute_command("XADD", self._metrics, "*", *fields)
+
+
+def _acknowledgement(raw: bytes) -> Acknowledgement:
+    return msgspec.json.decode(raw, type=Acknowledgement)
+
+
+def _only(beginning: str, fingerprints: Collection[str]) -> str | None:
+    """Return the one fingerprint that begins so, None if none does."""
+    found = [one for one in fingerprints if beginning and one.startswith(beginning)]
+    if len(found) > 1:
+        raise ConfigurationError(f"{beginning}: {len(found)} alerts have fingerprints that begin so; give more of it")
+    return found[0] if found else None
+
+
+def _notice_of(notices: Mapping[str, Notice], fingerprint: str | None) -> Notice | None:
+    """Return what people were notified of an alert, or of a group."""
+    return next((one for key, one in notices.items() if fingerprint in (key, *one.members)), None)
+
+
+def _is_of(notice: Notice | None, since: str | None) -> bool:
+    return since is None or (notice is not None and notice.alert.since == since)

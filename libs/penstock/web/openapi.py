@@ -55,6 +55,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     place: Literal["path", "query", "header"] = "query"
     type: Type = str
+    required: bool = False
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +168,7 @@ def _parameter(parameter: Parameter, schemas: Schemas) -> dict[str, Any]:
         "name": parameter.name,
         "in": parameter.place,
         "description": parameter.description,
-        "required": parameter.place == "path",
+        "required": parameter.required or parameter.place == "path",
         "schema": schemas[parameter.type],
     }
 

@@ -45,8 +45,12 @@ async def serve_api(runtime: Runtime) -> None:
 
 
 def routes(runtime: Runtime) -> list[HttpRoute]:
-    """Return what answers on /v1/alerts, /v1/alerts/history and /v1/silences, as `openapi.API` describes it."""
+    """Return what answers on /v1/alerts, /v1/acknowledgements and /v1/silences, as `openapi.API` describes it."""
     store = AlertStore(runtime.redis, runtime.keys)
+    return [*_alerts(store), *_acknowledgements(store), *_silences(store)]
+
+
+def _alerts(store: AlertStore) -> list[HttpRoute]:
 
     async def alerts(request: Request) -> web.Response:
         state = request.query.get("state")
@@ -57,13 +61,32 @@ def routes(runtime: Runtime) -> list[HttpRoute]:
     async def history(request: Request) -> web.Response:
         return json({"history": [present(one) for one in await store.history(limit=_limit(request))]})
 
+    return [get("/v1/alerts", alerts), get("/v1/alerts/history", history)]
+
+
+def _acknowledgements(store: AlertStore) -> list[HttpRoute]:
     async def acknowledge(request: Request) -> web.Response:
         asked = convert(parse(await request.read_json()), NewAcknowledgement, "acknowledgement")
         said = await store.acknowledge(asked.alert, by=asked.by, comment=asked.comment)
         if said is None:
             raise Problem(404, f"no alert that fires has a fingerprint that begins with {asked.alert}")
-        return json(present(said), status=201)
+        return json(present(said), status=201 if said.by == asked.by else 200)
 
+    async def withdraw(request: Request) -> web.Response:
+        by, comment = request.query.get("by", ""), request.query.get("comment", "")
+        if not by:
+            raise ConfigurationError("by: who takes the acknowledgement back? Give ?by=NAME")
+        if await store.withdraw(request.rest, by=by, comment=comment) is None:
+            raise Problem(404, f"no alert that somebody has taken on has a fingerprint that begins with {request.rest}")
+        return web.Response(status=204)
+
+    return [
+        post("/v1/acknowledgements", acknowledge, scope="operate"),
+        delete("/v1/acknowledgements/{fingerprint}", withdraw, scope="operate"),
+    ]
+
+
+def _silences(store: AlertStore) -> list[HttpRoute]:
     async def silences(_: Request) -> web.Response:
         return json({"silences": [present(one) for one in await store.silences()]})
 
@@ -80,9 +103,6 @@ def routes(runtime: Runtime) -> list[HttpRoute]:
         raise Problem(404, f"there is no silence {request.rest}")
 
     return [
-        get("/v1/alerts", alerts),
-        get("/v1/alerts/history", history),
-        post("/v1/acknowledgements", acknowledge, scope="operate"),
         get("/v1/silences", silences),
         post("/v1/silences", add, scope="operate"),
         delete("/v1/silences/{id}", remove, scope="operate"),

@@ -65,8 +65,24 @@ API: Final = Api(
             path="/v1/acknowledgements",
             summary="Take an alert on: it is not repeated, and nobody else needs to be called",
             body=Content(description="Who takes which alert on.", types={JSON: NewAcknowledgement}),
-            answers={201: answer(ShownAcknowledgement, "The acknowledgement.")},
+            answers={
+                200: answer(ShownAcknowledgement, "Somebody else has taken it on already."),
+                201: answer(ShownAcknowledgement, "The acknowledgement."),
+            },
             errors=(400, 404, 413, 503),
+        ),
+        Operation(
+            name="withdrawAcknowledgement",
+            method="delete",
+            path="/v1/acknowledgements/{fingerprint}",
+            summary="Take an acknowledgement back: people are notified again, and escalations begin anew",
+            parameters=(
+                Parameter(name="fingerprint", description="The alert's, or how it begins.", place="path"),
+                Parameter(name="by", description="Who takes it back.", required=True),
+                Parameter(name="comment", description="Why."),
+            ),
+            answers={204: Content(description="It is taken back.", types={})},
+            errors=(400, 404, 503),
         ),
         Operation(
             name="listSilences",

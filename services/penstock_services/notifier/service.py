@@ -30,7 +30,7 @@ from penstock_services.notifier.reload import LiveConfig
 
 # An attempt has its channel's own time limit; this one holds while Redis is away and a confirmation must be kept.
 _HANDLER_TIMEOUT = 3_600.0
-_CHANGES = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.resolved")
+_CHANGES = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.unacknowledged", "alert.resolved")
 # The notifier says itself when a delivery is tried again, and when not any more.
 _RETRY = Retry(attempts=1_000_000, base=1.0, factor=2.0, jitter=0.0)
 

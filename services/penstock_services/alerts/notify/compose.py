@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.mesh.alerts import AlertRecord
+from penstock.mesh.alerts import AlertRecord, Notice
 from penstock.schemas import Alert
 from penstock.times import rfc3339
 from penstock_services.alerts.evaluate.observation import fingerprint
 from penstock_services.alerts.rules import summary as templates
 from penstock_services.alerts.rules.model import Absence, Anomaly, Ratio, Rule, Threshold
 from penstock_services.alerts.rules.quantities import in_words, unit_of
-from penstock_services.alerts.state.state import Notice
 
 _MOST_REASONS = 5
 _MOST_EXEMPLARS = 5

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from penstock.mesh.alerts import Acknowledgement, AlertRecord
+from penstock.mesh.alerts import Acknowledgement, AlertRecord, Notice
 from penstock.schemas import Alert
 from penstock.times import rfc3339
 from penstock_services.alerts.notify.compose import alert_of, group_of, resolved
 from penstock_services.alerts.notify.suppression import suppressed
 from penstock_services.alerts.rules.model import Rule, Rules
-from penstock_services.alerts.state.state import AlertState, Notice, of_notification
+from penstock_services.alerts.state.state import AlertState, of_notification
 
 TRIGGERED, REPEATED, RESOLVED = "alert.triggered", "alert.repeated", "alert.resolved"
-ACKNOWLEDGED = "alert.acknowledged"
+ACKNOWLEDGED, UNACKNOWLEDGED = "alert.acknowledged", "alert.unacknowledged"
 _GROUP_INTERVAL = 300.0  # seconds until people are renotified because others joined
 _Groups = Mapping[str, Sequence[AlertRecord]]
 
@@ -40,7 +40,7 @@ def notify(rules: Rules, state: AlertState, now: float) -> None:
         if audible:
             _notify_of(rules.rules[audible[0].rule], state, key, audible, acknowledged=key in said, now=now)
         if key in said:
-            _acknowledge(state, key, said[key])
+            _acknowledge(state, key, said[key], now)
     _mark(state, groups, why)
 
 
@@ -127,18 +127,24 @@ def _is_due(rule: Rule, notice: Notice, alert: Alert, names: set[str], *, acknow
     return not taken_on and now - notice.sent >= rule.repeat
 
 
-def _acknowledge(state: AlertState, key: str, said: Acknowledgement) -> None:
+def _acknowledge(state: AlertState, key: str, said: Acknowledgement, now: float) -> None:
     notice = state.notices.get(key)
-    if notice is None:
+    if notice is None and not said.withdrawn:
         return  # nobody was notified of it yet
     state.acknowledgements.drop(said.fingerprint)
-    if notice.alert.acknowledged_by is not None:
+    by = None if said.withdrawn else said.by
+    if notice is None or notice.alert.acknowledged_by == by:
         return
-    alert = msgspec.structs.replace(notice.alert, acknowledged_by=said.by, acknowledged_at=rfc3339(said.at))
-    state.outbox.append((ACKNOWLEDGED, alert))
-    state.notices.put(key, msgspec.structs.replace(notice, alert=alert))
-    entry = of_notification("acknowledged", alert, said.at)
+    at = None if said.withdrawn else rfc3339(said.at)
+    alert = msgspec.structs.replace(notice.alert, acknowledged_by=by, acknowledged_at=at)
+    entry = of_notification("unacknowledged" if said.withdrawn else "acknowledged", alert, said.at)
     state.record(msgspec.structs.replace(entry, why=f"by {said.by}" + (f": {said.comment}" if said.comment else "")))
+    if said.withdrawn:
+        state.outbox.append((UNACKNOWLEDGED, msgspec.structs.replace(alert, unacknowledged_by=said.by)))
+        state.notices.put(key, msgspec.structs.replace(notice, alert=alert, sent=now))
+    else:
+        state.outbox.append((ACKNOWLEDGED, alert))
+        state.notices.put(key, msgspec.structs.replace(notice, alert=alert))
 
 
 def _end(state: AlertState, key: str, notice: Notice, now: float) -> None:

@@ -7,7 +7,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
-from penstock.mesh.alerts import Acknowledgement, AlertRecord, HistoryEntry, Silence
+from penstock.mesh.alerts import Acknowledgement, AlertRecord, HistoryEntry, Notice, Silence
 from penstock.schemas import Alert, Watchdog
 from penstock.times import rfc3339
 from penstock_services.alerts.rules.change import RuleChange
@@ -66,19 +66,6 @@ class Table(Generic[T]):
 def of_rule(table: Table[R], rule: str) -> Iterator[tuple[str, R]]:
     """Yield the rows of one rule."""
     return ((key, row) for key, row in table.items() if row.rule == rule)
-
-
-class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """What people were notified of and must be notified of the end of: the alert as last sent, and its members.
-
-    `members` are the fingerprints of all alerts it ever stood for, `known` of those that have fired ever since
-    people were notified of them; `sent` is when that last was.
-    """
-
-    alert: Alert
-    members: tuple[str, ...]
-    known: tuple[str, ...] = ()
-    sent: float
 
 
 class Watermarks(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +144,9 @@ def of_transition(record: AlertRecord, transition: Transition, at: float) -> His
 
 
 def of_notification(
-    what: Literal["notified", "renotified", "notified resolved", "acknowledged"], alert: Alert, at: float
+    what: Literal["notified", "renotified", "notified resolved", "acknowledged", "unacknowledged"],
+    alert: Alert,
+    at: float,
 ) -> HistoryEntry:
     """Return the entry for something that people were notified of."""
     return HistoryEntry(

@@ -20,18 +20,20 @@ from penstock.mesh.alerts import (
     ALERTS,
     HISTORY,
     MOST_HISTORY,
+    NOTICES,
     SILENCES,
     Acknowledgement,
     AlertRecord,
+    Notice,
     RulesGiven,
     Silence,
 )
 from penstock.redis.connection import AsyncRedis
 from penstock_services.alerts.state.evaluation import AnyMemory, Arrivals
-from penstock_services.alerts.state.state import AlertState, Notice, Table, Watermarks
+from penstock_services.alerts.state.state import AlertState, Table, Watermarks
 
 T = TypeVar("T")
-_META, _MEMORY, _ARRIVALS, _NOTICES = "meta", "memory", "arrivals", "notices"
+_META, _MEMORY, _ARRIVALS = "meta", "memory", "arrivals"
 _RULES_IN_FORCE = "rules_in_force"
 _FIRST_LOOK_BACK = 600.0  # seconds: what is usual is known at once, and old trouble is not told
 _MOST_PAIRS = 1_000  # fields of one HSET
@@ -77,7 +79,7 @@ class StateReader:
         state.watermarks = msgspec.json.decode(watermarks, type=Watermarks) if watermarks else Watermarks()
         state.alerts = await self._table(ALERTS, AlertRecord)
         state.arrivals = await self._table(_ARRIVALS, Arrivals)
-        state.notices = await self._table(_NOTICES, Notice)
+        state.notices = await self._table(NOTICES, Notice)
         state.silences = await self._table(SILENCES, Silence)
         state.acknowledgements = await self._table(ACKNOWLEDGEMENTS, Acknowledgement)
         if memory:
@@ -117,7 +119,7 @@ class StateStore(StateReader):
         self._state.expect(_META, "version", position.version)
         self._write(ALERTS, state.alerts)
         self._write(_ARRIVALS, state.arrivals)
-        self._write(_NOTICES, state.notices)
+        self._write(NOTICES, state.notices)
         self._write(SILENCES, state.silences)
         self._write(ACKNOWLEDGEMENTS, state.acknowledgements)
         self._write(_MEMORY, state.memory)

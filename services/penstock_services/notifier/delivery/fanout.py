@@ -25,8 +25,8 @@ _fanout = Script("penstock_services.notifier.delivery", "fanout")
 async def fan_out(config: Config, alert: Alert, ctx: Context) -> None:
     """Publish a notification for everyone a change of an alert goes to, with the commit of the change.
 
-    A beginning goes where the routes say; its acknowledgement and its end to whoever was told of it, and where
-    there is no record of that, where the routes say.
+    A beginning goes where the routes say; its acknowledgement, that this is taken back, and its end to whoever was
+    told of it, and where there is no record of that, where the routes say.
     """
     failing = await channel_health.failing(ctx) if alert.rule == CHANNEL_RULE else frozenset()
     found = config.destinations(alert, failing)
@@ -38,8 +38,9 @@ async def fan_out(config: Config, alert: Alert, ctx: Context) -> None:
     order = order_of(alert, ctx.event)
     told, planned = await _note(ctx, alert, order, [one.channel for one in routed] if begins else [])
     if begins:
-        escalation.plan(config, alert, ctx, planned)
-    for destination in routed if begins or not told else _where(config, told, routed):
+        await escalation.plan(config, alert, order, ctx, planned)
+    anew = begins and not alert.unacknowledged_by
+    for destination in routed if anew or not told else _where(config, told, routed):
         send_to(config, ctx, Notification(channel=destination.channel, alert=alert, order=order), destination.failover)
 
 

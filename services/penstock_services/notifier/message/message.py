@@ -195,6 +195,9 @@ def _notices(alert: Alert, remarks: Remarks) -> list[str]:
     notices = []
     if remarks.test:
         notices.append("This is a test: nothing is wrong.")
+    if alert.unacknowledged_by:
+        who = cut(one_line(alert.unacknowledged_by), _MOST_VALUE)
+        notices.append(f"Nobody is on it any more: {who} has taken the acknowledgement back.")
     if remarks.escalated:
         notices.append(remarks.escalated)
     if remarks.instead_of:
