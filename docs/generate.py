@@ -55,6 +55,7 @@ KINDS = [
     Kind(("notification.test",), "notifications", "penstock notify test", schemas.ChannelTest),
     Kind(("notification.escalate",), "notifications", "notifier", schemas.Escalation),
     Kind(("notification.digest",), "notifications", "notifier", schemas.Digest),
+    Kind(("button.pressed",), "notifications", "notifier", schemas.ButtonPressed),
     Kind(("notification.unblock",), "notifications", "penstock notify unblock", schemas.ChannelUnblock),
     Kind(("channel.unblocked",), "deliveries", "notifier", schemas.ChannelUnblocked),
     Kind(("notify.reloaded",), "deliveries", "notifier", schemas.NotifyReloaded),

@@ -53,4 +53,4 @@ def make_delivery(
     **more: Any,
 ) -> Delivery:
     message = render(alert, remarks or Remarks(), templates or Templates(), now=now, channel="test")
-    return Delivery(**{"key": "msg_1", "alert": alert, "message": message, "episode": "e1", **more})
+    return Delivery(**{"key": "msg_1", "channel": "test", "alert": alert, "message": message, "episode": "e1", **more})

@@ -152,7 +152,7 @@ def check_slack(payload: dict[str, Any]) -> None:
         block.validate_json()
         assert block.to_dict() == given, "nothing of it is unknown to Slack"
         for part in [given.get("text"), *given.get("fields", []), *given.get("elements", [])]:
-            if part is not None:
+            if part is not None and part["type"] != "button":
                 limit = {"header": 150, "context": 2000}.get(given["type"], 3000 if "fields" not in given else 2000)
                 assert 1 <= len(part["text"]) <= limit
                 assert part["type"] == "plain_text" or "<!" not in part["text"]

@@ -47,7 +47,7 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}beats:{group}"
 
     def lock(self, name: str) -> str:
-        """Present for one tick: somebody does the chore `name` now."""
+        """Present for one tick, or for as long as it is renewed: somebody does the chore `name` now."""
         return f"{self.prefix}lock:{name}"
 
     def checkpoint(self, group: str, event: str) -> str:

@@ -236,6 +236,21 @@ class Escalation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     begun: str = ""
 
 
+class ButtonPressed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """button.pressed, on `notifications`: `by` has pressed a button under an alert in a channel that counts.
+
+    `fingerprint` and `since` name the episode that it stood under. `answer_to` is where whoever pressed is answered:
+    Slack's response_url or Telegram's callback query.
+    """
+
+    channel: str
+    action: Literal["ack", "unack"]
+    fingerprint: str
+    since: str
+    by: str
+    answer_to: str
+
+
 class Digest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """notification.digest, on `notifications`, after at most `every` seconds: a channel is told what was gathered."""
 
@@ -297,7 +312,7 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     recipient: str | None = None
     fingerprint: str
     rule: str
-    transition: Literal["triggered", "acknowledged", "resolved", "test"]
+    transition: Literal["triggered", "acknowledged", "unacknowledged", "resolved", "test"]
     attempt: int
     status: Literal["sent", "failed", "dead"]
     code: int | None = None

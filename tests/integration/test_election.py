@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.keys import Keys
-from penstock.streams.election import Election
+from penstock.streams.election import Election, Lease
 from tests.hands import Raw, connected
 from tests.servers import Server
 
@@ -33,3 +33,29 @@ async def test_a_lock_that_lives_on_because_the_clock_went_back_is_taken(server:
         won = [await election.won() for _ in range(5)]
     assert won == [False, False, False, False, True]
     assert raw.pttl("lock:sweep") <= 900
+
+
+async def test_one_of_many_holds_a_lease_for_as_long_as_it_renews_it_or_until_it_gives_it_up(
+    server: Server, raw: Raw
+) -> None:
+    async with connected(server) as client:
+        first, second = (Lease(client, Keys(), "listen", lifetime=60.0) for _ in range(2))
+
+        assert [await one.held() for one in (first, second, first)] == [True, False, True]
+        raw.pexpire("lock:listen", 1_000)
+        assert await first.held()
+        assert raw.pttl("lock:listen") > 50_000, "it is renewed"
+        await second.release()  # what is not its own
+        assert not await second.held()
+        await first.release()
+        assert [await one.held() for one in (second, first)] == [True, False]
+        raw.delete("lock:listen")  # its time is over
+        assert [await one.held() for one in (first, second)] == [True, False]
+
+
+async def test_a_lease_that_lives_on_because_the_clock_went_back_is_taken(server: Server, raw: Raw) -> None:
+    async with connected(server) as client:
+        raw.set("lock:listen", "somebody", px=3_600_000)
+
+        assert await Lease(client, Keys(), "listen", lifetime=10.0).held()
+    assert raw.pttl("lock:listen") <= 10_000

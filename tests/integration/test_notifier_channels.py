@@ -474,13 +474,12 @@ async def test_a_vendor_takes_begin_acknowledgement_and_end(kind: str) -> None:
     with StandIn() as server:
         server.answer = lambda: Reply(200 if kind in ("ntfy", "teams") else 202, "{}")
         channel = vendors(server)[kind]
-        for alert in (ALERT, make_alert(acknowledged_by="ann"), RESOLVED):
+        for alert in (ALERT, make_alert(acknowledged_by="ann"), make_alert(unacknowledged_by="ann"), RESOLVED):
             await channel.send(make_delivery(alert), allow_private=True)
 
         paths = [request.path.partition("?")[0].rpartition("/")[2] for request in server.requests]
-        assert paths == {"pagerduty": ["enqueue"] * 3, "opsgenie": ["alerts", "acknowledge", "close"]}.get(
-            kind, [""] * 3
-        )
+        opsgenie = ["alerts", "acknowledge", "alerts", "unacknowledge", "close"]
+        assert paths == {"pagerduty": ["enqueue"] * 4, "opsgenie": opsgenie}.get(kind, [""] * 4)
         sent = server.requests[0].headers.get("authorization", "")
         assert sent == {"opsgenie": "GenieKey eb243592-faa2", "ntfy": "Bearer tk_0123456789"}.get(kind, "")
 

@@ -220,10 +220,20 @@ def test_a_bad_file_is_told_in_a_sentence(cli: Cli, mesh: Mesh) -> None:
     assert "notify.yaml: channels.main: there is no type 'slak'" in done.stderr
 
 
-def test_notify_yaml_can_be_checked(cli: Cli, mesh: Mesh, slack: Slack) -> None:
+def test_notify_yaml_can_be_checked(cli: Cli, mesh: Mesh, tmp_path: Path, slack: Slack) -> None:
     good = cli("notify", "check")
+    text = (tmp_path / "notify.yaml").read_text()
+    mesh.write(text.replace("type: slack", "type: slack, app_token: xapp-1-s3cret, workspace: T024BE7LD"))
+    buttons = cli("notify", "check")
+    mesh.write(text.replace("type: slack", "type: slack, app_token: xoxb-1-s3cret"))
+    no_token = cli("notify", "check")
+    mesh.write(text)
     mesh.configure("routes: [{channels: [mian]}]")
     bad = cli("notify", "check")
+
+    assert "channel main: slack, with buttons for workspace T024BE7LD\n" in buttons.stdout
+    assert "notify.yaml: channels.main: app_token: expected an app-level token (xapp-...)" in no_token.stderr
+    assert "s3cret" not in buttons.stdout + no_token.stderr
 
     assert good.returncode == 0, good.stderr
     assert "channel main: slack" in good.stdout

@@ -42,6 +42,7 @@ def test_the_examples_in_the_file_that_ships_are_sound() -> None:
     config = read(
         text,
         SLACK_OPS_URL=SLACK,
+        SLACK_APP_TOKEN="xapp-1",
         PAGERDUTY_KEY="0123456789abcdef0123456789abcdef",
         DISCORD_DEV_URL="https://discord.com/api/webhooks/1/x",
         ON_CALL_BOT_TOKEN="1:x",
@@ -76,6 +77,26 @@ def test_the_examples_in_the_file_that_ships_are_sound() -> None:
         (
             "channels: {a: {type: webhook, url: 'https://x', headers: {a: \"b\\nc\"}}}",
             "headers: the value of a holds what no header can",
+        ),
+        (
+            f"channels: {{a: {{type: slack, url: '{SLACK}', app_token: xoxb-1}}}}",
+            "notify.yaml: channels.a: app_token: expected an app-level token (xapp-...), from Basic Information",
+        ),
+        (
+            "channels: {a: {type: slack, url: 'https://example.com/x', app_token: xapp-1}}",
+            "notify.yaml: channels.a: workspace: the URL does not tell it; give the id of the one whose presses count",
+        ),
+        (
+            f"channels: {{a: {{type: slack, url: '{SLACK}', workspace: T1}}}}",
+            "notify.yaml: channels.a: workspace: is for buttons, and without app_token there are none",
+        ),
+        (
+            f"channels: {{a: {{type: slack, url: '{SLACK}', app_token: '${{APP}}'}}}}",
+            "notify.yaml: channels.a.app_token: APP is not set; set it, or APP_FILE to a file that holds it",
+        ),
+        (
+            "channels: {a: {type: telegram, token: '1:a', chat_id: '1', buttons: perhaps}}",
+            "notify.yaml: channels.a: buttons: ",
         ),
         ("channels: {a: {type: telegram, token: '', chat_id: '1'}}", "token and chat_id must not be empty"),
         ("channels: {a: {type: email, host: h, from: x, to: [a@b.c]}}", "'x' is no mail address"),
@@ -112,6 +133,26 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
 
     assert isinstance(channel, Slack)
     assert channel.url == SLACK
+
+
+def test_buttons_are_off_unless_they_are_asked_for_and_count_from_one_place(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("xapp-1-A1-s3cret\n")
+    channels = read(
+        f"""
+channels:
+  silent: {{type: slack, url: '{SLACK}'}}
+  ops: {{type: slack, url: '{SLACK}', app_token: '${{APP}}'}}
+  other: {{type: slack, url: '{SLACK}', app_token: '${{APP}}', workspace: T999}}
+  quiet: {{type: telegram, token: '1:a', chat_id: '-5'}}
+  chat: {{type: telegram, token: '1:a', chat_id: '-5', buttons: true}}
+""",
+        APP_FILE=str(token),
+    ).channels
+
+    presses = {name: channel.presses for name, channel in channels.items() if channel.presses}
+    assert presses == {"ops": "workspace T0", "other": "workspace T999", "chat": "chat -5"}
+    assert "xapp-1-A1-s3cret" in channels["ops"].secrets
 
 
 def test_a_complaint_does_not_repeat_a_secret() -> None:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from penstock.schemas import Alert
 from penstock_services.notifier.channels import Apprise, Console, Discord, Slack, Telegram, Webhook
 from penstock_services.notifier.channels.mail import envelope, write
 from penstock_services.notifier.channels.webhook import signed_headers
+from penstock_services.notifier.message.button import Button
 from penstock_services.notifier.message.message import Remarks
 from penstock_services.notifier.message.text import utf16_units
 from tests.alerts import ALERT, RESOLVED, make_alert, make_delivery
@@ -21,6 +23,8 @@ from tests.standins import check_discord, check_slack, shown
 SLACK = Slack(url="https://hooks.slack.com/services/T/B/X")
 DISCORD = Discord(url="https://discord.com/api/webhooks/1/x")
 TELEGRAM = Telegram(token="1:abc", chat_id="42")
+SLACK_APP = Slack(url="https://hooks.slack.com/services/T0/B/X", app_token="xapp-1")
+TELEGRAM_BOT = Telegram(token="1:abc", chat_id="42", buttons=True)
 HOSTILE = "<!channel> <@U123> @everyone & </b> *bold* _it_ `code` [x](http://y) ||spoiler|| \x00\x1b[2J\r\n"
 texts = st.text(min_size=1, max_size=6_000)
 alerts = st.builds(
@@ -51,6 +55,46 @@ REMARKS = Remarks(superseded=("triggered " + "x" * 900,) * 20, instead_of="y" * 
 @given(alerts)
 def test_slack_takes_whatever_an_alert_holds(alert: Any) -> None:
     check_slack(SLACK.payload(make_delivery(alert)))
+
+
+@slow_is_fine
+@given(alerts | st.builds(make_alert, acknowledged_by=texts))
+def test_a_button_fits_whatever_an_alert_holds(alert: Any) -> None:
+    payload = SLACK_APP.payload(make_delivery(alert))
+    check_slack(payload)
+    rows = [block for block in payload["blocks"] if block["type"] == "actions"]
+    keyboard = TELEGRAM_BOT.payload(make_delivery(alert)).get("reply_markup", {}).get("inline_keyboard", [])
+
+    assert len(rows) == len(keyboard) <= 1
+    for row, (pressed,) in zip(rows, keyboard, strict=True):
+        data = pressed["callback_data"]
+        assert row["elements"][0]["value"] == f"test {data}"
+        assert 1 <= len(data.encode()) <= 64
+        action = "unack" if alert.acknowledged_by else "ack"
+        assert Button.decode(data) == Button(action, alert.fingerprint, alert.since)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("alert", "label"),
+    [
+        (ALERT, "Acknowledge"),
+        (make_alert(acknowledged_by="ann"), "Undo acknowledgement"),
+        (make_alert(unacknowledged_by="ann"), "Acknowledge"),
+        (RESOLVED, None),
+        (make_alert(rule="notification-channel"), None),
+        (make_alert(rule="digest"), None),
+        (make_alert(fingerprint="f" * 64), None),
+        (make_alert(fingerprint=""), None),
+    ],
+)
+def test_there_is_a_button_under_what_can_be_acknowledged(alert: Alert, label: str | None) -> None:
+    keyboard = TELEGRAM_BOT.payload(make_delivery(alert)).get("reply_markup", {}).get("inline_keyboard")
+    (*_, last) = SLACK_APP.payload(make_delivery(alert))["blocks"]
+
+    assert (keyboard[0][0]["text"] if keyboard else None) == label
+    assert (last["elements"][0]["text"]["text"] if last["type"] == "actions" else None) == label
+    assert "reply_markup" not in TELEGRAM.payload(make_delivery(alert))
+    assert SLACK.payload(make_delivery(alert))["blocks"][-1]["type"] == "context"
 
 
 @slow_is_fine

@@ -304,15 +304,15 @@ class AlertStore:
     ) -> Acknowledgement | None:
         """Say that somebody has taken on the alert whose fingerprint begins so; None if no such one fires.
 
-        The fingerprint is an alert's or its group's. With `since` it is meant only in the episode that began then.
-        Who was first stays: what is returned is the acknowledgement that holds.
+        The fingerprint is an alert's or its group's. With `since` it is whole, and meant only in the episode that
+        began then. Who was first stays: what is returned is the acknowledgement that holds.
 
         Raises:
             ConfigurationError: several begin so, or a text is too long.
         """
         notices = await self.notices()
         firing = {record.fingerprint for record in await self.alerts() if record.state == "firing"}
-        found = _only(fingerprint, firing.union(notices))
+        found = _only(fingerprint, firing.union(notices)) if since is None else fingerprint
         notice = _notice_of(notices, found)
         if found is None or not _is_of(notice, since):
             return None
@@ -338,8 +338,8 @@ class AlertStore:
         for key, notice in notices.items():
             if notice.alert.acknowledged_by is not None:
                 taken.update((key, *notice.known))
-        found = _only(fingerprint, taken)
-        if found is None or not _is_of(_notice_of(notices, found), since):
+        found = _only(fingerprint, taken) if since is None else fingerprint
+        if found not in taken or not _is_of(_notice_of(notices, found), since):
             return None
         said = await self._said(found)
         if said is not None and said.withdrawn:

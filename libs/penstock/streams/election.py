@@ -1,16 +1,19 @@
-"""Election: of all the processes that could do a chore, one does it in each tick."""
+"""Election: of all the processes that could do a chore, one does it in each tick, or for as long as it lives."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
 from redis.exceptions import OutOfMemoryError
 
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.scripts import Script
 
 _SUSPICIOUS = 5  # elections lost in a row before we look whether anybody can win one
+_lease = Script("penstock.streams", "lease")
 
 
 class Election:
@@ -46,6 +49,36 @@ class Election:
             return False
         await self._client.set(self._key, "1", px=self._lifetime)  # the server's clock went back: it would live on
         return True
+
+
+class Lease:
+    """Lets one process do a chore for as long as it lives: for what is dear to begin, such as a connection.
+
+    Like an election it guards nothing: who pauses may find later that somebody else has begun.
+    """
+
+    def __init__(self, client: AsyncRedis, keys: Keys, chore: str, *, lifetime: float) -> None:
+        """It is over `lifetime` seconds after the last time that its holder asked for it."""
+        self._client = client
+        self._key = keys.lock(chore)
+        self._lifetime = round(lifetime * 1000)
+        self._name = os.urandom(8).hex()
+
+    async def held(self) -> bool:
+        """Return whether this process does the chore from now on; ask several times in a lifetime.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        return bool(await _lease(self._client, [self._key], [self._name, self._lifetime]))
+
+    async def release(self) -> None:
+        """Let somebody else do it at once.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        await _lease(self._client, [self._key], [self._name, 0])
 
 
 async def every(tick: float, chore: Callable[[], Awaitable[object]]) -> None:

@@ -33,7 +33,7 @@ def render_all(config: Config, alert: bytes, *, only: list[str]) -> str:
 
 def describe(config: Config) -> str:
     """Return in lines what a configuration says: each channel with its kind, each route with what it takes."""
-    lines = [f"channel {name}: {_kind(channel)}" for name, channel in config.channels.items()]
+    lines = [f"channel {name}: {_kind(channel)}{_presses(channel)}" for name, channel in config.channels.items()]
     for route in config.routes:
         takes = ", ".join([f"{route.min_severity} and graver", *route.match])
         instead = f", instead {', '.join(route.substitutes)}" if route.substitutes else ""
@@ -47,6 +47,10 @@ def describe(config: Config) -> str:
 
 def _kind(channel: AnyChannel) -> Any:
     return channel.__struct_config__.tag
+
+
+def _presses(channel: AnyChannel) -> str:
+    return "" if channel.presses is None else f", with buttons for {channel.presses}"
 
 
 def _one(config: Config, name: str, alert: Alert | None) -> str:

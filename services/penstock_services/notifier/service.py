@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 from penstock import Context, Event, Retry, Service
 from penstock.keys import ALERTS, NOTIFICATIONS
 from penstock.mesh.deliveries import DUE, SERVICE, TEST, UNBLOCK
 from penstock.schemas import (
     Alert,
+    ButtonPressed,
     ChannelChanged,
     ChannelTest,
     ChannelUnblock,
@@ -15,6 +18,8 @@ from penstock.schemas import (
     Notification,
 )
 from penstock_services.notifier.api import serve_api
+from penstock_services.notifier.buttons import press
+from penstock_services.notifier.buttons.listen import listen
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import (
     channel_health,
@@ -52,6 +57,10 @@ def build(config: Config | LiveConfig) -> Service:
     async def escalate(planned: Escalation, ctx: Context) -> None:
         await fanout.escalate(live.current, planned, ctx)
 
+    @service.on(NOTIFICATIONS, type=press.PRESSED)
+    async def pressed(button: ButtonPressed, ctx: Context) -> None:
+        await press.take(live.current, button, ctx)
+
     @service.on(NOTIFICATIONS, type=digest.DIGEST)
     async def send_digest(gathered: Digest, ctx: Context) -> None:
         await fanout.send_digest(live.current, gathered, ctx)
@@ -76,4 +85,5 @@ def build(config: Config | LiveConfig) -> Service:
     service.task(serve_api)
     service.task(channel_health.review_at_start)
     service.task(live.watch)
+    service.task(functools.partial(listen, live))
     return service

@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.config import Duration
 from penstock.schemas import Alert
+from penstock_services.notifier.message.button import Button, button_for
 from penstock_services.notifier.message.message import Message, web_address
 from penstock_services.notifier.message.templates import Templates
 
@@ -52,13 +53,14 @@ class Limit(msgspec.Struct, frozen=True):
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one recipient of one channel.
 
-    `key` is the same for every attempt to send it. `episode` is the same for all messages about an alert from
-    its trigger to its resolve. `previous` is the receipt's `reference` of the last message of the episode that
-    arrived. `recipient` is the one of several that it is for. `moved_to` is where the target is now,
-    if an earlier receipt said that it has moved.
+    `key` is the same for every attempt to send it. `channel` is what notify.yaml calls the channel. `episode` is the
+    same for all messages about an alert from its trigger to its resolve. `previous` is the receipt's `reference` of
+    the last message of the episode that arrived. `recipient` is the one of several that it is for. `moved_to` is where
+    the target is now, if an earlier receipt said that it has moved.
     """
 
     key: str
+    channel: str
     alert: Alert
     message: Message
     episode: str
@@ -71,6 +73,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     def resolved(self) -> bool:
         """Whether it says that the alert is over."""
         return self.alert.status == "resolved"
+
+    @property
+    def button(self) -> Button | None:
+        """The button to show under it, where the channel has buttons."""
+        return button_for(self.alert)
 
     def choose(self, fires: T, acknowledged: T, resolved: T) -> T:
         """Return what fits the change that it tells of."""
@@ -153,6 +160,11 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbi
         """What may be sent through this channel."""
         return (Limit(self.scope, self.rate.most, self.rate.seconds),) if self.rate else self.usual_limits
 
+    @property
+    def presses(self) -> str | None:
+        """Whose presses of buttons count, in words; None where it shows no buttons."""
+        return None
+
     def payload(self, delivery: Delivery) -> Any:
         """Return what would be sent: JSON, or a text."""
         raise NotImplementedError
@@ -163,6 +175,14 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbi
         Raises:
             SendFailed: it did not; trying again may help.
             SendRefused: it will not.
+        """
+        raise NotImplementedError
+
+    async def answer_press(self, answer_to: str, text: str, *, allow_private: bool) -> None:
+        """Tell whoever pressed a button what became of it; `answer_to` came with the press.
+
+        Raises:
+            SendFailed: it did not arrive. It is a courtesy, and not tried again.
         """
         raise NotImplementedError
 

@@ -55,9 +55,8 @@ class Opsgenie(Channel, frozen=True, kw_only=True, tag="opsgenie"):
     def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return the alert, or the note that goes with its acknowledgement or end."""
         alert, message = delivery.alert, delivery.message
-        note = {"source": "Penstock", "note": cut(message.plain, _DESCRIPTION)}
         if delivery.choose(False, True, True):
-            return {**note, "user": cut(alert.acknowledged_by or "Penstock", 100)}
+            return _note(delivery)
         responders = [{"type": "team", "name": self.team}] if self.team else []
         return {
             "message": cut(message.title, _MESSAGE),
@@ -72,13 +71,23 @@ class Opsgenie(Channel, frozen=True, kw_only=True, tag="opsgenie"):
         }
 
     async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
-        """Send it. 202 is success; 4xx but 429 are final, 5xx are tried again."""
-        alias = quote(fingerprint_key(delivery), safe="")
-        path = delivery.choose("", f"/{alias}/acknowledge?identifierType=alias", f"/{alias}/close?identifierType=alias")
+        """Send it. 202 is success; 4xx but 429 are final, 5xx are tried again.
+
+        Where an acknowledgement is taken back Opsgenie may not know the alert yet, and an alert that it knows it only
+        counts: so both are said.
+        """
+        said = self.payload(delivery)
+        if delivery.alert.unacknowledged_by:
+            await self._post("", said, allow_private)
+            return await self._post(_action(delivery, "unacknowledge"), _note(delivery), allow_private)
+        path = delivery.choose("", _action(delivery, "acknowledge"), _action(delivery, "close"))
+        return await self._post(path, said, allow_private)
+
+    async def _post(self, path: str, said: dict[str, Any], allow_private: bool) -> Receipt:
         answer = await request(
             "POST",
             f"{self.api.rstrip('/')}/v2/alerts{path}",
-            msgspec.json.encode(self.payload(delivery)),
+            msgspec.json.encode(said),
             headers={"Authorization": f"GenieKey {self.key}"},
             timeout=self.timeout,
             allow_private=allow_private,
@@ -86,3 +95,13 @@ class Opsgenie(Channel, frozen=True, kw_only=True, tag="opsgenie"):
         if answer.status == 202:
             return Receipt(code=202, answer=answer.body, latency=answer.latency)
         raise answer.failure()
+
+
+def _action(delivery: Delivery, name: str) -> str:
+    return f"/{quote(fingerprint_key(delivery), safe='')}/{name}?identifierType=alias"
+
+
+def _note(delivery: Delivery) -> dict[str, Any]:
+    alert = delivery.alert
+    by = alert.acknowledged_by or alert.unacknowledged_by or "Penstock"
+    return {"source": "Penstock", "note": cut(delivery.message.plain, _DESCRIPTION), "user": cut(by, 100)}

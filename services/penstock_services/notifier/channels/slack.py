@@ -1,7 +1,9 @@
 """Slack, through an incoming webhook.
 
 Rules: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks (answers), block-kit reference
-(limits), "Formatting message text" (escaping). A webhook cannot edit what it has posted.
+(limits), "Formatting message text" (escaping). A webhook cannot edit what it has posted; whoever presses a button
+under a message lends us a response_url that can, for 30 minutes and 5 times
+(https://docs.slack.dev/interactivity/handling-user-interaction).
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from typing import Any
 import msgspec
 
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
-from penstock_services.notifier.channels.credentials import url_secrets
-from penstock_services.notifier.channels.wire import request
+from penstock_services.notifier.channels.credentials import forms, url_secrets
+from penstock_services.notifier.channels.wire import Answer, request
+from penstock_services.notifier.message.button import Button
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut
 
@@ -23,14 +26,54 @@ _LINK = 2_000
 _GONE = re.compile(r"no_service|no_active_hooks|no_team|team_disabled|invalid_token")  # whole hook, not one message
 
 
+WEB_API = "https://slack.com/api"
+BUTTON = "penstock"
+"""The action_id of our buttons."""
+_WORKSPACE = re.compile(r"/services/([TE][A-Z0-9]+)/")
+
+
 class Slack(Channel, frozen=True, kw_only=True, tag="slack"):
-    """Posts blocks to an incoming webhook."""
+    """Posts blocks to an incoming webhook; with an `app_token` there are buttons, heard by Socket Mode.
+
+    `workspace` is the id of the one whose presses count; by default it is that of the webhook. `api` is the base URL
+    of the Web API, which is another one for GovSlack.
+    """
 
     url: str
+    app_token: str | None = None
+    workspace: str = ""
+    api: str = WEB_API
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checked_url(self.url)
+        checked_url(self.api)
+        if self.app_token is None:
+            if self.workspace:
+                raise ValueError(
+                    "workspace: is for buttons, and without app_token there are none; give both or neither"
+                )
+            return
+        if not self.app_token.startswith("xapp-"):
+            raise ValueError(
+                "app_token: expected an app-level token (xapp-...), from Basic Information > App-Level Tokens of the "
+                "app, with the scope connections:write; a bot token is another one"
+            )
+        if not self.whose:
+            raise ValueError(
+                "workspace: the URL does not tell it; give the id of the one whose presses count, such as T0123ABCD"
+            )
+
+    @property
+    def whose(self) -> str:
+        """The id of the workspace whose presses count, empty if it is not known."""
+        found = _WORKSPACE.search(self.url)
+        return self.workspace or (found[1] if found else "")
+
+    @property
+    def presses(self) -> str | None:
+        """The workspace."""
+        return None if self.app_token is None else f"workspace {self.whose}"
 
     @property
     def target(self) -> str:
@@ -40,7 +83,7 @@ class Slack(Channel, frozen=True, kw_only=True, tag="slack"):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The URL: whoever has it may post."""
-        return url_secrets(self.url)
+        return (*url_secrets(self.url), *forms((self.app_token,)))
 
     @property
     def usual_limits(self) -> tuple[Limit, ...]:
@@ -50,22 +93,65 @@ class Slack(Channel, frozen=True, kw_only=True, tag="slack"):
     def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return the text for notifications and the blocks."""
         message = delivery.message
-        return {"text": escape(message.title, _FALLBACK), "blocks": _blocks(message)}
+        button = delivery.button if self.app_token is not None else None
+        blocks = _blocks(message) + ([_actions(delivery.channel, button)] if button else [])
+        return {"text": escape(message.title, _FALLBACK), "blocks": blocks}
 
     async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
-        """Post it. Only 200 with the body `ok` is success; every 4xx but 429 is final."""
-        answer = await request(
-            "POST",
-            self.url,
-            msgspec.json.encode(self.payload(delivery)),
-            timeout=self.timeout,
-            allow_private=allow_private,
-        )
-        if answer.status == 200 and (answer.body.strip() == "ok" or not (answer.complete or answer.body)):
+        """Replace the message under which somebody pressed a button lately, else post one.
+
+        Only 200 with the body `ok` is success; every 4xx but 429 is final.
+        """
+        told = self.payload(delivery)
+        edit = edit_url(delivery.previous, delivery.alert.since)
+        if edit is not None:
+            answer = await self._post(edit, {"replace_original": True, **told}, allow_private)
+            if _ok(answer):
+                return Receipt(code=200, answer="edited", latency=answer.latency, reference=delivery.previous)
+            if not 400 <= answer.status < 500 or answer.status == 429:
+                raise answer.failure()
+        answer = await self._post(self.url, told, allow_private)
+        if _ok(answer):
             return Receipt(code=200, answer="ok", latency=answer.latency)
         if 400 <= answer.status < 500 and _GONE.search(answer.body):
             raise answer.refused(gone=True)
         raise answer.failure()
+
+    async def answer_press(self, answer_to: str, text: str, *, allow_private: bool) -> None:
+        """Show a text to whoever pressed, and to nobody else."""
+        told = {"response_type": "ephemeral", "replace_original": False, "text": escape(text, _SECTION)}
+        answer = await self._post(answer_to, told, allow_private)
+        if not _ok(answer):
+            raise answer.failure()
+
+    async def _post(self, url: str, told: dict[str, Any], allow_private: bool) -> Answer:
+        body = msgspec.json.encode(told)
+        return await request("POST", url, body, timeout=self.timeout, allow_private=allow_private)
+
+
+def edit_reference(response_url: str, since: str) -> str:
+    """Return what stands for a message of an episode that can be replaced by way of a response_url."""
+    return f"{since} {response_url}"
+
+
+def edit_url(reference: str | None, since: str) -> str | None:
+    """Return where to replace a message, None if that is of another episode or cannot be replaced."""
+    began, _, url = (reference or "").partition(" ")
+    return url if url and began == since else None
+
+
+def _ok(answer: Answer) -> bool:
+    return answer.status == 200 and (answer.body.strip() == "ok" or not (answer.complete or answer.body))
+
+
+def _actions(channel: str, button: Button) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "type": "button",
+        "text": {"type": "plain_text", "text": button.label, "emoji": True},
+        "action_id": BUTTON,
+        "value": f"{channel} {button.encode()}",
+    }
+    return {"type": "actions", "elements": [{**shown, "style": "primary"} if button.action == "ack" else shown]}
 
 
 def escape(text: str, limit: int) -> str:

@@ -1,7 +1,7 @@
 """Telegram, through a bot.
 
-Rules: https://core.telegram.org/bots/api (sendMessage, editMessageText, ResponseParameters, HTML style) and
-https://core.telegram.org/bots/faq (limits).
+Rules: https://core.telegram.org/bots/api (sendMessage, editMessageText, answerCallbackQuery, ResponseParameters,
+HTML style) and https://core.telegram.org/bots/faq (limits).
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ BOT_API = "https://api.telegram.org"
 _MOST = 4_096  # UTF-16 units, counted after the markup is read
 _TITLE, _LINE, _NOTICE = 256, 600, 400
 _LINK = 1_000
+_ANSWER = 200
 
 
 class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
     """Sends a message to a chat; what follows about the alert edits it.
 
-    `api` is the base URL of a Bot API server of one's own. `topic` is the id of a forum topic.
+    `api` is the base URL of a Bot API server of one's own. `topic` is the id of a forum topic. With `buttons` the
+    bot's updates are read (getUpdates), which nobody else may do then.
     """
 
     token: str
     chat_id: str
     topic: int | None = None
     api: str = BOT_API
+    buttons: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,6 +61,15 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
         chat = Limit(self.scope, 20, 60.0) if group else Limit(self.scope, 1, 1.0)
         return (chat, Limit(_bot(self.token), 30, 1.0))
 
+    @property
+    def presses(self) -> str | None:
+        """The chat."""
+        return f"chat {self.chat_id}" if self.buttons else None
+
+    def method(self, name: str) -> str:
+        """Return the URL of a method of the Bot API."""
+        return f"{self.api.rstrip('/')}/bot{self.token}/{name}"
+
     def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return what sendMessage takes."""
         told: dict[str, Any] = {
@@ -66,6 +78,10 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
             "parse_mode": "HTML",
             "link_preview_options": {"is_disabled": True},
         }
+        button = delivery.button if self.buttons else None
+        if button is not None:  # an edit without it takes it away
+            shown = {"text": button.label, "callback_data": button.encode()}
+            told["reply_markup"] = {"inline_keyboard": [[shown]]}
         return told if self.topic is None else {**told, "message_thread_id": self.topic}
 
     async def send(self, delivery: Delivery, *, allow_private: bool) -> Receipt:
@@ -75,10 +91,10 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
             told_anew = {key: value for key, value in told.items() if key != "message_thread_id"}
             edit = {**told_anew, "message_id": int(delivery.previous)}
             answer = await self._call("editMessageText", edit, delivery.message, allow_private)
-            if _ok(answer) or "message is not modified" in answer.body:
+            if is_ok(answer) or "message is not modified" in answer.body:
                 return Receipt(code=answer.status, answer="edited", latency=answer.latency, reference=delivery.previous)
             if answer.status != 400:
-                raise _failure(answer)
+                raise failure(answer)
         return await self._send(told, delivery.message, allow_private)
 
     async def _send(self, told: dict[str, Any], message: Message, allow_private: bool) -> Receipt:
@@ -86,8 +102,8 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
         moved_to = _parameters(answer).get("migrate_to_chat_id")
         if moved_to is not None:  # the group became a supergroup
             answer = await self._call("sendMessage", {**told, "chat_id": str(moved_to)}, message, allow_private)
-        if not _ok(answer):
-            raise _failure(answer)
+        if not is_ok(answer):
+            raise failure(answer)
         number = answer.json().get("result", {}).get("message_id")
         return Receipt(
             code=answer.status,
@@ -97,9 +113,16 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
             moved_to=None if moved_to is None else str(moved_to),
         )
 
+    async def answer_press(self, answer_to: str, text: str, *, allow_private: bool) -> None:
+        """Show a text above the chat to whoever pressed."""
+        told = {"callback_query_id": answer_to, "text": cut(text, _ANSWER, measure=utf16_units)}
+        answer = await self._post(self.method("answerCallbackQuery"), told, allow_private)
+        if not is_ok(answer):
+            raise failure(answer)
+
     async def _call(self, method: str, told: dict[str, Any], message: Message, allow_private: bool) -> Answer:
         """Call a method of the Bot API; should Telegram not understand our markup, once more as plain text."""
-        url = f"{self.api.rstrip('/')}/bot{self.token}/{method}"
+        url = self.method(method)
         answer = await self._post(url, told, allow_private)
         if answer.status == 400 and "can't parse entities" in answer.body:
             plain = {**told, "text": _plain(message)}
@@ -153,7 +176,8 @@ def _plain(message: Message) -> str:
     return "".join(_shown(piece) for piece in _pieces(message)).rstrip()
 
 
-def _ok(answer: Answer) -> bool:
+def is_ok(answer: Answer) -> bool:
+    """Whether the Bot API has done it."""
     return answer.json().get("ok") is True or (answer.status == 200 and not answer.complete)
 
 
@@ -162,7 +186,8 @@ def _parameters(answer: Answer) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _failure(answer: Answer) -> SendFailed:
+def failure(answer: Answer) -> SendFailed:
+    """Return the error for an answer of the Bot API that is no success."""
     if answer.status in (401, 404):
         return answer.refused(gone=True)  # no bot has this token
     return answer.failure(after=seconds(_parameters(answer).get("retry_after")))

@@ -78,7 +78,8 @@ class Webhook(Channel, frozen=True, kw_only=True, tag="webhook"):
     def payload(self, delivery: Delivery) -> dict[str, Any]:
         """Return type, time and data: the same for every attempt."""
         alert = delivery.alert
-        change = delivery.choose("triggered", "acknowledged", "resolved")
+        fires = "unacknowledged" if alert.unacknowledged_by else "triggered"
+        change = delivery.choose(fires, "acknowledged", "resolved")
         kind = "alert.test" if delivery.test else f"alert.{change}"
         told = {"title": delivery.message.title, "text": delivery.message.text, "notices": delivery.message.notices}
         return {"type": kind, "timestamp": delivery.message.time, "data": {**msgspec.to_builtins(alert), **told}}

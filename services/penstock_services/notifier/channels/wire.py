@@ -104,8 +104,9 @@ async def request(
     headers: Mapping[str, str] | None = None,
     timeout: float,
     allow_private: bool,
+    most: int = _MOST_BODY,
 ) -> Answer:
-    """Send a request with a JSON body and return the answer, whatever its status.
+    """Send a request with a JSON body and return the answer, whatever its status, with at most `most` bytes of body.
 
     Raises:
         SendRefused: the address is not allowed, or the request cannot be made at all.
@@ -123,7 +124,7 @@ async def request(
             ) as session,
             session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
-            body, complete = await _start_of(answer)
+            body, complete = await _start_of(answer, most)
             latency = time.perf_counter() - started
             return Answer(answer.status, answer.headers, body.decode(errors="replace"), latency, complete)
     except TimeoutError:
@@ -139,15 +140,15 @@ async def request(
         raise SendRefused(f"the request cannot be made: {error}") from error
 
 
-async def _start_of(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+async def _start_of(answer: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
     """Return the start of the body, and whether it came as it should: what became of the request, the status says."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in answer.content.iter_any():
                 body += chunk
-                if len(body) >= _MOST_BODY:
+                if len(body) >= most:
                     break
     except (aiohttp.ClientError, TimeoutError, ValueError):
-        return body[:_MOST_BODY], False
-    return body[:_MOST_BODY], True
+        return body[:most], False
+    return body[:most], True

@@ -38,7 +38,8 @@ LONGEST_RETRY_AFTER = 300.0
 _REDIS_AWAY = 1.0  # seconds
 _MOST_ERRORS = 10  # of our own
 _MOST_REASON = 500
-_MOVED = "moved"  # hash: where targets have moved to
+MOVED = "moved"
+"""Hash: where targets have moved to, by scope."""
 
 
 class DeliveryRun(msgspec.Struct):
@@ -98,7 +99,7 @@ async def _deliver(config: Config, notification: Notification, ctx: Context) -> 
     if run.receipt is not None:
         ctx.state.hdel(log.name, receipt_field(ctx.event.id))
         if run.receipt.moved_to is not None:
-            ctx.state.hset(_MOVED, {channel.scope: run.receipt.moved_to})
+            ctx.state.hset(MOVED, {channel.scope: run.receipt.moved_to})
         await health.recovered(ctx, notification.channel, notification.recipient)
 
 
@@ -121,7 +122,7 @@ async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, 
     gone = await health.disabled(ctx, channel)
     if gone is not None:
         raise SendRefused(f"the channel is not used any more: {gone}")
-    moved_to = await ctx.redis.hget(ctx.state.key(_MOVED), channel.scope)
+    moved_to = await ctx.redis.hget(ctx.state.key(MOVED), channel.scope)
     delivery = compose_delivery(config, channel, notification, go, moved_to=moved_to.decode() if moved_to else None)
     async with ctx.breaker(f"channel:{notification.channel}", failures=_is_down):
         with ctx.span(f"deliver {notification.channel}", kind="client") as call:
@@ -163,6 +164,7 @@ def compose_delivery(
     templates = channel.templates.over(config.templates)
     return Delivery(
         key=f"msg_{digest}",
+        channel=notification.channel,
         alert=alert,
         message=render(alert, remarks, templates, now=time.time(), channel=notification.channel),
         episode=f"{who_and_what} {alert.since}",

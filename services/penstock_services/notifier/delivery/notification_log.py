@@ -64,6 +64,11 @@ def record_name(fingerprint: str) -> str:
     return f"alert:{fingerprint}"
 
 
+def log_name(to: str, fingerprint: str) -> str:
+    """Return where the log of an alert and an address lies."""
+    return f"log:{to}:{fingerprint}"
+
+
 def blocked_name(channel: Channel) -> str:
     """Return where it says until when a channel's target is not to be used."""
     return f"blocked:{channel.scope}"
@@ -87,7 +92,7 @@ class NotificationLog:
         alert = notification.alert
         self._change = (notification.order, alert.status, alert.since)
         self._told_of_ends = notification.channel if channel.send_resolved else ""
-        self.name = f"log:{address(notification)}:{alert.fingerprint}"
+        self.name = log_name(address(notification), alert.fingerprint)
         """Its name among this service's state."""
         self._keys = [key(self.name), key(blocked_name(channel))]
         self._record = key(record_name(alert.fingerprint))

@@ -42,10 +42,12 @@ def report(config: Config, ctx: Context, outcome: Outcome) -> None:
         _give_up(config, ctx, run, run.given_up)
 
 
-def transition(alert: Alert) -> Literal["triggered", "acknowledged", "resolved"]:
+def transition(alert: Alert) -> Literal["triggered", "acknowledged", "unacknowledged", "resolved"]:
     """Return which change of an alert this is."""
     if alert.status == "resolved":
         return "resolved"
+    if alert.unacknowledged_by:
+        return "unacknowledged"
     return "acknowledged" if alert.acknowledged_by else "triggered"
 
 

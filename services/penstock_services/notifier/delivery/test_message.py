@@ -84,7 +84,13 @@ def sample_delivery(
     remarks = Remarks(test=alert is None)
     message = render(shown, remarks, channel.templates.over(config.templates), now=now, channel=name)
     return Delivery(
-        key=f"msg_{key}", alert=shown, message=message, episode=key, recipient=recipient, test=alert is None
+        key=f"msg_{key}",
+        channel=name,
+        alert=shown,
+        message=message,
+        episode=key,
+        recipient=recipient,
+        test=alert is None,
     )
 
 

@@ -1,0 +1,1 @@
+"""Buttons under alerts: hearing who pressed them, and what follows."""
