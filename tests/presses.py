@@ -100,9 +100,12 @@ class SlackApp(standins.Slack):
         if request.headers.get("authorization") != f"Bearer {APP_TOKEN}":
             return Reply(200, json.dumps({"ok": False, "error": "invalid_auth"}))
         self.opened += 1
-        return Reply(
-            200, json.dumps({"ok": True, "url": f"ws://{LOCALHOST}:{self._socket_port}/link?ticket=1&app_id=2"})
-        )
+        return Reply(200, self.ticket("/link"))
+
+    def ticket(self, path: str) -> str:
+        """Return the answer that gives the address of a connection."""
+        address = f"ws://{LOCALHOST}:{self._socket_port}{path}?ticket=s3cret&app_id=2"
+        return json.dumps({"ok": True, "url": address})
 
     def _respond(self, request: Received) -> Reply:
         told = request.json

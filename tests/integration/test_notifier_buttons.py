@@ -226,6 +226,18 @@ def test_a_press_from_elsewhere_in_slack_is_answered_and_changes_nothing(
     assert mesh.logged("a press of a button does not count") == 1
 
 
+def test_an_app_speaks_for_its_own_channels_only(mesh: Mesh, slack: SlackApp) -> None:
+    other = slack.notify.replace(APP_TOKEN, "xapp-2-of-another-app")
+    mesh.write(f"channels:\n  main: {slack.notify}\n  elsewhere: {other}\nroutes: [{{channels: [main]}}]\n")
+    with mesh.notifier():
+        fires(mesh)
+        eventually(lambda: slack.messages)
+        slack.press(value=f"elsewhere ack {ALERT.since} f1")
+        eventually(lambda: slack.whispers == [UNKNOWN])
+
+    assert (presses(mesh), said(mesh)) == ([], {})
+
+
 @pytest.mark.parametrize(
     ("press", "answer"),
     [
@@ -280,13 +292,16 @@ def test_slacks_connection_is_read_to_its_end_beside_the_next(mesh: Mesh, slack:
 def test_what_slack_refuses_is_said_and_tried_again(mesh: Mesh, slack: SlackApp) -> None:
     slack.refusals.append(Reply(200, '{"ok": false, "error": "invalid_auth"}'))
     slack.refusals.append(Reply(429, "", {"Retry-After": "1"}))
+    slack.refusals.append(Reply(200, slack.ticket("/nothing")))
     with mesh.notifier():
         eventually(lambda: slack.connections == 1)
         eventually(lambda: mesh.logged("presses of buttons are heard again"))
 
     log = mesh.log.read_text()
     assert "Slack refuses the app_token of channels.main: invalid_auth; it has to be an app-level token" in log
+    assert "the WebSocket was refused: 404" in log
     assert APP_TOKEN not in log
+    assert "s3cret" not in log
 
 
 def test_a_bot_that_others_read_is_said(chat: Mesh, telegram: TelegramBot) -> None:
@@ -314,7 +329,11 @@ def test_one_replica_listens_and_another_takes_its_place(
             eventually(lambda: len(slack.whispers) == 1 and query in telegram.answers)
             assert (slack.opened, telegram.conflicts) == (1, 0)
 
-            first.send_signal(signal.SIGTERM)  # it gives its place up
+            held = {key: raw.get(key) for key in raw.scan_iter("lock:buttons:*")}
+            first.send_signal(signal.SIGTERM)
+            first.wait()
+            assert len(held) == 2
+            assert all(raw.get(key) != holder for key, holder in held.items()), "it gives its place up"
             eventually(lambda: slack.opened == 2 and slack.connections == 1)
             query = telegram.press(username="cid")
             slack.press(by="dan")
@@ -331,6 +350,16 @@ def test_one_replica_listens_and_another_takes_its_place(
                 eventually(lambda: query in telegram.answers)
 
     assert sorted(one.by for one in presses(mesh)) == ["@bob", "@cid", "@eve", "ada", "dan"]
+
+
+def test_who_was_paused_for_too_long_listens_no_more(mesh: Mesh, raw: Any, slack: SlackApp) -> None:
+    with mesh.notifier():
+        eventually(lambda: slack.connections == 1)
+        (key,) = raw.scan_iter("lock:buttons:*")
+        raw.set(key, "another", px=10_000)  # it came while this one was paused
+        eventually(lambda: slack.connections == 0)
+        raw.delete(key)
+        eventually(lambda: slack.connections == 1)
 
 
 def test_while_redis_is_away_a_press_is_not_taken_for_heard(

@@ -26,6 +26,7 @@ from penstock_services.notifier.channels import (
     Telegram,
     Webhook,
 )
+from penstock_services.notifier.channels.slack import edit_reference
 from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests import standins
 from tests.alerts import ALERT, RESOLVED, make_alert, make_delivery
@@ -97,6 +98,18 @@ async def test_a_429_without_a_time_leaves_it_to_the_schedule(server: StandIn) -
     server.script.append(Reply(429))
 
     assert (await fail(channel_for(server))).after is None
+
+
+@pytest.mark.parametrize(("since", "path"), [(ALERT.since, "/actions/1"), ("another episode", standins.Slack.path)])
+async def test_slack_replaces_a_message_of_the_same_episode_only(since: str, path: str) -> None:
+    with standins.Slack() as server:
+        lent = edit_reference(f"{server.base}/actions/1", since)
+        receipt = await Slack(url=server.url).send(make_delivery(previous=lent), allow_private=True)
+
+    assert [request.path for request in server.requests] == [path]
+    edited = path == "/actions/1"
+    assert (receipt.answer, receipt.reference) == (("edited", lent) if edited else ("ok", None))
+    assert server.payloads[0].get("replace_original", False) is edited
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])

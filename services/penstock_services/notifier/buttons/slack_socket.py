@@ -107,7 +107,11 @@ class SlackSocket(Listener):
             reason, after = error.reason, error.after
         except TimeoutError:
             reason = f"it has not begun within {_GREETING:g} s"
-        except (aiohttp.ClientError, ValueError) as error:
+        except aiohttp.WSServerHandshakeError as error:  # its text has the address, whose ticket is a secret
+            reason = f"the WebSocket was refused: {error.status}"
+        except (aiohttp.InvalidURL, ValueError):
+            reason = "the address that Slack gave for the WebSocket is none"
+        except (aiohttp.ClientError, OSError) as error:
             reason = str(guard.refusal) if guard.refusal is not None else f"{type(error).__name__}: {error}"
         if not over.done():
             over.set_result(self.failed(reason, after=after))
