@@ -28,6 +28,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parent.parent
 _SERVICES = ("alerts", "gateway", "metrics", "notifier", "worker")
+_LATE = ("penstock.redis.pool", "rich.markdown", "typer.rich_utils")  # what programs import once they run
 _MOST = 200_000  # bytes of a request: arguments and environment
 _SUBREAPER = 36  # prctl(2), PR_SET_CHILD_SUBREAPER
 _one_at_a_time = threading.Lock()  # of the threads of a test
@@ -142,17 +143,43 @@ def _become(request: dict[str, object], files: Sequence[int]) -> list[str]:
 
 
 def _import_all() -> None:
-    from penstock.cli.main import COMMANDS  # noqa: PLC0415 - only the seed wants it
+    from penstock.cli.main import COMMANDS, load  # noqa: PLC0415 - only the seed wants it
 
-    names = [command.home.partition(":")[0] for command in COMMANDS.values()]
-    names += [f"penstock_services.{service}.service" for service in _SERVICES]
-    for name in [*names, "penstock.testing", "redis.asyncio", "structlog"]:
+    for command in COMMANDS:
+        load(command)
+    load("secret").make_context("secret", [])  # Typer imports Pydantic when it parses
+    names = [f"penstock_services.{service}.service" for service in _SERVICES]
+    for name in [*names, *_LATE, "penstock.testing", "redis.asyncio", "structlog"]:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that a fork's first collection does not copy what it shares
 
 
+class _End:
+    """The end of a program: all that Python does then, but for taking everything apart, which copies what is shared."""
+
+    def __init__(self) -> None:
+        self._code = 1
+        atexit.register(self._leave)  # before anybody else's: it is called last
+
+    def run(self, module: str) -> None:
+        """Run a module as `python -m` does."""
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            self._code = 0
+        except SystemExit as asked:
+            self._code = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
+            raise
+
+    def _leave(self) -> None:
+        gc.collect()  # what complains when it is freed shall do so
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self._code)
+
+
 if __name__ == "__main__":
+    end = _End()
     _import_all()
-    module, *sys.argv[1:] = _serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    program, *sys.argv[1:] = _serve(socket.socket(fileno=int(sys.argv[1])))
+    end.run(program)
