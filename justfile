@@ -4,6 +4,8 @@
 set positional-arguments
 
 export PATH := justfile_directory() / ".penstock/uv/bin:" + env("PATH")
+# Where this is set, as in many containers, every interpreter compiles all that it imports; the tests start hundreds.
+export PYTHONDONTWRITEBYTECODE := ""
 
 sync := "uv sync --quiet --locked"
 
