@@ -10,7 +10,7 @@ import pytest
 
 from penstock.keys import Keys
 from penstock.metrics.tally import OTHER, Tallies, decode, encode
-from penstock.metrics.windows import KEPT, WindowReader, closed, parts_of
+from penstock.metrics.windows import KEPT, MINUTES, OPEN, WindowReader, closed, parts_of
 from penstock.redis.connection import AsyncRedis, client
 from penstock_services.metrics.close import Closer
 from penstock_services.metrics.count import tally
@@ -117,6 +117,26 @@ async def test_any_number_of_closers_close_each_window_once(raw: Any, redis_clie
     assert counts(raw, 10) == dict.fromkeys(range(0, 600, 10), 2)
     assert counts(raw, 60) == dict.fromkeys(range(0, 600, 60), 12)
     assert (await WindowReader(redis_client, KEYS).totals()).count == 120
+
+
+@pytest.mark.parametrize("slow_at", [OPEN, MINUTES])
+async def test_a_closer_repeats_nothing_that_another_has_closed_since_it_looked(
+    raw: Any, redis_client: AsyncRedis, monkeypatch: pytest.MonkeyPatch, slow_at: str
+) -> None:
+    append(raw, 0)
+    slow, quick = make_closer(redis_client), make_closer(redis_client)
+    look = slow._starts
+
+    async def look_and_linger(name: str) -> list[int]:
+        found = await look(name)
+        if name == slow_at:
+            await quick.tick(NOW, NOW)
+        return found
+
+    monkeypatch.setattr(slow, "_starts", look_and_linger)
+    await slow.tick(NOW, NOW)
+    assert (counts(raw, 10), counts(raw, 60)) == ({0: 1}, {0: 1})
+    assert raw.zcard(key(OPEN)) + raw.zcard(key(MINUTES)) == 0
 
 
 async def test_nothing_is_lost_that_is_appended_while_parts_are_joined(

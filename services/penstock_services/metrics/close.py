@@ -75,6 +75,8 @@ class Closer:
     async def _close_short(self, start: int, now: int) -> None:
         parts = self._key(parts_of(start))
         async with self._transaction(parts) as pipeline:
+            if not await self._is_listed(pipeline, OPEN, start):
+                return
             tallies = self._joined(await pipeline.lrange(parts, 0, -1))
             if start <= await self._mark(pipeline):
                 self._count_late(pipeline, tallies, now // 1000 // SHORT * SHORT)
@@ -105,6 +107,8 @@ class Closer:
     async def _close_long(self, start: int) -> None:
         shorts = range(start, start + LONG, SHORT)
         async with self._transaction() as pipeline:
+            if not await self._is_listed(pipeline, MINUTES, start):
+                return
             if await pipeline.zrange(self._key(OPEN), start, start + LONG - 1, byscore=True):
                 return  # a race: one of its parts is not closed yet
             packed = await pipeline.mget([self._key(closed(SHORT, short)) for short in shorts])
@@ -146,6 +150,10 @@ class Closer:
     def _publish(self, pipeline: Any, seconds: int, start: int, tallies: Tallies) -> None:
         series = roll_up(tallies, seconds)
         add_window(pipeline, self._keys, start=start, seconds=seconds, scope="events", series=series, late=tallies.late)
+
+    async def _is_listed(self, pipeline: Any, name: str, start: int) -> bool:
+        """Return whether it is still to be closed: a tick may last, and the next one's closer may have been here."""
+        return await pipeline.zscore(self._key(name), str(start)) is not None
 
     async def _mark(self, pipeline: Any) -> int:
         return int(await pipeline.get(self._key(MARK)) or -1)
