@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
 from collections import Counter, defaultdict
+from contextlib import AbstractContextManager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,12 +18,20 @@ from penstock.event import Event, decode
 from penstock.schemas import MetricsWindow, Quantiles, Series
 from penstock.times import rfc3339
 from tests.mesh import waiting
-from tests.processes import eventually
+from tests.processes import eventually, service_process
+from tests.servers import Server
 
 EPOCH_MS = 1_700_000_040_000  # 2023-11-14T22:14:00Z, a whole minute
 NOW = EPOCH_MS + 10 * 365 * 86_400_000  # ms: after all that is taken in tests
+_TOPOLOGY = Path(__file__).with_name("metrics.yaml")
 _numbers = itertools.count()
 _Key = tuple[str, str, str]  # type, tenant and job type
+
+
+def service(server: Server, *, log: Path | None = None, **env: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Run the metrics service in a mesh that keeps what is of EPOCH_MS."""
+    given = {"REDIS_URL": server.url, "PENSTOCK_TOPOLOGY": str(_TOPOLOGY), **env}
+    return service_process("-m", "penstock_services.metrics", env=given, log=log)
 
 
 def fields(
@@ -104,16 +115,11 @@ class Model:
         late = Counter(map(window, self._late))
         for happened, key, duration in self._counted:
             wanted[window(happened)][key].append(duration)
-        found = {start: seen for start, seen in published(self._raw, seconds).items() if not _is_retention(seen[0])}
+        found = published(self._raw, seconds)
         assert sorted(found) == sorted(wanted), (found.keys() - wanted.keys(), wanted.keys() - found.keys())
         for start, (series, late_ones) in found.items():
             assert late_ones == late[start]
             _check_window([one for one in series if one.name == "events"], wanted[start])
-
-
-def _is_retention(series: list[Series]) -> bool:
-    """Whether a window holds nothing but the word that what these tests publish is older than retention keeps."""
-    return {one.labels.get("type") for one in series if one.name == "events"} <= {"retention.held"}
 
 
 def _check_window(found: list[Series], wanted: dict[_Key, list[float | None]]) -> None:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
-from tests.metrics import EPOCH_MS, Model, published, settled, until_closed
-from tests.processes import eventually, service_process
+from tests.metrics import EPOCH_MS, Model, published, service, settled, until_closed
+from tests.processes import eventually
 from tests.servers import Server, required_kinds
 
 every_server = pytest.mark.parametrize("own_server", required_kinds(), indirect=True)
 KINDS = ("job.completed",) * 8 + ("job.failed", "ticket.triaged")
-
-
-def service(server: Server) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    return service_process(
-        "-m", "penstock_services.metrics", env={"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": "0"}
-    )
 
 
 def model_of(raw: Any, count: int, *, seconds: int, seed: int) -> Model:

@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.times import rfc3339
-from tests.forks import run
-from tests.metrics import EPOCH_MS, fields, settled
-from tests.processes import eventually, service_process
+from tests.forks import run, start
+from tests.metrics import EPOCH_MS, fields, service, settled
+from tests.processes import eventually
 from tests.servers import Server, free_port
 
 
@@ -66,8 +65,7 @@ def told(server: Server, raw: Any) -> Iterator[Told]:
     publish(raw, "job.failed", "job.failed", "job.dead", duration=0.4, error="connection refused", tenant="acme")
     publish(raw, "ticket.triaged", source="crm")
     port = free_port()
-    env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(port)}
-    with service_process("-m", "penstock_services.metrics", env=env):
+    with service(server, PENSTOCK_METRICS_PORT=str(port)):
         made = Told(server, port)
         eventually(made.up, what="it is ready")
         eventually(lambda: settled(raw), what="everything is counted")
@@ -148,8 +146,7 @@ def test_counters_only_ever_go_up_while_windows_are_counted_and_closed(server: S
         windows.append(raw.xlen("metrics"))
         return settled(raw) and raw.zcard("state:metrics:open") == 0
 
-    env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(port)}
-    with service_process("-m", "penstock_services.metrics", env=env):
+    with service(server, PENSTOCK_METRICS_PORT=str(port)):
         eventually(lambda: told.up("/livez"))
         eventually(closed, deadline=60, what="every window is closed")
     assert len(set(windows)) > 2
@@ -159,8 +156,7 @@ def test_counters_only_ever_go_up_while_windows_are_counted_and_closed(server: S
 
 def test_it_is_alive_but_not_ready_while_redis_is_away(own_server: Server) -> None:
     port = free_port()
-    env = {"REDIS_URL": own_server.url, "PENSTOCK_METRICS_PORT": str(port)}
-    with service_process("-m", "penstock_services.metrics", env=env) as process:
+    with service(own_server, PENSTOCK_METRICS_PORT=str(port)) as process:
         told = Told(own_server, port)
         eventually(told.up)
         own_server.stop()
@@ -175,8 +171,7 @@ def test_it_is_alive_but_not_ready_while_redis_is_away(own_server: Server) -> No
 
 
 def test_replicas_share_the_port(told: Told, server: Server, raw: Any) -> None:
-    env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(told._port)}
-    with service_process("-m", "penstock_services.metrics", env=env):
+    with service(server, PENSTOCK_METRICS_PORT=str(told._port)):
         eventually(lambda: raw.xinfo_groups("events")[0]["consumers"] == 2, what="the second one reads")
     assert told.up()
 
@@ -185,8 +180,7 @@ def test_a_port_that_another_program_has_is_said_in_words(server: Server, tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         log = tmp_path / "log"
-        env = {"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": str(port)}
-        with service_process("-m", "penstock_services.metrics", env=env, log=log) as process:
+        with service(server, log=log, PENSTOCK_METRICS_PORT=str(port)) as process:
             assert process.wait(20) == 2
     assert f"PENSTOCK_METRICS_PORT: 127.0.0.1:{port} is taken" in log.read_text()
 
@@ -212,13 +206,16 @@ def test_on_a_terminal_the_command_follows_along_until_ctrl_c(told: Told, server
         return text in shown
 
     env = {"REDIS_URL": server.url, "PATH": "", "TERM": "xterm", "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-m", "penstock", "metrics"]
-    with subprocess.Popen(command, env=env, stdin=terminal, stdout=terminal, stderr=terminal) as process:
+    process = start(["penstock", "metrics"], env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+    try:
         eventually(lambda: shows(b"ticket.triaged"))
         publish(raw, "ticket.assigned")
         eventually(lambda: shows(b"ticket.assigned"))
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
+    finally:
+        process.kill()
+        process.wait()
     assert not shows(b"Traceback")
     os.close(screen)
     os.close(terminal)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import subprocess
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,13 @@ import pytest
 
 from penstock.event import encode_retry
 from penstock.metrics.tally import decode
-from tests.metrics import EPOCH_MS, Model, fields, published, until_closed
-from tests.processes import eventually, service_process
+from tests.metrics import EPOCH_MS, Model, fields, published, service, until_closed
+from tests.processes import eventually
 from tests.servers import Server
 
 START = EPOCH_MS // 1000
 KINDS = ("job.completed",) * 7 + ("job.failed", "job.dead", "ticket.triaged")
 JOB_TYPES = ("ticket.created", "http.request")
-
-
-def service(server: Server, *, log: Path | None = None, **env: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    return service_process(
-        "-m", "penstock_services.metrics", env={"REDIS_URL": server.url, "PENSTOCK_METRICS_PORT": "0", **env}, log=log
-    )
 
 
 def add_random(model: Model, count: int, *, seconds: int, chance: random.Random) -> None:
@@ -84,6 +77,7 @@ def test_a_window_stays_open_while_an_event_of_it_is_in_the_hands_of_another_rep
     model.publish()
     raw.xgroup_create("events", "metrics", "0")
     raw.client_setname("other")
+    raw.hset("beats:metrics", mapping={"reader": "1:0", "other": "1:0"})
     raw.xreadgroup("metrics", "reader", {"events": ">"}, count=6)
     raw.xclaim("events", "metrics", "other", 0, [f"{EPOCH_MS + 25_000}-5"])
     with service(server):
