@@ -16,6 +16,7 @@ from typing import Any
 import redis
 
 from tests.command_line import environment
+from tests.forks import run
 from tests.processes import ROOT, eventually
 from tests.servers import free_port
 
@@ -86,15 +87,7 @@ class Mesh:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command with the same settings."""
-        return subprocess.run(
-            [sys.executable, "-m", "penstock", *arguments],
-            cwd=ROOT,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        return run(["penstock", *arguments], env=self.env, timeout=90)
 
     def says(self, text: str, *, times: int = 1) -> None:
         """Wait until it has printed `text` so often."""
