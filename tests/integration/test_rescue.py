@@ -368,6 +368,17 @@ async def test_a_consumer_that_no_beat_speaks_of_is_found_by_a_sweep(server: Ser
     assert crashes(raw) == {entry: "1"}
 
 
+async def test_a_sweep_before_all_groups_are_made_finds_who_holds_what_there_is(server: Server, raw: Raw) -> None:
+    (entry,) = taken(raw)
+    raw.delete(RETRY_STREAM)
+    async with rescuer(server) as hands:
+        await hands.see({"rescuer": "1:1"})
+        raw.xgroup_create(RETRY_STREAM, GROUP, "0", mkstream=True)
+        await hands.see(*[{"rescuer": f"{number}:1"} for number in range(5)])
+
+    assert crashes(raw) == {entry: "1"}
+
+
 async def test_without_the_right_to_list_connections_the_lease_decides(server: Server, raw: Raw, silent: str) -> None:
     raw.acl_setuser("narrow", enabled=True, nopass=True, categories=["+@all"], commands=["-client|list"], keys=["*"])
     url = server.url.replace("//", "//narrow:x@", 1) if "unix" not in server.url else f"{server.url}?username=narrow"

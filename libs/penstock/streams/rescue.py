@@ -196,7 +196,12 @@ class Rescuer:
         """Look for consumers without a beat, and for entries that nobody holds."""
         strangers: set[str] = set()
         for source in self._sources:
-            rows = await self._client.xinfo_consumers(source.key, self._group)
+            try:
+                rows = await self._client.xinfo_consumers(source.key, self._group)
+            except ResponseError as error:
+                if not _no_group(error):
+                    raise
+                continue  # it is yet to be made: nobody holds anything of it
             strangers |= {row["name"].decode() for row in rows} - self._beats.of.keys()
             if any(row["pending"] for row in rows):
                 reply = await self._call(source, "", "stale")
