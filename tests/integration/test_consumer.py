@@ -338,8 +338,10 @@ async def test_the_dead_keep_their_checkpoints_for_a_replay(service: Service, se
 
 
 async def test_a_checkpoint_lives_as_long_as_its_event_can_come_back(
-    service: Service, server: Server, raw: Raw
+    service: Service, server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("penstock.dlq.retention._TICK", 0.1)
+
     async def work() -> int:
         return 1
 
