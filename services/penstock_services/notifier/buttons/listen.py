@@ -30,7 +30,8 @@ async def listen(live: LiveConfig, runtime: Runtime) -> None:
         while not runtime.stopping.is_set():
             wanted = _wanted(live, runtime)
             for key in [key for key in posts if key not in wanted]:
-                await posts.pop(key).leave()
+                await posts[key].leave()  # it stays in hand until then, should the service be stopped meanwhile
+                del posts[key]
             for key, listener in wanted.items():
                 post = posts.get(key) or posts.setdefault(key, _Post(runtime, key, listener))
                 await post.see_to()
