@@ -136,7 +136,9 @@ class Dispatcher:
         for source, entry_id, fields in rows:
             counts[source.stream] = counts.get(source.stream, 0) + 1
             held = source.index, entry_id
-            if held in self.in_flight:
+            known = self.in_flight.get(held)
+            if known is not None:
+                known.read_again = True
                 continue
             work = self._processing.open(source, entry_id, fields)
             self.in_flight[held] = work

@@ -31,7 +31,11 @@ _NO_EVENT = Event(type="", id="")
 
 
 class Work(msgspec.Struct, eq=False):
-    """An entry in flight. `ready` is what becomes of it where no handler is to see it."""
+    """An entry in flight. `ready` is what becomes of it where no handler is to see it.
+
+    `read_again`: it was read once more meanwhile, as when its group was lost and made anew. If the commit under way
+    then comes to nothing, the entry is still ours to do.
+    """
 
     source: Source
     entry_id: str
@@ -41,6 +45,7 @@ class Work(msgspec.Struct, eq=False):
     handler: Handler | None = None
     ready: Concluded | None = None
     run: Run | None = None
+    read_again: bool = False
 
     @property
     def held(self) -> Held:
@@ -150,7 +155,7 @@ class Processing:
             settled = await self._submit([work], concluded)
             if settled.invalid is not None:
                 concluded, settled = await self._bury(work, concluded.outcome, settled.invalid)
-            if not settled.stale:
+            if not settled.stale and not (settled.refused and _is_to_be_done_again(work)):
                 break
             self.slots.take(1)
         if settled.refused:
@@ -236,10 +241,11 @@ class Processing:
                 self._told(told.effects)
             self.in_flight.pop(part[0].held, None)
         elif settled.refused or settled.stale:
-            for index in settled.refused:
-                self._refuse(part[index])
-                self.in_flight.pop(part[index].held, None)
-            again = [work for index, work in enumerate(part) if index not in settled.refused]
+            gone = [part[index] for index in settled.refused if not _is_to_be_done_again(part[index])]
+            for work in gone:
+                self._refuse(work)
+                self.in_flight.pop(work.held, None)
+            again = [work for work in part if work not in gone]
             self.slots.take(len(again))
             self._again(again)
         else:
@@ -359,6 +365,12 @@ def _tell_failure(work: Work, outcome: Dead | Retried) -> None:
         _log.error("dead-lettered", **what, reason=outcome.reason, error=outcome.error, **told)
     elif not outcome.snoozed:
         _log.warning("attempt failed", **what, error=outcome.error, again_in=round(outcome.delay, 3))
+
+
+def _is_to_be_done_again(work: Work) -> bool:
+    """Return whether an entry whose commit was refused was read again meanwhile; that counts once."""
+    again, work.read_again = work.read_again, False
+    return again
 
 
 def _is_cancelled(work: Work) -> bool:
