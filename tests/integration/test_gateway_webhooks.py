@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -42,7 +43,12 @@ webhooks:
   slack: {scheme: slack, secret: GITHUB_SECRET, type: slack}
   meta: {scheme: github, secret: GITHUB_SECRET, type: meta}
   grid: {scheme: token, secret: GITHUB_SECRET, type: grid, token: {header: X-Key}}
+  desk: {scheme: token, secret: GITHUB_SECRET, type: desk, token: {user: hook}}
+  small: {scheme: github, secret: GITHUB_SECRET, type: small, max_body: 1000}
+clients:
+  shop: {secret: SHOP_SECRET, scopes: [publish], max_body: 5000000}
 """
+SHOP_SECRET = "shop-secret-0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,7 @@ def gateway(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
         "PENSTOCK_TOPOLOGY": str(folder / "streams.yaml"),
         "GITHUB_SECRET_FILE": str(folder / "secret"),
         "ROTATING_SECRET": f"{OLD}\n{NEW}",
+        "SHOP_SECRET": SHOP_SECRET,
         "PENSTOCK_DEMO_WEBHOOK": "true",
     }
     with running_gateway(_shared_server, folder, **env) as gateway:
@@ -151,6 +158,25 @@ def test_a_push_as_large_as_github_sends_is_taken(gateway: Gateway, raw: Any) ->
     assert send(gateway, "github", body, hub(body)).status == 202
     assert len(only(raw)["data"]) == len(body)
     assert send(gateway, "demo", body[:2_000_000], signed(b"{}")).status == 413
+
+
+def test_a_push_that_does_not_say_how_large_it_is_is_taken_up_to_its_source_s_limit(gateway: Gateway, raw: Any) -> None:
+    body = b'{"ref":"' + b"x" * 300_000 + b'"}'
+    for source, status in (("github", 202), ("small", 413)):
+        head = f"POST /webhooks/{source} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in hub(body).items())
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:200_000], body[200_000:], b""))
+        assert gateway.exchange(head.encode() + b"\r\n" + chunks).status == status
+    assert only(raw)["data"].encode() == body
+
+
+def test_what_stands_in_authorization_is_the_source_s_alone(gateway: Gateway, raw: Any) -> None:
+    password = base64.b64encode(f"hook:{GITHUB_SECRET}".encode()).decode()
+    assert send(gateway, "desk", BODY, {"Authorization": f"Basic {password}"}).status == 202
+    assert send(gateway, "desk", BODY, {"Authorization": f"Bearer {SHOP_SECRET}"}).status == 401
+    assert only(raw)["type"] == "desk"
+    large = b"[" + b" " * 1000 + b"]"
+    assert send(gateway, "small", large, {**hub(large), "Authorization": f"Bearer {SHOP_SECRET}"}).status == 413
 
 
 def test_half_a_character_is_kept_as_it_was_signed(gateway: Gateway, raw: Any) -> None:

@@ -133,7 +133,8 @@ async def test_who_says_so_has_everything_open(service: str, server: Server) -> 
 async def test_clients_do_what_their_scopes_say_and_nothing_else(service: str, host: str, server: Server) -> None:
     async with serving(service, server, host=host, clients=CLIENTS) as port:
         for route, method, path in port.requests:
-            if route.scope == "public":
+            if route.scope == "public":  # what stands there may be a webhook's secret, or a proxy's
+                assert await port(method, path, Authorization="Bearer " + "x" * 30) not in (401, 403), path
                 continue
             assert await port(method, path) == 401, path
             assert await port(method, path, Authorization="Bearer " + "x" * 30) == 401, path

@@ -84,12 +84,14 @@ class Access:
     def admit(self, request: web.BaseRequest, scope: Scope, *, own_tenant: bool) -> Caller:
         """Return who sent a request; `own_tenant`: the route itself keeps callers to their tenant.
 
+        Where nobody is asked who they are, what a request says of it is not for us: a webhook has its secret there.
+
         Raises:
             Problem: 401 nobody knows them, 403 they lack the scope, 429 they ask too often.
         """
-        caller = self._caller(request)
         if scope == "public":
-            return caller
+            return NOBODY
+        caller = self._caller(request)
         if not any(scope == one or scope in _IMPLIED.get(one, ()) for one in caller.scopes):
             if not caller.name:
                 raise Problem(401, self._how_to_enter(scope), headers=_CHALLENGE)

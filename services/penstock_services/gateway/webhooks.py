@@ -54,7 +54,9 @@ class Webhooks:
             raise Problem(503, "Redis did not take it in time; send it again", headers={"Retry-After": "2"}) from None
 
     async def _read(self, request: Request, source: WebhookSource) -> bytes:
-        if (request.http.content_length or 0) <= request.limits.body:
+        # One that comes in chunks does not say how large it is: it counts as one of those that may be large.
+        length = source.max_body if request.http.content_length is None else request.http.content_length
+        if min(length, source.max_body) <= request.limits.body:
             return await request.read(most=min(source.max_body, request.limits.body))
         if self._large.locked():
             raise overloaded("too many large bodies at once", retry_after=1)
