@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from pathlib import Path
 
@@ -19,7 +20,7 @@ services: {gateway: {run: penstock_services.gateway, publishes: [ingest]}}
 webhooks:
 """ + "".join(
     f"  {name}: {{scheme: {name}, secret: HOOK, type: 'got.{{body:type}}', url: 'https://shop.example/h', tenant: acme,"
-    f" hmac: {{header: X-Sig}}, token: {{header: X-Key}}}}\n"
+    f" hmac: {{header: X-Sig}}, token: {{user: me}}}}\n"
     for name in SCHEMES
 )
 
@@ -32,13 +33,14 @@ def cli(server: Server, tmp_path: Path) -> Cli:
     return cli
 
 
-@pytest.mark.parametrize("name", ["github", "gitlab", "twilio"])
+@pytest.mark.parametrize("name", ["github", "gitlab", "twilio", "token"])
 def test_it_shows_what_a_signed_request_becomes_and_no_secret(cli: Cli, name: str) -> None:
     done = cli("webhook", "test", name)
     assert done.returncode == 0, done.stderr
     assert "got.test.webhook" in done.stdout
     assert f"webhook/{name}" in done.stdout
     assert SECRET not in done.stdout
+    assert base64.b64encode(f"me:{SECRET}".encode()).decode() not in done.stdout
 
 
 def test_it_says_why_a_request_would_be_refused(cli: Cli, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from penstock.cli.http import url
 from penstock.cli.terminal import console, printable
 from penstock.errors import ConfigurationError
-from penstock.redaction import redact
+from penstock.redaction import header_secrets, redact
 from penstock.service.main import Negative
 from penstock.settings import Settings
 from penstock.topology import load
@@ -63,9 +63,11 @@ def _source(name: str, settings: Settings) -> WebhookSource:
 
 def _show_request(source: WebhookSource, headers: Mapping[str, str], body: bytes) -> None:
     out = console()
+    basic = next((value for value in headers.values() if value.startswith("Basic ")), "")
+    hidden = {*source.secrets, *header_secrets({"Authorization": basic})}
     out.print(f"POST /webhooks/{source.name}", style="bold")
     for name, value in headers.items():
-        out.print(f"  {name}: {redact(value, source.secrets)}")
+        out.print(f"  {name}: {redact(value, hidden)}")
     out.print(f"\n  {printable(body[:500].decode(errors='replace'))}\n")
 
 
