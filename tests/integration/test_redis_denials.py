@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests import forks
+from tests.gateways import Gateway
 from tests.processes import ROOT, eventually, service_process
-from tests.servers import Server
+from tests.servers import Server, free_port
 
 EVENT = {"type": "demo.flaky", "data": '{"fail_times": 0}'}
 
@@ -48,6 +49,33 @@ def test_a_worker_names_the_right_it_lacks_and_goes_on_once_it_has_it(
         as_narrow(server, raw)
         eventually(lambda: raw.exists("events"))
     assert raw.xlen("events") == 1
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("ping", "may not run ping"),
+        ("xreadgroup", "may not run xreadgroup"),
+        ("xadd", "may not run xadd (script commit"),
+        ("evalsha", "heartbeats do not get through: user narrow may not run evalsha"),
+    ],
+)
+def test_readiness_names_the_right_that_is_missing_and_comes_back_with_it(
+    server: Server, raw: Any, tmp_path: Path, without: str, said: str
+) -> None:
+    port = free_port()
+    env = as_narrow(server, raw) | {"PENSTOCK_WORKER_PORT": str(port)}
+    with service_process("-m", "penstock_services.worker", env=env, log=tmp_path / "log") as process:
+        worker = Gateway(port, process, tmp_path / "log")
+        eventually(worker.ready, what="it is ready")
+        as_narrow(server, raw, without=without)
+        raw.xadd("ingest", EVENT)
+        eventually(lambda: worker.get("/readyz").status == 503, what="it is not ready")
+        eventually(lambda: said in worker.get("/readyz").detail, what="it says why")
+        assert worker.get("/livez").status == 200, "whoever restarted it would change nothing"
+        as_narrow(server, raw)
+        eventually(worker.ready, what="it is ready again")
+        eventually(lambda: raw.exists("events"))
 
 
 def test_a_heartbeat_names_the_key_it_may_not_use(server: Server, raw: Any, tmp_path: Path) -> None:

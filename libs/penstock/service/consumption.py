@@ -76,7 +76,7 @@ class Consumption:
                     *trimming(runtime),
                 )
             ]
-            runtime.reading = lambda: intake.ready
+            runtime.trouble = lambda: intake.trouble or committer.trouble
             reading = tasks.create_task(intake.run())
             background = [tasks.create_task(named(task(runtime))) for task in self._service.tasks]
             running += [reading, *background, *support]

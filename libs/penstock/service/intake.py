@@ -65,13 +65,15 @@ class Intake:
         self._heartbeat = heartbeat
         self._groups = groups
         self._sources = sources
-        self._ready = asyncio.Event()
+        self._reading = False
         self._trouble = ""
 
     @property
-    def ready(self) -> bool:
-        """Whether it is reading."""
-        return self._ready.is_set()
+    def trouble(self) -> str:
+        """Why it is not reading just now, if it is not."""
+        if not self._reading:
+            return self._trouble or "it has not begun to read its streams"
+        return self._heartbeat.trouble
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -85,7 +87,7 @@ class Intake:
                 while True:
                     await self._read_once()
             except Exception as error:
-                self._ready.clear()
+                self._reading = False
                 if not self._explain(error):
                     raise
             await asyncio.sleep(pause)
@@ -97,7 +99,7 @@ class Intake:
         if self._trouble:
             _log.info("reading again", after=self._trouble)
             self._trouble = ""
-        self._ready.set()
+        self._reading = True
 
     async def _resume(self) -> None:
         """Take up entries that are ours but not in flight: a reply that never arrived left them pending."""

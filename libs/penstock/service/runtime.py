@@ -70,8 +70,8 @@ class Runtime:
         self.breakers.watch(set(needs))
         self.stopping = asyncio.Event()
         """Set when the process has been asked to stop."""
-        self.reading: Callable[[], bool] = _reads_nothing
-        """Whether it reads its streams just now."""
+        self.trouble: Callable[[], str] = _no_trouble
+        """Why it does not read its streams, or settle what it has read, just now; empty if it does."""
         self.hung: Callable[[], int] = _nothing_hangs
         """How many threads of handlers hang: their time is over, and nothing can stop them."""
 
@@ -82,12 +82,12 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether the service does its work now: not stopping, nothing hangs, and reading if it reads anything."""
-        return not self.stopping.is_set() and not self.hung() and self.reading()
+        """Whether the service does its work now: not stopping, nothing hangs, and what it reads is read and settled."""
+        return not self.stopping.is_set() and not self.hung() and not self.trouble()
 
 
-def _reads_nothing() -> bool:
-    return True
+def _no_trouble() -> str:
+    return ""
 
 
 def _nothing_hangs() -> int:

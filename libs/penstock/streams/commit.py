@@ -166,6 +166,8 @@ class Committer:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.trouble = ""
+        """Why nothing can be settled just now, if nothing can."""
 
     def submit(self, unit: UnitOfWork) -> Commit:
         """Settle `unit` with the next batch; await the commit to learn what became of it."""
@@ -257,7 +259,6 @@ class Committer:
 
     async def _call(self, packed: _Packed) -> Reply:
         pause = 0.05
-        said = ""
         while True:
             try:
                 started = time.perf_counter()
@@ -267,12 +268,14 @@ class Committer:
                 away = unavailable(error)
                 if away is None:
                     raise
-                if away.reason != said:
-                    said = away.reason
-                    _log.warning("nothing can be settled: outcomes wait", reason=said, waiting=len(self._waiting))
+                if away.reason != self.trouble:
+                    self.trouble = away.reason
+                    waiting = len(self._waiting)
+                    _log.warning("nothing can be settled: outcomes wait", reason=away.reason, waiting=waiting)
             else:
-                if said:
-                    _log.info("settling again", after=said)
+                if self.trouble:
+                    _log.info("settling again", after=self.trouble)
+                    self.trouble = ""
                 return Reply(*reply)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)

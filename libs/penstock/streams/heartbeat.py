@@ -122,6 +122,13 @@ class Heartbeat:
         """Whether beats get through: with others watching in vain it is of no use to take more work."""
         return time.monotonic() - self._last < 2 * LIFETIME
 
+    @property
+    def trouble(self) -> str:
+        """What is to be said while they do not get through; empty while they do."""
+        if self.steady:
+            return ""
+        return f"heartbeats do not get through{self._trouble and ': '}{self._trouble}"
+
     async def stop(self) -> None:
         """Stop beating and take the last beat away, so that others need not wait for another."""
         self._stop.set()

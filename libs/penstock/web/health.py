@@ -71,8 +71,8 @@ def _readiness(runtime: Runtime) -> Endpoint:
             raise Problem(503, "stopping")
         if hung := runtime.hung():
             raise Problem(503, f"threads of plain handlers that hang: {hung}")
-        if not runtime.ready:
-            raise Problem(503, "not reading its streams yet, or Redis is away")
+        if trouble := runtime.trouble():
+            raise Problem(503, f"not ready: {trouble}")
         await runtime.redis.ping()
         return json(Ready())
 
