@@ -6,6 +6,7 @@ aiohttp.web has no such timers and no cap, so the connection is where they live.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,14 @@ _LINGER = 1.0  # seconds to take in the rest of a body that was refused, so that
 _SPARE_HEAD = 1.0  # seconds a connection without room has for its request's head
 _slow_head = Problem(408, "the request's head did not arrive in time").raw()
 _no_room = overloaded("too many connections", retry_after=1).raw()
+
+
+def share_of(address: str) -> str:
+    """Return by what the connections from an address are counted: of IPv6 its /64, as one host may have all of that."""
+    if ":" not in address:
+        return address
+    ip = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False))
 
 
 class Connection(web.RequestHandler):
@@ -69,7 +78,7 @@ class Connection(web.RequestHandler):
         """Start the clock: a connection that stays silent does not stay."""
         super().connection_made(transport)
         name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if name else ""
+        self.peer = share_of(str(name[0])) if name else ""
         self.spare = not self._server.has_room(self)
         self._start_clock(_SPARE_HEAD if self.spare else self._limits.head_timeout)
 
