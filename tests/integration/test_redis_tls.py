@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import socket
+import ssl
+import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from penstock.redis.connection import client, unavailable
+from penstock.redis.connection import blocking_client, client, unavailable
 from tests.processes import DEADLINE
 from tests.servers import BINARIES, Server, free_port, running_server
 
@@ -74,11 +79,42 @@ async def said(address: str) -> str:
     return "PONG"
 
 
-async def said_at_last(words: str, address: str) -> bool:
-    async with asyncio.timeout(DEADLINE):
-        while words not in await said(address):
-            pass
-    return True
+async def said_to_a_thread(address: str) -> str:
+    redis = blocking_client(address, timeout=5.0)
+    try:
+        await asyncio.to_thread(redis.ping)
+    except Exception as error:
+        found = unavailable(error)
+        if found is None:
+            raise
+        return found.reason
+    finally:
+        redis.close()
+    return "PONG"
+
+
+@contextlib.contextmanager
+def hanging_up(folder: Path, *, reset: bool) -> Iterator[int]:
+    """Listen as a server that ends every connection once its TLS handshake is done."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the end of the test
+            while True:
+                connection = listening.accept()[0]
+                if reset:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                context.wrap_socket(connection, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 async def test_a_server_with_its_own_authority_and_client_certificates_is_reached(
@@ -93,5 +129,25 @@ async def test_every_mistake_is_told_apart(folder: Path, tls: tuple[Server, int]
     assert "ssl_ca_certs" in await said(url(folder, port, ca="theirs"))
     assert "another name" in await said(url(folder, port, host="localhost"))
     # A server refuses our certificate after the handshake (TLS 1.3): its reason and its reset may overtake each other.
-    assert await said_at_last("client certificate", url(folder, port, certificate=""))
-    assert await said_at_last("another authority", url(folder, port, certificate="stranger"))
+    for own, words in (
+        ("", "the server asks for a client certificate"),
+        ("stranger", "another authority has signed it"),
+    ):
+        address = url(folder, port, certificate=own)
+        for ask in (said, said_to_a_thread):
+            async with asyncio.timeout(DEADLINE):
+                while words not in (reason := await ask(address)):
+                    assert "certificate" in reason, "whoever reads only the first knows where to look"
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_an_end_right_after_the_handshake_is_told_as_what_it_probably_is(folder: Path, reset: bool) -> None:
+    with hanging_up(folder, reset=reset) as port:
+        assert "probably asks for a client certificate" in await said(url(folder, port))
+        assert "probably asks for a client certificate" in await said_to_a_thread(url(folder, port))
+
+
+async def test_an_answer_after_the_handshake_is_told_as_the_answer_it_is(folder: Path, tls: tuple[Server, int]) -> None:
+    address = url(folder, tls[1]) + "&username=nobody&password=wrong"
+    assert await said(address) == "wrong user name or password"
+    assert await said_to_a_thread(address) == "wrong user name or password"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from penstock.errors import ConfigurationError, Unavailable
 from penstock.redaction import hide_url
-from penstock.redis.tls import tls_problem
+from penstock.redis.tls import greet, greet_blocking, tls_problem
 
 if TYPE_CHECKING:
     from redis.exceptions import RedisError
@@ -65,6 +65,7 @@ def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) ->
         socket_timeout=timeout,
         socket_connect_timeout=5.0,
         retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+        redis_connect_func=greet if _speaks_tls(url) else None,
         client_name=name,
         protocol=2,
     )
@@ -86,6 +87,7 @@ def blocking_client(url: str, *, timeout: float, name: str | None = None) -> Any
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         retry=redis.retry.Retry(NoBackoff(), 0),
+        redis_connect_func=greet_blocking if _speaks_tls(url) else None,
         client_name=name,
         protocol=2,
     )
@@ -170,6 +172,10 @@ def _speaks_as(url: str) -> None:
 
     check_url(url)
     _This.user = parse_url(url).get("username") or "default"  # type: ignore[no-untyped-call]
+
+
+def _speaks_tls(url: str) -> bool:
+    return urlsplit(url).scheme == "rediss"
 
 
 def _denial(error: RedisError) -> str | None:

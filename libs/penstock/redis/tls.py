@@ -1,9 +1,15 @@
-"""TLS to a server: what went wrong, in words that say what to set."""
+"""TLS to a server: what went wrong, in words that say what to set.
+
+With TLS 1.3 a server judges our certificate once the handshake is done for us. Its reason and the end of the connection
+may overtake each other, so an end at that very moment is told as what it probably is.
+"""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 # Codes of X509_verify_cert (openssl/x509_vfy.h).
 _EXPIRED = frozenset({9, 10})
@@ -20,16 +26,60 @@ _REASONS = {
 }
 
 
+_HUNG_UP = (
+    "the server ends the connection right after the handshake: it probably asks for a client certificate, or does not "
+    "accept ours (ssl_certfile and ssl_keyfile in REDIS_URL)"
+)
+
+
+class HungUp(Exception):
+    """The server has ended a connection right after the TLS handshake, without a reason."""
+
+
+async def greet(connection: Any) -> None:
+    """Say the first words on a connection whose TLS handshake is done; it is what redis-py calls a connect function.
+
+    Raises:
+        redis.exceptions.RedisError: as redis-py does; caused by HungUp if that is all that came.
+    """
+    with _answering():
+        await connection.on_connect()
+
+
+def greet_blocking(connection: Any) -> None:
+    """Say the first words on a connection of a thread, as `greet` does."""
+    with _answering():
+        connection.on_connect()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    from redis.exceptions import ConnectionError  # noqa: A004, PLC0415 - see penstock.redis.connection
+
+    try:
+        yield
+    except ConnectionError as error:
+        # Its subclasses are answers, such as a wrong password.
+        if type(error) is ConnectionError and not any(_known(cause) for cause in _causes(error)):
+            raise ConnectionError(str(error)) from HungUp(_HUNG_UP)
+        raise
+
+
 def tls_problem(error: BaseException) -> str | None:
     """Return what is wrong with a TLS connection, if that is why there is none."""
     for cause in _causes(error):
+        if isinstance(cause, HungUp):
+            return f"TLS: {cause}"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"TLS: {_unverified(cause)}"
         if isinstance(cause, ssl.SSLError):
-            reason = cause.reason or ""
-            known = [words for name, words in _REASONS.items() if name in reason]
-            return f"TLS: {known[0] if known else reason.replace('_', ' ').lower() or cause}"
+            return f"TLS: {_known(cause) or (cause.reason or '').replace('_', ' ').lower() or cause}"
     return None
+
+
+def _known(error: BaseException) -> str | None:
+    reason = (isinstance(error, ssl.SSLError) and error.reason) or ""
+    return next((words for name, words in _REASONS.items() if name in reason), None)
 
 
 def _unverified(error: ssl.SSLCertVerificationError) -> str:
