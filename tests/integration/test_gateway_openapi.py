@@ -115,3 +115,23 @@ def test_so_are_the_answers_to_what_is_there(
     case = routes[path][method].Case(**given)
     answer = case.call_and_validate(base_url=f"http://127.0.0.1:{gateway.port}", checks=CHECKS)
     assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"Sec-Fetch-Site": "cross-site"}, 403), ({"Host": "evil.example"}, 421), ({"X-Forwarded-For": "192.0.2.1"}, 401)],
+    ids=str,
+)
+def test_so_are_the_answers_to_whoever_may_not(gateway: Gateway, headers: dict[str, str], status: int) -> None:
+    asked = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if "gateway" in operation["tags"] and ("security" in operation or status != 401):
+                given = {one["name"]: "x" for one in operation.get("parameters", ()) if one["in"] == "path"}
+                body = {"body": {"type": "t"}, "media_type": "application/json"} if method == "post" else {}
+                case = routes[path][method.upper()].Case(path_parameters=given, **body)
+                base_url = f"http://127.0.0.1:{gateway.port}"
+                answer = case.call_and_validate(base_url=base_url, checks=CHECKS, headers=headers)
+                assert answer.status_code == status, path
+                asked += 1
+    assert asked > 10

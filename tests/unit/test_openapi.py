@@ -37,6 +37,22 @@ def test_every_route_that_is_served_is_described_and_the_reverse(api: Api) -> No
     assert described(api) == served(api.service)
 
 
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.service)
+def test_every_route_is_described_with_the_scope_that_it_asks_for(api: Api) -> None:
+    asked = {(route.method.lower(), nameless(route.path)): route.scope for route in routes(api.service)}
+    assert {(one.method, nameless(one.path)): one.scope for one in api.operations} == asked
+
+
+def test_who_may_not_is_told_so_by_every_route_that_asks_who_it_is() -> None:
+    for api in APIS:
+        for one in api.operations:
+            assert {403, 421} <= set(one.problems)
+            assert (one.scope == "public") or {401, 429} <= set(one.problems)
+    paths = msgspec.json.decode(text())["paths"]
+    assert paths["/v1/silences"]["post"]["security"] == [{"secret": ["operate"]}, {"password": ["operate"]}]
+    assert "security" not in paths["/livez"]["get"]
+
+
 def test_every_service_of_the_mesh_is_described_at_its_own_port() -> None:
     assert {api.service for api in APIS} == set(load().services)
     assert len({api.port for api in APIS}) == len(APIS)

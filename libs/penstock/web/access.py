@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping
-from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,15 +21,8 @@ from aiohttp import web
 
 from penstock.web.clients import Caller, Clients
 from penstock.web.problems import Problem
+from penstock.web.scopes import SCOPES, Scope, include
 
-Scope = Literal["public", "scrape", "publish", "read", "operate", "admin"]
-"""What a route asks for: `public` of nobody, `scrape` is /metrics, `operate` changes what the mesh does."""
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-_IMPLIED: Mapping[str, frozenset[str]] = {
-    "read": frozenset({"scrape"}),
-    "operate": frozenset({"scrape", "read"}),
-    "admin": frozenset({"scrape", "read", "operate", "publish"}),
-}
 EVERYBODY = Caller("", scopes=frozenset(SCOPES))
 """Whoever reaches an open address."""
 NOBODY = Caller("")
@@ -92,7 +83,7 @@ class Access:
         if scope == "public":
             return NOBODY
         caller = self._caller(request)
-        if not any(scope == one or scope in _IMPLIED.get(one, ()) for one in caller.scopes):
+        if not include(caller.scopes, scope):
             if not caller.name:
                 raise Problem(401, self._how_to_enter(scope), headers=_CHALLENGE)
             raise Problem(403, f"client {caller.name} has no scope {scope}; streams.yaml gives it under clients")

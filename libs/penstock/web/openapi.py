@@ -9,11 +9,12 @@ Source: https://spec.openapis.org/oas/v3.1.1
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from penstock.config import Duration
+from penstock.web.scopes import Scope
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -23,16 +24,27 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _PROBLEMS: Final[Mapping[int, str]] = {
     400: "The request, or a parameter of it, is malformed; `detail` says which and how.",
     401: "Nobody knows the caller: a client's secret, or a valid signature, is missing.",
-    403: "The caller may not do this; `detail` says what is missing.",
+    403: "The caller may not do this, or a page of another site asks; `detail` says which.",
     404: "There is no such thing.",
     405: "This address does not take this method.",
     408: "The body did not arrive in time.",
     409: "Several things have this name; `detail` says how to tell which one is meant.",
     413: "The body is too large.",
     415: "The body is not JSON, or compressed.",
+    421: "The service is asked under a name that it does not know as its own (PENSTOCK_HOSTS).",
     422: "The body is JSON, but not what belongs here; `detail` names the place.",
-    429: "Too much waits already: try again after Retry-After.",
+    429: "Too much waits already, or comes from this caller: try again after Retry-After.",
     503: "Redis is away, or the process is not ready: try again after Retry-After.",
+}
+_OF_ALL: Final = (403, 421)
+_OF_CALLERS: Final = (401, 429)
+_SECURITY: Final = {
+    "secret": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A client's of streams.yaml. While there are none, callers on this machine need none.",
+    },
+    "password": {"type": "http", "scheme": "basic", "description": "The same, as the password of any user."},
 }
 
 Type = Any  # anything msgspec makes a JSON Schema of; a tuple of such where it is any of them
@@ -66,17 +78,26 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """What one method of one route does. `name` is the operationId; `errors` are the problems it may answer with."""
+    """What one method of one route does.
+
+    `name` is the operationId; `errors` are the problems it may answer with, beside those that who asks brings about.
+    """
 
     name: str
     method: Literal["get", "post", "delete", "options"] = "get"
     path: str
+    scope: Scope = "read"
     summary: str
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
     body: Content | None = None
     answers: Mapping[int, Content]
     errors: tuple[int, ...] = ()
+
+    @property
+    def problems(self) -> list[int]:
+        """Every problem that it may answer with."""
+        return sorted({*self.errors, *_OF_ALL, *(_OF_CALLERS if self.scope != "public" else ())})
 
     @property
     def types(self) -> Iterator[Type]:
@@ -99,6 +120,19 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
 def answer(type_: Type, description: str, *, media_type: str = JSON) -> Content:
     """Return a body of one media type."""
     return Content(description=description, types={media_type: type_})
+
+
+def look(name: str, path: str, summary: str, what: Type, told: str, **more: Any) -> Operation:
+    """Return what most operations are: a question that Redis answers. `errors` are what else may go wrong."""
+    errors = (*more.pop("errors", ()), 503)
+    answers = {200: answer(what, told, media_type=more.pop("media_type", JSON))}
+    return Operation(name=name, path=path, summary=summary, answers=answers, errors=errors, **more)
+
+
+def limit(usual: int) -> Parameter:
+    """Return the parameter that bounds a list."""
+    number = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+    return Parameter(name="limit", description=f"At most so many; {usual} if absent.", type=number)
 
 
 def document(title: str, version: str, description: str, apis: Sequence[Api]) -> dict[str, Any]:
@@ -124,7 +158,7 @@ def document(title: str, version: str, description: str, apis: Sequence[Api]) ->
         "servers": [_server(api) for api in apis],
         "tags": [{"name": api.service, "description": api.about} for api in apis],
         "paths": _paths(apis, known),
-        "components": {"schemas": dict(sorted(components.items()))},
+        "components": {"schemas": dict(sorted(components.items())), "securitySchemes": _SECURITY},
     }
 
 
@@ -151,6 +185,8 @@ def _described(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     described: dict[str, Any] = {"operationId": operation.name, "summary": operation.summary}
     if operation.description:
         described["description"] = operation.description
+    if operation.scope != "public":
+        described["security"] = [{scheme: [operation.scope]} for scheme in _SECURITY]
     if operation.parameters:
         described["parameters"] = [_parameter(parameter, schemas) for parameter in operation.parameters]
     if operation.body is not None:
@@ -158,7 +194,7 @@ def _described(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     problem = {PROBLEM: {"schema": schemas[ProblemDetails]}}
     described["responses"] = {
         **{str(status): _content(content, schemas) for status, content in operation.answers.items()},
-        **{str(status): {"description": _PROBLEMS[status], "content": problem} for status in operation.errors},
+        **{str(status): {"description": _PROBLEMS[status], "content": problem} for status in operation.problems},
     }
     return described
 

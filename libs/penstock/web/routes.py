@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 
 from penstock.web import body
-from penstock.web.access import Scope
 from penstock.web.clients import Caller
 from penstock.web.limits import Limits
 from penstock.web.problems import Problem
+from penstock.web.scopes import Scope
 from penstock.web.spans import ServerSpan
 
 

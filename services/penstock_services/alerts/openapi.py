@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from penstock.mesh.alerts import LifecycleState, ShownAcknowledgement, ShownAlert, ShownHistory, ShownSilence
 from penstock.settings import Settings
 from penstock.web.common import COMMON
-from penstock.web.openapi import JSON, Api, Content, Operation, Parameter, answer
+from penstock.web.openapi import JSON, Api, Content, Operation, Parameter, answer, limit, look
 from penstock_services.alerts.api import NewAcknowledgement, NewSilence
 
 
@@ -37,32 +37,29 @@ API: Final = Api(
     about="What is wrong, since when and why, and who is not to be told.",
     operations=(
         *COMMON,
-        Operation(
-            name="listAlerts",
-            path="/v1/alerts",
-            summary="Alerts that are pending, firing or resolved lately",
+        look(
+            "listAlerts",
+            "/v1/alerts",
+            "Alerts that are pending, firing or resolved lately",
+            Alerts,
+            "The alerts.",
+            errors=(400,),
             parameters=(Parameter(name="state", description="Only those in this state.", type=LifecycleState),),
-            answers={200: answer(Alerts, "The alerts.")},
-            errors=(400, 503),
         ),
-        Operation(
-            name="listHistory",
-            path="/v1/alerts/history",
-            summary="What happened to alerts, and why",
-            parameters=(
-                Parameter(
-                    name="limit",
-                    description="At most so many; 100 if absent.",
-                    type=Annotated[int, msgspec.Meta(ge=1, le=1_000)],
-                ),
-            ),
-            answers={200: answer(History, "The history.")},
-            errors=(400, 503),
+        look(
+            "listHistory",
+            "/v1/alerts/history",
+            "What happened to alerts, and why",
+            History,
+            "The history.",
+            errors=(400,),
+            parameters=(limit(100),),
         ),
         Operation(
             name="acknowledgeAlert",
             method="post",
             path="/v1/acknowledgements",
+            scope="operate",
             summary="Take an alert on: it is not repeated, and nobody else needs to be called",
             body=Content(description="Who takes which alert on.", types={JSON: NewAcknowledgement}),
             answers={
@@ -75,6 +72,7 @@ API: Final = Api(
             name="withdrawAcknowledgement",
             method="delete",
             path="/v1/acknowledgements/{fingerprint}",
+            scope="operate",
             summary="Take an acknowledgement back: people are notified again, and escalations begin anew",
             parameters=(
                 Parameter(name="fingerprint", description="The alert's, or how it begins.", place="path"),
@@ -84,17 +82,18 @@ API: Final = Api(
             answers={204: Content(description="It is taken back.", types={})},
             errors=(400, 404, 503),
         ),
-        Operation(
-            name="listSilences",
-            path="/v1/silences",
-            summary="Silences",
-            answers={200: answer(Silences, "The silences, those that are over too until they are forgotten.")},
-            errors=(503,),
+        look(
+            "listSilences",
+            "/v1/silences",
+            "Silences",
+            Silences,
+            "The silences, those that are over too until they are forgotten.",
         ),
         Operation(
             name="addSilence",
             method="post",
             path="/v1/silences",
+            scope="operate",
             summary="Tell nobody about alerts that match, for a while",
             body=Content(description="What is to be silent, for how long, and who says so.", types={JSON: NewSilence}),
             answers={201: answer(ShownSilence, "The silence.")},
@@ -104,6 +103,7 @@ API: Final = Api(
             name="removeSilence",
             method="delete",
             path="/v1/silences/{id}",
+            scope="operate",
             summary="End a silence",
             parameters=(Parameter(name="id", description="Its id.", place="path"),),
             answers={204: Content(description="It is over.", types={})},

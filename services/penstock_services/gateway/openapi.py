@@ -10,16 +10,17 @@ from penstock.jobs.record import Job
 from penstock.settings import Settings
 from penstock.traces import Trace, TraceList
 from penstock.web.common import COMMON
-from penstock.web.openapi import JSON, TEXT, Api, Content, Operation, Parameter, answer
+from penstock.web.openapi import JSON, TEXT, Api, Content, Operation, Parameter, answer, look
 from penstock_services.gateway import cloudevents
 from penstock_services.gateway.acceptance import Accepted, AcceptedBatch
 from penstock_services.gateway.cloudevents import CloudEvent
 from penstock_services.gateway.orchestrator import MeshStatus, MeshWindows, OpenAlerts
 from penstock_services.gateway.submission import MOST_EVENTS, Submission
 
-_REFUSED = (401, 403)
 _NOT_TAKEN = (400, 408, 413, 415, 422, 429, 503)
 _HTML = "text/html"
+_SOURCE = Parameter(name="source", place="path", description="Its name in streams.yaml.")
+_TRACE = Parameter(name="id", place="path", description="The id of a trace, or of one of its events.")
 
 
 class NamedJob(Job, frozen=True, kw_only=True):
@@ -33,6 +34,7 @@ _TAKING = (
         name="publish",
         method="post",
         path="/v1/events",
+        scope="publish",
         summary="Publish an event, or several",
         description=(
             "The answer comes once Redis has them. As CloudEvents in binary mode the attributes are `ce-` headers "
@@ -56,18 +58,19 @@ _TAKING = (
             },
         ),
         answers={202: answer((Accepted, AcceptedBatch), "Redis has them.")},
-        errors=(*_REFUSED, *_NOT_TAKEN),
+        errors=_NOT_TAKEN,
     ),
     Operation(
         name="receiveWebhook",
         method="post",
         path="/webhooks/{source}",
+        scope="public",
         summary="Take a signed webhook of a source that streams.yaml declares",
         description=(
             "The source's scheme says which headers hold the signature. Handshakes are answered: GitHub's ping, "
             "Slack's url_verification, Event Grid's SubscriptionValidation."
         ),
-        parameters=(Parameter(name="source", place="path", description="Its name in streams.yaml."),),
+        parameters=(_SOURCE,),
         body=Content(description="Whatever the source sends, as JSON.", types={JSON: Any}),
         answers={202: answer(Accepted, "Redis has it.")},
         errors=(401, 404, *_NOT_TAKEN),
@@ -75,27 +78,32 @@ _TAKING = (
     Operation(
         name="answerChallenge",
         path="/webhooks/{source}",
+        scope="public",
         summary="Answer hub.challenge, if hub.verify_token is the source's secret",
-        parameters=(Parameter(name="source", place="path", description="Its name in streams.yaml."),),
+        parameters=(_SOURCE,),
         answers={200: answer(str, "The challenge.", media_type=TEXT)},
-        errors=(403, 404, 405),
+        errors=(404, 405, 429),
     ),
     Operation(
         name="allowWebhook",
         method="options",
         path="/webhooks/{source}",
+        scope="public",
         summary="Tell a sender of CloudEvents that it may send (HTTP webhook 1.0, abuse protection)",
-        parameters=(Parameter(name="source", place="path", description="Its name in streams.yaml."),),
+        parameters=(_SOURCE,),
         answers={200: Content(description="It may; what it sends is verified all the same.", types={})},
-        errors=(404, 405),
+        errors=(404, 405, 429),
     ),
 )
 
 _TELLING = (
-    Operation(
-        name="findJob",
-        path="/v1/jobs/{job_id}",
-        summary="What became of a job",
+    look(
+        "findJob",
+        "/v1/jobs/{job_id}",
+        "What became of a job",
+        NamedJob,
+        "Its state, and its result or error once there is one.",
+        errors=(404, 409),
         parameters=(
             Parameter(name="job_id", place="path", description="The id that its publication answered with."),
             Parameter(
@@ -103,23 +111,23 @@ _TELLING = (
                 description="Whose event, where several have the id; an id that the gateway made is one event's.",
             ),
         ),
-        answers={200: answer(NamedJob, "Its state, and its result or error once there is one.")},
-        errors=(404, 409, 503),
     ),
-    Operation(
-        name="listTraces",
-        path="/v1/traces",
-        summary="Recent traces",
-        answers={200: answer(TraceList, "The traces, the newest first.")},
-        errors=(404, 503),
+    look(
+        "listTraces",
+        "/v1/traces",
+        "Recent traces",
+        TraceList,
+        "The traces, the newest first.",
+        errors=(404,),
     ),
-    Operation(
-        name="findTrace",
-        path="/v1/traces/{id}",
-        summary="A trace: what an event led to",
-        parameters=(Parameter(name="id", place="path", description="The id of a trace, or of one of its events."),),
-        answers={200: answer(Trace, "The trace.")},
-        errors=(404, 503),
+    look(
+        "findTrace",
+        "/v1/traces/{id}",
+        "A trace: what an event led to",
+        Trace,
+        "The trace.",
+        errors=(404,),
+        parameters=(_TRACE,),
     ),
     Operation(
         name="showTraces",
@@ -132,33 +140,33 @@ _TELLING = (
         name="showTrace",
         path="/traces/{id}",
         summary="A page that draws a trace",
-        parameters=(Parameter(name="id", place="path", description="The id of a trace, or of one of its events."),),
+        parameters=(_TRACE,),
         answers={200: answer(str, "The page.", media_type=_HTML)},
         errors=(404,),
     ),
 )
 
 _ORCHESTRATOR = (
-    Operation(
-        name="meshStatus",
-        path="/api/v1/orchestrator/status",
-        summary="The whole mesh: healthy or not, why, and how each stream, group and service stands",
-        answers={200: answer(MeshStatus, "The state of the mesh, at most 2 s old.")},
-        errors=(503,),
+    look(
+        "meshStatus",
+        "/api/v1/orchestrator/status",
+        "The whole mesh: healthy or not, why, and how each stream, group and service stands",
+        MeshStatus,
+        "The state of the mesh, at most 2 s old.",
     ),
-    Operation(
-        name="meshMetrics",
-        path="/api/v1/orchestrator/metrics",
-        summary="The newest closed windows of 10 s and 60 s",
-        answers={200: answer(MeshWindows, "The windows, at most 2 s old.")},
-        errors=(503,),
+    look(
+        "meshMetrics",
+        "/api/v1/orchestrator/metrics",
+        "The newest closed windows of 10 s and 60 s",
+        MeshWindows,
+        "The windows, at most 2 s old.",
     ),
-    Operation(
-        name="meshAlerts",
-        path="/api/v1/orchestrator/alerts",
-        summary="Alerts that fire or are about to",
-        answers={200: answer(OpenAlerts, "The alerts, at most 2 s old.")},
-        errors=(503,),
+    look(
+        "meshAlerts",
+        "/api/v1/orchestrator/alerts",
+        "Alerts that fire or are about to",
+        OpenAlerts,
+        "The alerts, at most 2 s old.",
     ),
     Operation(
         name="describe",

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from penstock.metrics.report import LABELS, MetricsReport
 from penstock.settings import Settings
 from penstock.web.common import COMMON
-from penstock.web.openapi import Api, Operation, Parameter, answer
+from penstock.web.openapi import Api, Parameter, look
 
 _TIME = "an RFC 3339 time, or a duration before now such as `15m`"
 
@@ -17,10 +17,13 @@ API: Final = Api(
     about="Windows of what happened on the mesh.",
     operations=(
         *COMMON,
-        Operation(
-            name="listWindows",
-            path="/v1/metrics",
-            summary="Windows of 10 s or 60 s, the open ones too, with a choice of series",
+        look(
+            "listWindows",
+            "/v1/metrics",
+            "Windows of 10 s or 60 s, the open ones too, with a choice of series",
+            MetricsReport,
+            "The windows in their order.",
+            errors=(400,),
             parameters=(
                 Parameter(name="window", description="Length of the windows in seconds.", type=Literal["10", "60"]),
                 Parameter(
@@ -30,8 +33,6 @@ API: Final = Api(
                 Parameter(name="name", description="Only series of this name."),
                 *(Parameter(name=label, description=f"Only series whose `{label}` is this.") for label in LABELS),
             ),
-            answers={200: answer(MetricsReport, "The windows in their order.")},
-            errors=(400, 503),
         ),
     ),
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from penstock.mesh.deliveries import FailedDelivery, RecordedAttempt
 from penstock.settings import Settings
 from penstock.web.common import COMMON
-from penstock.web.openapi import Api, Operation, Parameter, answer
+from penstock.web.openapi import Api, Parameter, limit, look
 
 
 class Deliveries(msgspec.Struct):
@@ -25,9 +25,7 @@ class FailedDeliveries(msgspec.Struct):
 
 
 _PARAMETERS = (
-    Parameter(
-        name="limit", description="At most so many; 50 if absent.", type=Annotated[int, msgspec.Meta(ge=1, le=1_000)]
-    ),
+    limit(50),
     Parameter(name="channel", description="Only those of this channel."),
     Parameter(name="fingerprint", description="Only those of this alert."),
     Parameter(name="status", description="Only those that ended so.", type=Literal["sent", "failed", "dead"]),
@@ -39,21 +37,23 @@ API: Final = Api(
     about="Who was told of which alert, with what result.",
     operations=(
         *COMMON,
-        Operation(
-            name="listDeliveries",
-            path="/v1/deliveries",
-            summary="Every attempt to deliver a message",
+        look(
+            "listDeliveries",
+            "/v1/deliveries",
+            "Every attempt to deliver a message",
+            Deliveries,
+            "The attempts.",
+            errors=(400,),
             parameters=_PARAMETERS,
-            answers={200: answer(Deliveries, "The attempts.")},
-            errors=(400, 503),
         ),
-        Operation(
-            name="listFailedDeliveries",
-            path="/v1/deliveries/failed",
-            summary="Deliveries that were given up",
+        look(
+            "listFailedDeliveries",
+            "/v1/deliveries/failed",
+            "Deliveries that were given up",
+            FailedDeliveries,
+            "The deliveries.",
+            errors=(400,),
             parameters=_PARAMETERS[:1],
-            answers={200: answer(FailedDeliveries, "The deliveries.")},
-            errors=(400, 503),
         ),
     ),
 )
