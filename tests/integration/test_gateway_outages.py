@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import signal
 import socket
 from pathlib import Path
@@ -78,6 +80,30 @@ def test_a_frozen_redis_is_503_and_a_key_makes_the_next_try_safe(own_server: Ser
         finally:
             own_server.process.send_signal(signal.SIGCONT)
         assert gateway.post(EVENT, key).status == 202
+        with own_server.client() as raw:
+            assert raw.xlen("ingest") == 1
+
+
+def test_a_webhook_is_answered_within_the_time_of_its_source_and_the_next_try_is_the_same_job(
+    own_server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "streams.yaml").write_text(
+        "streams: {ingest: {}}\n"
+        "services: {gateway: {publishes: [ingest]}}\n"
+        "webhooks: {hasty: {scheme: github, secret: HASTY_SECRET, type: push, answer_within: 100ms}}\n"
+    )
+    secret, body = "a secret of some length", b"{}"
+    signature = {"X-Hub-Signature-256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}
+    env = {"PENSTOCK_TOPOLOGY": str(tmp_path / "streams.yaml"), "HASTY_SECRET": secret}
+    with running_gateway(own_server, tmp_path, **env) as gateway:
+        assert own_server.process is not None
+        own_server.process.send_signal(signal.SIGSTOP)
+        try:
+            refused = gateway.post(body, signature, path="/webhooks/hasty")
+        finally:
+            own_server.process.send_signal(signal.SIGCONT)
+        assert_unavailable(refused, "did not take it in time")
+        assert gateway.post(body, signature, path="/webhooks/hasty").status == 202
         with own_server.client() as raw:
             assert raw.xlen("ingest") == 1
 
