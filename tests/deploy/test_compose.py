@@ -21,6 +21,7 @@ from typing import Self, TypeAlias
 import pytest
 from standardwebhooks import Webhook
 
+from penstock.settings import Settings
 from tests.deploy.stack import PATIENCE, SECRET, Stack, declared
 from tests.processes import ROOT, eventually
 
@@ -122,6 +123,64 @@ def test_a_service_reaches_redis_and_the_world_only_where_that_is_its_work(
 def test_redis_reaches_nobody_outside(stack: Stack, outside: tuple[str, int]) -> None:
     script = "timeout 3 bash -c '</dev/tcp/{}/{}' 2>/dev/null; echo $?".format(*outside)
     assert stack.compose("exec", "-T", "redis", "sh", "-c", script).strip() != "0"
+
+
+@pytest.mark.parametrize(
+    ("network", "reached"),
+    [
+        ("state", {"redis", "gateway", "worker", "metrics", "alerts", "notifier"}),
+        ("telemetry", {"gateway", "worker", "metrics", "alerts", "notifier"}),
+        ("world", {"gateway", "worker", "notifier"}),
+        ("of-somebody-else", set()),
+    ],
+)
+def test_who_stands_in_a_network_reaches_who_is_in_it_and_nobody_else(
+    stack: Stack, network: str, reached: set[str]
+) -> None:
+    """By address, too: a name that is not told keeps nobody away."""
+    code = f"""
+import socket
+for service, address, port in {_addresses(stack)}:
+    try:
+        socket.create_connection((address, port), 1).close()
+    except OSError:
+        continue
+    print(service)
+"""
+    with contextlib.ExitStack() as ending:
+        name = f"{stack.project}_{network}"
+        if network == "of-somebody-else":
+            stack.engine.docker("network", "create", name)
+            ending.callback(stack.engine.docker, "network", "rm", name)
+        options = ("--rm", "--network", name, "--entrypoint", "python")
+        assert set(stack.engine.docker("run", *options, stack.image, "-c", code).split()) == reached
+
+
+def test_a_service_is_let_in_nowhere_but_at_the_gateway(stack: Stack) -> None:
+    doors = {"worker": "/metrics", "metrics": "/v1/metrics", "alerts": "/v1/alerts", "notifier": "/v1/deliveries"}
+    asked = {f"http://{name}:{getattr(Settings(), f'{name}_port')}{path}": 401 for name, path in doors.items()}
+    code = f"""
+import json, urllib.error, urllib.request
+def status(url):
+    try:
+        return urllib.request.urlopen(url, timeout=5).status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+print(json.dumps({{url: status(url) for url in {[*asked, "http://gateway:8080/v1/traces"]}}}))
+"""
+    for service in ("gateway", *doors):
+        answers = json.loads(stack.compose("exec", "-T", service, "python", "-c", code))
+        assert answers == asked | {"http://gateway:8080/v1/traces": 200}, service
+
+
+def _addresses(stack: Stack) -> list[tuple[str, str, int]]:
+    """Return every address of every container, with its service and the port that it serves."""
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    return [
+        (service, address, 6379 if service == "redis" else getattr(Settings(), f"{service}_port"))
+        for container, (service, _) in stack.containers().items()
+        for address in stack.engine.docker("inspect", "--format", form, container).split()
+    ]
 
 
 @pytest.fixture(scope="module")

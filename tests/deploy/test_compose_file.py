@@ -74,6 +74,22 @@ def test_redis_is_reached_by_the_services_only_and_by_no_way_from_outside() -> N
     }
 
 
+def test_each_pair_that_must_talk_shares_a_network_and_none_shares_one_for_nothing() -> None:
+    shared = {
+        frozenset((one, other))
+        for one in SERVICES
+        for other in SERVICES
+        if one < other and set(SERVICES[one]["networks"]) & set(SERVICES[other]["networks"])
+    }
+    pairs = {frozenset((name, "redis")) for name in declared()}
+    pairs |= {frozenset((name, observer)) for name in declared() for observer in ("prometheus", "jaeger")}
+    pairs |= {frozenset(("grafana", "prometheus")), frozenset(("grafana", "jaeger"))}
+    # These need not: they meet on the way to what both need. Their ports let nobody in without a scope.
+    pairs |= {frozenset((one, other)) for one in declared() for other in declared() if one != other}
+    pairs.add(frozenset(("prometheus", "jaeger")))
+    assert shared == pairs
+
+
 @pytest.mark.parametrize("name", sorted(OBSERVERS))
 def test_what_looks_at_the_mesh_is_confined_too(name: str) -> None:
     service = SERVICES[name]
