@@ -153,8 +153,9 @@ class Webhook(Section, frozen=True, kw_only=True):
     is rotated); `default_secret` holds for demonstrations only (PENSTOCK_DEMO_WEBHOOK). `type` is the event type; in
     it, `{header:Name}` and `{body:key}` stand for a request header or a key of the body (`event.type` for one inside
     another). `max_body` is in bytes; `answer_within` bounds how long the sender waits for an answer. `url` is the
-    address under which the sender knows this source, for schemes that sign it. `hmac` and `token` say what the
-    schemes of these names look for.
+    address under which the sender knows this source, for schemes that sign it. `verify_token` names the variable that
+    holds what a provider presents as hub.verify_token before it sends (Meta); it stands in addresses, so it is not the
+    secret. `hmac` and `token` say what the schemes of these names look for.
     """
 
     scheme: str
@@ -166,6 +167,7 @@ class Webhook(Section, frozen=True, kw_only=True):
     max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
     answer_within: Duration = Duration(8)
     url: str | None = None
+    verify_token: str | None = None
     hmac: HmacOptions | None = None
     token: TokenOptions | None = None
 

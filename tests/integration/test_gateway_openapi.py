@@ -128,7 +128,8 @@ def test_so_are_the_answers_to_whoever_may_not(gateway: Gateway, headers: dict[s
         for method, operation in methods.items():
             if "gateway" in operation["tags"] and ("security" in operation or status != 401):
                 given = {one["name"]: "x" for one in operation.get("parameters", ()) if one["in"] == "path"}
-                body = {"body": {"type": "t"}, "media_type": "application/json"} if method == "post" else {}
+                sent = {"body": {"type": "t"}, "media_type": "application/json"}
+                body: dict[str, Any] = sent if method == "post" else {}
                 case = routes[path][method.upper()].Case(path_parameters=given, **body)
                 base_url = f"http://127.0.0.1:{gateway.port}"
                 answer = case.call_and_validate(base_url=base_url, checks=CHECKS, headers=headers)

@@ -41,7 +41,7 @@ webhooks:
     {scheme: standard-webhooks, secret: DEMO_SECRET, type: other,
      default_secret: whsec_cGVuc3RvY2stZGVtby1zZWNyZXQtMDAwMQ==}
   slack: {scheme: slack, secret: GITHUB_SECRET, type: slack}
-  meta: {scheme: github, secret: GITHUB_SECRET, type: meta}
+  meta: {scheme: github, secret: GITHUB_SECRET, type: meta, verify_token: META_VERIFY_TOKEN}
   grid: {scheme: token, secret: GITHUB_SECRET, type: grid, token: {header: X-Key}}
   desk: {scheme: token, secret: GITHUB_SECRET, type: desk, token: {user: hook}}
   small: {scheme: github, secret: GITHUB_SECRET, type: small, max_body: 1000}
@@ -61,6 +61,7 @@ def gateway(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
         "GITHUB_SECRET_FILE": str(folder / "secret"),
         "ROTATING_SECRET": f"{OLD}\n{NEW}",
         "SHOP_SECRET": SHOP_SECRET,
+        "META_VERIFY_TOKEN": "as told to Meta",
         "PENSTOCK_DEMO_WEBHOOK": "true",
     }
     with running_gateway(_shared_server, folder, **env) as gateway:
@@ -205,12 +206,14 @@ def test_a_form_of_slack_is_data_by_its_fields_and_its_handshake_is_answered(gat
     assert raw.xlen("ingest") == 1
 
 
-def test_a_hub_challenge_is_answered_to_who_knows_the_secret(gateway: Gateway) -> None:
+def test_a_hub_challenge_is_answered_to_who_knows_the_token_for_it(gateway: Gateway) -> None:
     path = "/webhooks/meta?hub.mode=subscribe&hub.challenge=c%3Cb%3E&hub.verify_token="
-    answer = gateway.get(path + quote(GITHUB_SECRET))
+    answer = gateway.get(path + quote("as told to Meta"))
     assert (answer.status, answer.body) == (200, b"c<b>")
     assert answer.headers["Content-Type"].startswith("text/plain")
     assert gateway.get(path + "no").status == 403
+    assert gateway.get(path + quote(GITHUB_SECRET)).status == 403, "what signs has no place in an address"
+    assert gateway.get(path.replace("meta", "github")).status == 405, "no token, no challenge"
     assert gateway.get("/webhooks/meta").status == 405
 
 

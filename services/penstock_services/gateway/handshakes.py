@@ -35,16 +35,16 @@ def answer(incoming: IncomingWebhook, headers: Mapping[str, str]) -> web.Respons
 
 
 def challenge(source: WebhookSource, query: Mapping[str, str]) -> web.Response:
-    """Return the answer to `hub.challenge`: only to who knows the source's secret, as the provider was given it.
+    """Return the answer to `hub.challenge`: only to who knows the `verify_token` that the provider was given.
 
     Raises:
-        Problem: 403 it is another secret, 405 it is no challenge.
+        Problem: 403 it is another token, 405 it is no challenge, or the source expects none.
     """
-    if query.get("hub.mode") != "subscribe" or "hub.challenge" not in query:
+    if query.get("hub.mode") != "subscribe" or "hub.challenge" not in query or not source.verify_token:
         raise Problem(405, "this address takes POST", headers={"Allow": "POST, OPTIONS"})
     given = query.get("hub.verify_token", "").encode(errors="replace")
-    if not sum(hmac.compare_digest(secret.encode(), given) for secret in source.secrets):
-        raise Problem(403, "hub.verify_token is not the secret of this source")
+    if not hmac.compare_digest(source.verify_token.encode(), given):
+        raise Problem(403, "hub.verify_token is not the one of this source")
     return web.Response(text=query["hub.challenge"], content_type="text/plain")
 
 

@@ -79,7 +79,7 @@ _TAKING = (
         name="answerChallenge",
         path="/webhooks/{source}",
         scope="public",
-        summary="Answer hub.challenge, if hub.verify_token is the source's secret",
+        summary="Answer hub.challenge, if hub.verify_token is the source's",
         parameters=(_SOURCE,),
         answers={200: answer(str, "The challenge.", media_type=TEXT)},
         errors=(404, 405, 429),

@@ -45,6 +45,7 @@ class WebhookSource:
         self.secrets = secrets
         kind = SCHEMES[hook.scheme]
         self.verifiers: list[Scheme] = [kind(secret, hook) for secret in secrets]
+        self.verify_token = read_secret(hook.verify_token) if hook.verify_token else None
         self.max_body = hook.max_body or kind.largest
         self._said = float("-inf")
 
