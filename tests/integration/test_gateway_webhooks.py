@@ -186,6 +186,15 @@ def test_half_a_character_is_kept_as_it_was_signed(gateway: Gateway, raw: Any) -
     assert only(raw)["data"].encode() == body
 
 
+def test_half_a_character_is_no_way_past_the_strict_reader(gateway: Gateway, raw: Any) -> None:
+    for body, why in ((rb'["\ud83d",NaN]', "not JSON"), (rb'["\ud83d",' + b"[" * 101 + b"]" * 102, "nested")):
+        answer = send(gateway, "github", body, hub(body))
+        assert (answer.status, why in answer.detail) == (400, True)
+    assert not raw.exists("ingest")
+    hello = rb'{"type":"url_verification","challenge":"\ud83d\ude00\ud83d"}'
+    assert send(gateway, "slack", hello, slack(hello)).json == {"challenge": "\U0001f600\ufffd"}
+
+
 def test_a_secret_with_commas_and_edge_blanks_is_one_secret(server: Server, raw: Any, tmp_path: Path) -> None:
     secret = " It's a Secret, to Everybody "
     with running_gateway(server, tmp_path, GITHUB_WEBHOOK_SECRET=secret) as gateway:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -21,7 +20,9 @@ from penstock_services.gateway.schemes import SCHEMES, BadSignature, Scheme, Sig
 
 _PLACEHOLDER = re.compile(r"\{(header|body):([^{}]+)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATES = re.compile(
+    rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
 _LONGEST_TYPE = 255
 _QUIET = 10.0  # seconds between two log lines about refused requests of one source
 _log = structlog.get_logger("penstock.gateway")
@@ -156,13 +157,14 @@ def _decode(kind: str, body: bytes) -> tuple[Any, str]:
         return content, msgspec.json.encode(content).decode()
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise Problem(415, "webhooks are JSON or forms: choose one of them where the webhook is set up")
-    if _SURROGATE.search(body):
+    try:
+        content = parse(body)
+    except Problem:
         # Half a character: RFC 8259 lets it be written, and no text can hold it. It is passed on as it was signed.
-        try:
-            return json.loads(body), body.decode()
-        except (ValueError, RecursionError):
-            pass  # the strict reader says what is wrong
-    return parse(body), body.decode()
+        if not _SURROGATES.search(body):
+            raise
+        content = parse(_SURROGATES.sub(lambda found: found["pair"] or rb"\ufffd", body))
+    return content, body.decode()
 
 
 def _at(content: Any, name: str) -> Any:
