@@ -27,7 +27,7 @@ from penstock.traces.reports import read
 from penstock.web.body import parse as parse_body
 from penstock.web.clients import Clients
 from penstock.web.problems import Problem
-from penstock_services.gateway import cloudevents, submission
+from penstock_services.gateway import cloudevents, handshakes, submission
 from penstock_services.gateway.acceptance import idempotency_key
 from penstock_services.gateway.schemes import SCHEMES
 from penstock_services.gateway.sources import WebhookSource
@@ -93,7 +93,9 @@ def _webhook(data: bytes) -> None:
     source = SOURCES[len(body) % len(SOURCES)]
     if len(data) % 2:
         headers.update(source.verifiers[0].sign(body, time.time()))
-    source.event_type(headers, source.receive(headers, body).content)
+    incoming = source.receive(headers, body)
+    if handshakes.answer(incoming, headers) is None:
+        source.event_type(headers, incoming.content)
 
 
 def _shown(data: bytes) -> None:
@@ -108,6 +110,8 @@ RETRY = _NEXT.join((ENTRY, b"retry.entry", b"1-0", b"attempt", b"2", b"retry.cra
 DEAD = _NEXT.join((ENTRY, b"dlq.stream", b"ingest", b"dlq.entry", b"1-0", b"dlq.attempts", b"3", b"dlq.error", b"E: x"))
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 HOOK = b"Content-Type: application/json\r\nStripe-Signature: t=1,v1=2\r\nwebhook-id: m" + _NEXT + EVENT
+SLACK_HELLO = b"Content-Type: application/json" + _NEXT + b'{"type":"url_verification","challenge":"\\ud83d"}'
+GRID_HELLO = b"aeg-event-type: SubscriptionValidation" + _NEXT + b'[{"data":{"validationCode":"\\ud83d"}}]'
 FORM = b"Content-Type: application/x-www-form-urlencoded\r\nX-Slack-Signature: v0=1" + _NEXT + b"a=1&b=%20&b"
 YAML = b"streams: {ingest: {retention: {age: 7d}}}\nservices: {a: {consumes: {ingest: {}}, publishes: [ingest]}}\n"
 
@@ -128,7 +132,7 @@ TARGETS: dict[str, Target] = {
         lambda data: cloudevents.read_binary(*message(data)),
         (Problem,),
     ),
-    "webhooks": Target((HOOK, FORM), _webhook, (Problem,)),
+    "webhooks": Target((HOOK, FORM, SLACK_HELLO, GRID_HELLO), _webhook, (Problem,)),
     "idempotency key": Target(
         (b'Idempotency-Key: "a\\"b"',), lambda data: idempotency_key(message(data)[0]), (Problem,)
     ),
