@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from penstock import models
 from penstock.errors import InvalidEvent
 from penstock.times import entry_time, is_entry_id
 from penstock.trace_context import TraceContext
@@ -23,7 +24,7 @@ _KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant",
 RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = "retry.entry", "attempt", "retry.crashes", "retry.error"
 RETRY_FIELDS = "retry.fields"
 
-json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
+json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical", enc_hook=models.dump)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +135,7 @@ def encode_data(data: Any) -> str:
 
 
 def _check_finite(data: Any) -> None:
-    left = [msgspec.to_builtins(data, enc_hook=lambda _: None)]
+    left = [msgspec.to_builtins(data, enc_hook=lambda part: None if type(part) is msgspec.Raw else models.dump(part))]
     while left:
         value = left.pop()
         if isinstance(value, float) and not math.isfinite(value):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pydantic
 import pytest
 import structlog
 
@@ -166,6 +167,38 @@ async def test_an_event_that_cannot_succeed_is_dead_at_once(
 
     assert [(one["dlq.reason"], one["dlq.error"], one["dlq.attempts"]) for one in letters(raw)] == [
         (reason, str(raised), "1")
+    ]
+
+
+class Ticket(pydantic.BaseModel):
+    number: int = pydantic.Field(alias="ticketNumber")
+
+
+async def test_models_of_pydantic_are_read_kept_and_emitted_and_data_that_fits_none_is_dead_at_once(
+    service: Service, server: Server, raw: Raw
+) -> None:
+    async def fetch(number: int) -> Ticket:
+        return Ticket(ticketNumber=number)
+
+    @service.on("ingest")
+    async def handle(ticket: Ticket, ctx: Context) -> None:
+        fetched = await ctx.step("fetch", fetch, ticket.number + ctx.attempt)
+        if ctx.attempt == 1:
+            raise ConnectionError("after the step")
+        ctx.emit("events", "ticket.fetched", fetched)
+
+    add(raw, data={"ticketNumber": 4})
+    add(raw, data={"ticketNumber": "many"})
+    async with running(service, MESH, server):
+        await eventually(lambda: letters(raw) and settled(raw, "ingest", "worker"), what="both are settled")
+
+    assert [fields["data"] for fields in fields_of(raw, "events")] == ['{"ticketNumber":5}']
+    assert [(one["dlq.reason"], one["dlq.error"], one["dlq.attempts"]) for one in letters(raw)] == [
+        (
+            "invalid",
+            "data: Input should be a valid integer, unable to parse string as an integer - at `$.ticketNumber`",
+            "1",
+        )
     ]
 
 

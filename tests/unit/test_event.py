@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,6 +223,10 @@ def test_an_attribute_that_no_entry_can_hold_is_refused_by_name(attributes: dict
 def test_data_that_json_cannot_hold_is_refused(data: object) -> None:
     with pytest.raises(InvalidEvent, match="cannot be written as JSON"):
         encode_data(data)
+
+
+def test_json_that_is_written_already_goes_out_as_it_is() -> None:
+    assert encode_data({"a": msgspec.Raw(b"null")}) == '{"a":null}'
 
 
 def test_a_retry_entry_tells_where_it_first_lay_and_how_it_fared() -> None:

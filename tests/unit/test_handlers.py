@@ -129,6 +129,13 @@ def nowhere(ticket: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F82
     ...
 
 
+class Unfinished(msgspec.Struct):
+    part: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+def takes_unfinished(data: Unfinished) -> None: ...
+
+
 def no_list(ticket: Ticket) -> None: ...
 
 
@@ -139,7 +146,12 @@ def no_list(ticket: Ticket) -> None: ...
         (three, {}, "takes the data and, if it wants, the context"),
         (only_keywords, {}, "takes the data and, if it wants, the context"),
         (needs_a_keyword, {}, "takes the data and, if it wants, the context"),
-        (unreadable, {}, "cannot be read from JSON"),
+        (
+            unreadable,
+            {},
+            "cannot be read from JSON: take a msgspec Struct, a dataclass, a TypedDict, a model of pydantic",
+        ),
+        (takes_unfinished, {}, "cannot be read from JSON: name 'Nowhere' is not defined"),
         (nowhere, {}, "name 'Nowhere' is not defined; annotate with a type that the module can see"),
         (no_list, {"batch": 10}, r"a batch handler takes a list, such as list\[Event\]"),
         (takes_anything, {"batch": 0}, "batch is the most events in one call, 1 to 1000, not 0"),

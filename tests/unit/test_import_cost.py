@@ -10,7 +10,7 @@ import pytest
 import penstock
 from penstock.cli.main import COMMANDS, load
 
-HEAVY = {"aiohttp", "jinja2", "opentelemetry", "redis", "rich", "structlog", "typer", "uvloop", "yaml"}
+HEAVY = {"aiohttp", "jinja2", "opentelemetry", "pydantic", "redis", "rich", "structlog", "typer", "uvloop", "yaml"}
 HELP = """
 import contextlib, io, sys
 from penstock.cli.main import app

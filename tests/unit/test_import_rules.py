@@ -22,6 +22,7 @@ FLOORS = (
         "event",
         "keys",
         "matchers",
+        "models",
         "net",
         "processes",
         "redaction",

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar, cast, get_type_hints
 
-import msgspec
 import structlog
 
+from penstock import models
 from penstock.errors import InvalidEvent
 from penstock.event import Event, derived_id, encode_data
 from penstock.redis.connection import AsyncRedis
@@ -375,11 +375,11 @@ def _encode_result(step: str, result: Any) -> bytes:
 
 def _restore(step: str, stored: bytes, function: Callable[..., Any]) -> Any:
     try:
-        kind = get_type_hints(function).get("return", Any)
+        kind = get_type_hints(function, include_extras=True).get("return", Any)
     except (NameError, TypeError):  # a callable without annotations, or with ones that cannot be resolved
         kind = Any
     try:
-        return msgspec.json.decode(stored, type=kind)
+        return models.decoder(kind)(stored)
     except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
         raise InvalidEvent(
             f"what an earlier attempt kept of step {step} does not fit what it returns now: {error}"

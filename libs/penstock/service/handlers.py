@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 import msgspec.inspect
 
+from penstock import models
 from penstock.errors import ConfigurationError
 from penstock.event import Event
 from penstock.retry import Retry
@@ -98,12 +99,16 @@ def _decoder(name: str, annotation: Any) -> Callable[[Event], Any]:
     if annotation is Event:
         return lambda event: event
     try:
-        decode = msgspec.json.Decoder(annotation).decode
-    except TypeError as error:
+        decode = models.decoder(annotation)
+    except (TypeError, NameError, ConfigurationError) as error:
         raise ConfigurationError(f"{name}: {annotation!r} cannot be read from JSON: {error}") from None
-    if isinstance(msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType):
+    readable = models.has_model(annotation) or not isinstance(
+        msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType
+    )
+    if not readable:
         raise ConfigurationError(
-            f"{name}: {annotation!r} cannot be read from JSON; the data comes first, then the context"
+            f"{name}: {annotation!r} cannot be read from JSON: take a msgspec Struct, a dataclass, a TypedDict, a model "
+            "of pydantic 2, plain types, or the whole Event; the data comes first, then the context"
         )
     return lambda event: decode(event.data)
 
