@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -187,7 +188,7 @@ def named(service: Service, stream: str, event_type: str) -> str | None:
     return handler.types[0] if handler else None
 
 
-def test_an_exact_type_comes_before_a_pattern_and_the_first_pattern_before_the_next() -> None:
+def test_an_exact_type_comes_before_a_pattern() -> None:
     service = Service("shop")
     for types in ("*.created", "ticket.*", "ticket.created", "order.[ab]"):
         service.on("ingest", type=types)(takes_event)
@@ -198,6 +199,39 @@ def test_an_exact_type_comes_before_a_pattern_and_the_first_pattern_before_the_n
     assert named(service, "ingest", "order.b") == "order.[ab]"
     assert named(service, "ingest", "order.closed") is None
     assert named(service, "events", "ticket.created") is None
+
+
+@pytest.mark.parametrize(
+    ("event_type", "patterns"),
+    [
+        ("a.b.c", ("a.b.c", "a.b.*", "a.*", "*.c", "*")),
+        ("a.b.c", ("a.b.*", "a.*.c", "a.*", "?*")),
+        ("a.b", ("a.[b]", "a.?", "a.*")),
+        ("a.b", ("a.[bc]", "a.?", "a.?*", "a*?*", "[ab]*.b", "*.b")),
+        ("ticket.created", ("ticket.*", "*.created")),  # what is said first weighs more
+        ("a[b", ("a[b*", "a*[b", "a*")),  # a [ that begins no set stands for itself
+        ("abc", ("a*bc*", "a*c*", "a*", "**")),
+        ("abc", ("a*b*c", "a*bc*")),  # neither is narrower: which one is settled all the same
+    ],
+)
+def test_of_several_patterns_the_most_specific_counts_whatever_the_order(
+    event_type: str, patterns: tuple[str, ...]
+) -> None:
+    for skipped in range(len(patterns)):
+        left = patterns[skipped:]
+        for order in itertools.permutations(left):
+            service = Service("shop")
+            for pattern in order:
+                service.on("ingest", type=pattern)(takes_event)
+            assert named(service, "ingest", event_type) == left[0], order
+
+
+def test_patterns_of_one_handler_count_each_for_itself() -> None:
+    service = Service("shop")
+    service.on("ingest", type=["a.b.*", "*"])(takes_event)
+    service.on("ingest", type=["a.*"])(takes_event)
+
+    assert [named(service, "ingest", kind) for kind in ("a.b.c", "a.c", "c")] == ["a.b.*", "a.*", "a.b.*"]
 
 
 def test_a_handler_may_want_several_types_and_by_default_all() -> None:
@@ -230,6 +264,18 @@ def test_two_handlers_for_one_type_are_refused_by_name() -> None:
         ConfigurationError, match=r"takes_order and .*takes_ticket both handle ticket\.created on ingest"
     ):
         _ = service.handlers
+
+
+@pytest.mark.parametrize("pattern", ["order.*", "*"])
+def test_two_handlers_of_one_pattern_are_refused_by_name(pattern: str) -> None:
+    service = Service("shop")
+    service.on("ingest", type=pattern)(takes_ticket)
+    service.on("ingest", type=["a", pattern])(takes_order)
+
+    with pytest.raises(ConfigurationError, match=r"takes_order and .*takes_ticket both handle ") as caught:
+        _ = service.handlers
+
+    assert f"both handle {pattern} on ingest" in str(caught.value)
 
 
 def test_one_function_registered_twice_makes_two_handlers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -102,15 +103,16 @@ def _decoder(name: str, annotation: Any) -> Callable[[Event], Any]:
         decode = models.decoder(annotation)
     except (TypeError, NameError, ConfigurationError) as error:
         raise ConfigurationError(f"{name}: {annotation!r} cannot be read from JSON: {error}") from None
-    readable = models.has_model(annotation) or not isinstance(
-        msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType
-    )
-    if not readable:
+    if not models.has_model(annotation) and _is_custom(annotation):
         raise ConfigurationError(
-            f"{name}: {annotation!r} cannot be read from JSON: take a msgspec Struct, a dataclass, a TypedDict, a model "
-            "of pydantic 2, plain types, or the whole Event; the data comes first, then the context"
+            f"{name}: {annotation!r} cannot be read from JSON: take a msgspec Struct, a dataclass, a TypedDict, a "
+            "model of pydantic 2, plain types, or the whole Event; the data comes first, then the context"
         )
     return lambda event: decode(event.data)
+
+
+def _is_custom(annotation: Any) -> bool:
+    return isinstance(msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType)
 
 
 class Handlers:
@@ -118,8 +120,12 @@ class Handlers:
 
     def __init__(self, handlers: list[Handler]) -> None:
         self._by_stream: dict[str, list[Handler]] = {}
+        self._patterns: dict[str, list[tuple[str, Handler]]] = {}
         for handler in handlers:
             self._by_stream.setdefault(handler.stream, []).append(handler)
+            self._patterns.setdefault(handler.stream, []).extend((kind, handler) for kind in handler.types)
+        for patterns in self._patterns.values():
+            patterns.sort(key=lambda one: _generality(one[0]))
         self._found: dict[tuple[str, str], Handler | None] = {}
 
     @property
@@ -137,7 +143,7 @@ class Handlers:
         return list(self._by_stream)
 
     def find(self, stream: str, event_type: str) -> Handler | None:
-        """Return the handler for a type on a stream: an exact match before a pattern, else the first."""
+        """Return the handler for a type on a stream: an exact match, else the most specific pattern."""
         key = stream, event_type
         try:
             return self._found[key]
@@ -145,16 +151,14 @@ class Handlers:
             pass
         if len(self._found) > 10_000:  # types come from outside; do not let them grow a cache without bound
             self._found.clear()
-        handlers = self._by_stream.get(stream, [])
-        exact = (handler for handler in handlers if event_type in handler.types)
-        pattern = (
-            handler for handler in handlers if any(fnmatch.fnmatchcase(event_type, kind) for kind in handler.types)
-        )
-        found = self._found[key] = next(exact, None) or next(pattern, None)
+        patterns = self._patterns.get(stream, [])
+        exact = (handler for kind, handler in patterns if kind == event_type)
+        matching = (handler for kind, handler in patterns if fnmatch.fnmatchcase(event_type, kind))
+        found = self._found[key] = next(exact, None) or next(matching, None)
         return found
 
     def check_conflicts(self) -> None:
-        """Refuse two handlers for the same type on the same stream.
+        """Refuse two handlers for the same type, or the same pattern, on the same stream.
 
         Raises:
             ConfigurationError: naming both.
@@ -169,3 +173,19 @@ class Handlers:
                             "one handler for an event: give one of them to a service of its own"
                         )
                     seen[kind] = handler.name
+
+
+_PARTS = re.compile(r"\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)  # of a pattern, as fnmatch reads it
+
+
+def _generality(pattern: str) -> tuple[int, int, int, int, int, str]:
+    """Sort patterns: the most specific first, whatever the order in which they were registered.
+
+    That is the one that says more before its first wildcard, then the one that asks for more characters, then the
+    one with fewer and narrower wildcards: a narrower pattern before one that matches all it does and more.
+    """
+    parts = _PARTS.findall(pattern)
+    literal = [len(part) == 1 and part not in "*?" for part in parts]
+    stars = sum(part.startswith("*") for part in parts)
+    beginning = literal.index(False) if False in literal else len(literal)
+    return -beginning, stars - len(parts), -sum(literal), parts.count("?"), stars, pattern
