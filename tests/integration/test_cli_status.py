@@ -129,3 +129,18 @@ def test_a_key_that_is_no_stream_is_named(cli: Cli, raw: Any) -> None:
     done = cli("status")
     assert done.returncode == 2
     assert "WRONGTYPE" in done.stderr
+
+
+def test_its_table_fits_eighty_columns(cli: Cli, raw: Any) -> None:
+    raw.xadd("notifications-of-a-long-name", {"type": "t"})
+    raw.xgroup_create("notifications-of-a-long-name", "notifier", "0")
+    raw.xadd("ingest", {"type": "t"})
+    raw.xgroup_create("ingest", "worker", "0")
+
+    lines = cli("status", COLUMNS="80").stdout.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    [header] = [line.split() for line in lines if line.startswith("stream ")]
+    assert header == ["stream", "length", "group", "lag", "pending", "delayed", "retry", "dead", "consumers"]
+    [row] = [line.split() for line in lines if line.startswith("ingest")]
+    assert row == ["ingest", "1", "worker", "1", "0", "0", "0", "0", "0"]

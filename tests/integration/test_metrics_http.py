@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from rich.cells import cell_len
 
 from penstock.times import rfc3339
 from tests.forks import run, start
@@ -49,8 +51,8 @@ class Told:
         except OSError:
             return False
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(["penstock", "metrics", *arguments], env={"REDIS_URL": self._server.url, "PATH": ""})
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return run(["penstock", "metrics", *arguments], env={"REDIS_URL": self._server.url, "PATH": "", **env})
 
 
 def publish(raw: Any, *kinds: str, **rest: Any) -> None:
@@ -193,6 +195,21 @@ def test_the_command_prints_tables_with_sparklines(told: Told) -> None:
     assert "100.0%" in rows["ticket.created", "acme"]
     assert "█" in rows["ticket.created", "acme"]
     assert rows["ticket.triaged", "crm"].split()[2] == "1"
+
+
+def test_the_tables_fit_eighty_columns_with_every_number_whole(told: Told) -> None:
+    wide = told.run("--once", COLUMNS="200").stdout.splitlines()
+    narrow = told.run("--once", COLUMNS="80").stdout.splitlines()
+
+    assert "p90   " in "".join(wide)
+    assert any(re.search(r"  ticket\.created acme +3 .* 400 ms ", f"  {line}") for line in narrow)
+    assert "left out for want of room: p90" in "\n".join(narrow)
+    assert max(map(cell_len, narrow)) <= 80
+    assert sum("left out" not in line for line in narrow) == len(wide), "no line is folded"
+    rows = zip(wide, (line for line in narrow if "left out" not in line), strict=True)
+    for whole, shown in rows:
+        cells = re.split(r" {2,}", whole.strip())
+        assert [cell for cell in re.split(r" {2,}", shown.strip()) if cell not in cells and "█" not in cell] == []
 
 
 def test_on_a_terminal_the_command_follows_along_until_ctrl_c(told: Told, server: Server, raw: Any) -> None:

@@ -8,8 +8,9 @@ import sys
 
 import msgspec
 import pytest
+from rich.console import Console
 
-from penstock.cli.terminal import Lines, harmless, print_table
+from penstock.cli.terminal import Lines, harmless, make_table, print_table
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +74,46 @@ def test_json_for_a_terminal_is_the_same_json_and_steers_nothing() -> None:
     assert msgspec.json.decode(text) == data
     assert text.isprintable()
     assert "ü 東 😀" in text
+
+
+COLUMNS = ("job", "count", "p50", "p99", "said")
+ROWS = (("ticket.created of acme", "1234", "100 ms", "1.25 s", "connection refused"), ("-", "1", "<0.1 ms", "-", ""))
+
+
+def drawn(width: int) -> list[str]:
+    screen = Console(file=io.StringIO(), width=width)
+    screen.print(make_table(COLUMNS, ROWS, numbers=COLUMNS[1:4], spare=("p99", "p50"), width=width))
+    assert isinstance(screen.file, io.StringIO)
+    return [line.rstrip() for line in screen.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("width", "numbers"),
+    [
+        (200, ["1234", "100 ms", "1.25 s"]),
+        (70, ["1234", "100 ms", "1.25 s"]),
+        (63, ["1234", "100 ms"]),
+        (55, ["1234"]),
+        (30, ["1234"]),
+    ],
+)
+def test_where_room_is_scarce_texts_are_folded_columns_left_out_and_numbers_never_cut(
+    width: int, numbers: list[str]
+) -> None:
+    lines = drawn(width)
+
+    assert max(map(len, lines)) <= width
+    assert [name for name in ("1234", "100 ms", "1.25 s") if name in lines[1]] == numbers
+    left_out = [name for name in ("p99", "p50") if name not in lines[0]]
+    assert ("left out for want of room: " + ", ".join(left_out) in " ".join(lines)) == bool(left_out)
+
+
+def test_a_pipe_takes_lines_of_any_length_unless_columns_are_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(["said"], [["word " * 50]])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(["said"], [["word " * 50]])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40

@@ -35,7 +35,8 @@ def metrics(
 ) -> None:
     """Show rates, failures and durations of jobs, counts of events, and how far every group has come.
 
-    Durations are within 1 % of the exact ones. Without a terminal it prints once.
+    Durations are within 1 % of the exact ones. Without a terminal it prints once. Where
+    there is no room for a column the table says so: a wider terminal (or COLUMNS) has it, and --json all.
 
     JSON: {"now", "watermark", "windows": [{"start", "seconds", "open", "late", "series": [...]}]}.
     """
@@ -61,19 +62,19 @@ async def _print_json(query: WindowQuery) -> None:
 async def _show(query: WindowQuery, *, follow: bool) -> None:
     async with session() as here:
         screen = console()
-        first = render(await _look(here, query))
+        first = render(await _look(here, query), screen.width)
         if not follow:
             screen.print(first)
             return
         with Live(first, console=screen, auto_refresh=False, screen=True) as live:
             while True:
                 await asyncio.sleep(_REFRESH)
-                live.update(await _try_look(here, query), refresh=True)
+                live.update(await _try_look(here, query, screen.width), refresh=True)
 
 
-async def _try_look(here: Session, query: WindowQuery) -> RenderableType:
+async def _try_look(here: Session, query: WindowQuery, width: int) -> RenderableType:
     try:
-        return render(await _look(here, query))
+        return render(await _look(here, query), width)
     except Exception as error:
         away = unavailable(error)
         if away is None:

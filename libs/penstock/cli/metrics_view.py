@@ -16,7 +16,8 @@ from penstock.metrics.windows import Window
 from penstock.schemas import Quantiles, Series
 from penstock.times import short_duration
 
-_CELLS = 30  # of a sparkline
+_MOST_CELLS, _LEAST_CELLS = 30, 10  # of a sparkline
+_BESIDE = 110  # columns of the screen for what stands beside a sparkline
 _BARS = "▁▂▃▄▅▆▇█"
 _GAUGES = ("lag_age", "lag", "oldest_pending", "pending", "delayed", "retry", "dead", "consumers")
 _AGES = ("lag_age", "oldest_pending")
@@ -32,27 +33,34 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     windows: list[Window]
 
 
-def render(look: Look) -> RenderableType:
-    """Return tables of jobs, events and the mesh, each only if there is something to show."""
+def render(look: Look, width: int) -> RenderableType:
+    """Return tables of jobs, events and the mesh in `width` columns, each only if there is something to show."""
     span = max(look.until - look.since, 1.0)
     counted = roll_up(merged(window.tallies for window in look.windows), span)
     series = [one for one in counted if look.query.wants(one)]
-    course = _Course(look)
+    course = _Course(look, cells=max(_LEAST_CELLS, min(_MOST_CELLS, width - _BESIDE)))
     jobs = [_job_row(one, course) for one in series if one.name == "jobs"]
     events = [_event_row(one, course) for one in series if one.name == "events"]
     mesh = _mesh_rows(look, course)
     late = sum(window.tallies.late for window in look.windows)
     parts: list[RenderableType] = [Text(_headline(look, late), style="dim")]
-    for columns, rows, left in ((_JOBS, jobs, 1), (_EVENTS, events, 2), (_MESH, mesh, 2)):
+    for columns, spare, rows, left in (
+        (_JOBS, _SPARE_JOBS, jobs, 1),
+        (_EVENTS, _SPARE_EVENTS, events, 2),
+        (_MESH, _SPARE_MESH, mesh, 2),
+    ):
         if rows:
-            parts += [Text(""), make_table(columns, rows, numbers=columns[left:-1])]
+            table = make_table(columns, rows, numbers=columns[left:-1], spare=spare, width=width)
+            parts += [Text(""), table]
     if len(parts) == 1:
         parts.append(Text("nothing was counted in this time"))
     return Group(*parts)
 
 
 _JOBS = ("job", "attempts", "/s", "failed", "p50", "p90", "p95", "p99", "max", "wait p95", "course")
+_SPARE_JOBS = ("p90", "p99", "wait p95", "max", "course", "p95")
 _EVENTS = ("event", "from", "count", "/s", "course")
+_SPARE_EVENTS = ("course",)
 _MESH = (
     "stream",
     "group",
@@ -64,8 +72,9 @@ _MESH = (
     "retry",
     "dead",
     "alive",
-    "lag age, course",
+    "lag age course",
 )
+_SPARE_MESH = ("lag age course", "oldest", "alive", "delayed", "retry")
 
 
 def _headline(look: Look, late: int) -> str:
@@ -76,23 +85,24 @@ def _headline(look: Look, late: int) -> str:
 class _Course:
     """How series went over time, in the cells of a sparkline."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, *, cells: int) -> None:
+        self._count = cells
         self._cells: dict[_Key, list[float]] = {}
-        width = max((look.until - look.since) / _CELLS, look.query.seconds)
+        width = max((look.until - look.since) / cells, look.query.seconds)
         for window in look.windows:
-            cell = min(int((window.start - look.since) / width), _CELLS - 1)
+            cell = min(int((window.start - look.since) / width), cells - 1)
             for series in roll_up(window.tallies, window.seconds):
                 self._put(series, cell, lambda old, new: old + new, series.count or 0)
             for series in window.gauges:
                 self._put(series, cell, max, series.value or 0)
-        self._used = max(1, min(_CELLS, round((look.until - look.since) / width)))
+        self._used = max(1, min(cells, round((look.until - look.since) / width)))
 
     def of(self, series: Series) -> str:
         """Return the sparkline of a series."""
         return sparkline(self._cells.get(_key(series), [])[: self._used])
 
     def _put(self, series: Series, cell: int, join: Callable[[float, float], float], value: float) -> None:
-        cells = self._cells.setdefault(_key(series), [0.0] * _CELLS)
+        cells = self._cells.setdefault(_key(series), [0.0] * self._count)
         cells[cell] = join(cells[cell], value)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TextIO, cast
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from penstock.telemetry.logs import wants_colour
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 """The option of every command that prints for programs too."""
+_LEAST_TEXT = 20  # columns of the screen that a text has, or as many as it needs, before others are left out
 _STEERING = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
 _COLOURS = (36, 32, 35, 33, 34, 96, 92, 95)  # ANSI foreground colours, told apart on dark and on light
 
@@ -35,24 +37,57 @@ def harmless(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
-    """Write a table to stdout; the columns named in `numbers` are set flush right."""
-    console().print(make_table(columns, rows, numbers=numbers))
+    """Write a table to stdout, see `make_table`."""
+    screen = console()
+    screen.print(make_table(columns, rows, numbers=numbers, width=screen.width))
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:
-    """Return a table as `print_table` writes it."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
-    for column in columns:
-        last = column == columns[-1]
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=not last)
+def make_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int,
+    numbers: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> Table:
+    """Return a table that fits in `width` columns; those named in `numbers` are set flush right.
+
+    Where there is too little room columns stand closer, then texts are folded, and those named in `spare` are left
+    out, the first of them first, which the table says. No number is cut, as `100 ms` would be to `100 m`, while there
+    is something else to give way.
+    """
+    widths = {name: max(map(cell_len, cells)) for name, *cells in zip(columns, columns, *rows, strict=True)}
+    whole = {*numbers, *spare}
+    least = {name: size if name in whole else min(size, _LEAST_TEXT) for name, size in widths.items()}
+    gap = 3 if sum(widths.values()) + 3 * (len(widths) - 1) <= width else 2
+    left_out: list[str] = []
+    for name in spare:
+        if sum(least.values()) + gap * (len(least) - 1) <= width:
+            break
+        del least[name]
+        left_out.append(name)
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, gap, 0, 0),
+        caption=f"left out for want of room: {', '.join(left_out)}" if left_out else None,
+        caption_style="dim",
+        caption_justify="left",
+    )
+    for name in least:
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=name in whole)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell for name, cell in zip(columns, row, strict=True) if name in least))
     return table
 
 
 def console() -> Console:
-    """Return a console on stdout that prints texts as they are; where no terminal folds long lines, neither do we."""
-    width = None if sys.stdout.isatty() else 10_000
+    """Return a console on stdout that prints texts as they are, as wide as the terminal or as COLUMNS says.
+
+    Where neither folds long lines, neither do we.
+    """
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 10_000
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
