@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_from_start_to_stop_and_on_again(mesh_on_each_kind: Mesh) -> None:
     with mesh.up() as process:
         mesh.is_ready()
         mesh.says("Penstock is ready")
-        mesh.are_reading()
+        assert set(mesh.pids()) == {"redis", "worker", "shop"}
         by_xadd = mesh.add_ticket()
         mesh.completes(by_xadd)
         ticket = json.loads(mesh.redis.xrange("ingest")[0][1]["data"])
@@ -179,8 +180,42 @@ def test_a_taken_port_is_named_with_the_variable_that_moves_ours(mesh: Mesh, var
         mesh.env[variable] = str(port)
         with mesh.up() as process:
             assert process.wait(START) == 2
-    assert mesh.output.startswith(f"penstock: port {port} on 127.0.0.1 is taken by another program")
+    who = f"another program ({Path(sys.executable).name}, process {os.getpid()})"
+    assert mesh.output.startswith(f"penstock: port {port} on 127.0.0.1 is taken by {who}")
     assert variable in mesh.output
+
+
+@pytest.mark.parametrize("same", ["folder", "gateway port", "redis port"])
+def test_a_second_one_is_told_of_the_first_with_its_process(mesh: Mesh, tmp_path: Path, same: str) -> None:
+    (tmp_path / "second").mkdir()
+    second = Mesh(tmp_path / "second")
+    names = {
+        "folder": ("PENSTOCK_DATA_DIR",),
+        "gateway port": ("PENSTOCK_GATEWAY_PORT",),
+        "redis port": ("PENSTOCK_REDIS_PORT",),
+    }[same]
+    second.env |= {name: mesh.env[name] for name in names}
+    with mesh.up() as first:
+        mesh.are_reading()
+        mesh.is_ready()
+        with second.up() as process:
+            assert process.wait(START) == 2
+        assert stop(first) == 0
+    assert f"another `penstock up` (process {first.pid})" in second.output
+    assert all(name in second.output for name in names)
+
+
+def test_it_is_ready_when_all_services_are_and_says_who_is_not(tmp_path: Path) -> None:
+    mesh = Mesh(
+        tmp_path, TOPOLOGY.replace("tests.e2e.shop:", "tests.e2e.late_shop:"), SHOP_OPENS=str(tmp_path / "open")
+    )
+    with mesh.up() as process:
+        mesh.says("Penstock runs, and waits for shop\n")
+        assert "Penstock is ready" not in mesh.output
+        (tmp_path / "open").touch()
+        mesh.says("Penstock is ready now")
+        assert set(mesh.pids()) == {"redis", "worker", "shop"}
+        assert stop(process) == 0
 
 
 def test_with_redis_url_no_server_is_started(mesh: Mesh) -> None:

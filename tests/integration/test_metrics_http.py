@@ -10,7 +10,9 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,7 +186,8 @@ def test_a_port_that_another_program_has_is_said_in_words(server: Server, tmp_pa
         log = tmp_path / "log"
         with service(server, log=log, PENSTOCK_METRICS_PORT=str(port)) as process:
             assert process.wait(20) == 2
-    assert f"PENSTOCK_METRICS_PORT: 127.0.0.1:{port} is taken" in log.read_text()
+    who = f"another program ({Path(sys.executable).name}, process {os.getpid()})"
+    assert f"PENSTOCK_METRICS_PORT: 127.0.0.1:{port} is taken by {who}; stop that one" in log.read_text()
 
 
 def test_the_command_prints_tables_with_sparklines(told: Told) -> None:

@@ -142,7 +142,8 @@ async def test_a_port_taken_by_another_program_is_named(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         with pytest.raises(ConfigurationError) as refused:
             await OwnServer(settings(tmp_path, port)).start()
-    for part in (f"port {port} on 127.0.0.1 is taken by another program", "PENSTOCK_REDIS_PORT", "REDIS_URL"):
+    who = f"another program ({Path(sys.executable).name}, process {os.getpid()})"
+    for part in (f"port {port} on 127.0.0.1 is taken by {who}: ", "PENSTOCK_REDIS_PORT", "REDIS_URL"):
         assert part in str(refused.value)
 
 

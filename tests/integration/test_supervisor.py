@@ -99,7 +99,7 @@ async def test_stopping_lets_programs_finish_and_shows_what_they_say() -> None:
     async with running(watched):
         await watched.until(lambda: len(watched.lines) == 2)
     assert watched.of("a") == watched.of("b") == ["up", "drained"]
-    assert watched.supervisor.running == set()
+    assert watched.supervisor.running == {}
 
 
 STUBBORN = (

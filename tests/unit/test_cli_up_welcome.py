@@ -16,7 +16,7 @@ MESH = topology.parse("""
 streams: {ingest: {}, events: {}}
 services:
   gateway: {run: penstock_services.gateway, publishes: [ingest]}
-  worker: {consumes: {ingest: {}}}
+  worker: {run: penstock_services.worker, consumes: {ingest: {}}}
   audit: {consumes: {ingest: {unhandled: skip}, events: {}}}
 webhooks: {demo: {scheme: github, secret: S, type: t}}
 """)
@@ -63,6 +63,69 @@ def test_its_commands_publish_a_good_ticket(tool: str | None, monkeypatch: pytes
     assert publish[:-1] == (expected or ["penstock", "emit", "ticket.created"])
     msgspec.json.decode(publish[-1], type=Ticket)
     assert status == ["penstock", "status"]
+
+
+OWN = topology.parse("""
+streams: {ingest: {}, orders: {}}
+services:
+  gateway: {run: penstock_services.gateway, publishes: [ingest]}
+  shop: {run: "own:service", consumes: {orders: {}}}
+""")
+
+
+@pytest.mark.parametrize("tool", [None, "redis-cli"])
+def test_to_services_of_ones_own_it_names_the_stream_and_leaves_the_type_open(
+    tool: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in (tool, "penstock") else None)
+    text = welcome(Settings(), OWN, None, coloured=False)
+
+    assert "Try, in another terminal, with a TYPE and data that shop takes:" in text
+    assert "ticket" not in text
+    by_hand = ["redis-cli", "XADD", "orders", "*", "type", "TYPE", "data", "{}"]
+    assert commands(text) == [
+        by_hand if tool else ["penstock", "emit", "TYPE", "{}", "--stream", "orders"],
+        ["penstock", "status"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("services", "curl"),
+    [
+        ('{gateway: {run: penstock_services.gateway}, shop: {run: "own:service", consumes: {ingest: {}}}}', True),
+        ('{shop: {run: "own:service", consumes: {ingest: {}}}}', False),
+        ('{gateway: {run: penstock_services.gateway}, worker: {run: "own:jobs", consumes: {ingest: {}}}}', True),
+    ],
+)
+def test_through_the_gateway_goes_what_is_read_of_ingest(services: str, curl: bool) -> None:
+    text = welcome(Settings(), topology.parse(f"streams: {{ingest: {{}}}}\nservices: {services}"), None, coloured=False)
+
+    assert ('"type":"TYPE","data":{}' in text) == curl
+    assert "ticket" not in text
+
+
+@pytest.mark.parametrize(
+    "services",
+    [
+        "{gateway: {run: penstock_services.gateway}}",  # nobody reads
+        "{gateway: {run: penstock_services.gateway}, worker: {consumes: {ingest: {}}}}",  # not here
+        "{notifier: {run: penstock_services.notifier, consumes: {alerts: {}}}}",  # nothing to send by hand
+    ],
+)
+def test_where_nothing_reads_what_a_person_would_send_nothing_is_offered(services: str) -> None:
+    mesh = topology.parse(f"streams: {{ingest: {{}}, alerts: {{}}}}\nservices: {services}")
+    assert [command[-1] for command in commands(welcome(Settings(), mesh, None, coloured=False))] == ["status"]
+
+
+def test_an_own_service_under_the_name_of_one_that_ships_has_no_address() -> None:
+    mesh = topology.parse('{streams: {ingest: {}}, services: {worker: {run: "own:jobs", consumes: {ingest: {}}}}}')
+    assert "http://" not in welcome(Settings(), mesh, None, coloured=False)
+
+
+def test_it_says_who_is_not_ready_yet() -> None:
+    text = welcome(Settings(), MESH, None, coloured=False, late=["worker", "shop"])
+    assert "Penstock runs, and waits for worker, shop" in text
+    assert "is ready" not in text
 
 
 def test_a_mesh_without_gateway_has_no_address_to_show() -> None:

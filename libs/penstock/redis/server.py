@@ -128,24 +128,26 @@ class OwnServer:
             await asyncio.sleep(_POLL)
 
     def _in_use(self) -> str:
-        pid = self.folder / "redis.pid"
-        who = f"process {pid.read_text().strip()}" if pid.exists() else "another process"
+        try:
+            pid = int((self.folder / "redis.pid").read_text())
+            who = f" (process {processes.up_of(pid) or pid})"
+        except (OSError, ValueError):  # it is about to start, or to end
+            who = ""
         return (
-            f"the Redis of another `penstock up` ({who}) works on the data in {self._shown}: stop that one first, "
+            f"another `penstock up`{who} works on the data in {self._shown}: stop that one first, "
             "or set PENSTOCK_DATA_DIR and PENSTOCK_REDIS_PORT for a second mesh"
         )
 
     def _check_port(self) -> None:
         if not is_listening(HOST, self.port):
             return
+        taken = f"port {self.port} on {HOST} is taken by {processes.listener(self.port)}"
         if _answers_as_redis(self.url):
             raise ConfigurationError(
-                f"port {self.port} on {HOST} is taken by another Redis: set REDIS_URL={self.url} to use that one, "
-                "or PENSTOCK_REDIS_PORT to a free port"
+                f"{taken}, a Redis: set REDIS_URL={self.url} to use that one, or PENSTOCK_REDIS_PORT to a free port"
             )
         raise ConfigurationError(
-            f"port {self.port} on {HOST} is taken by another program: set PENSTOCK_REDIS_PORT to a free port, "
-            "or REDIS_URL to a server that runs already"
+            f"{taken}: set PENSTOCK_REDIS_PORT to a free port, or REDIS_URL to a server that runs already"
         )
 
     async def _answers(self, process: asyncio.subprocess.Process) -> bool:

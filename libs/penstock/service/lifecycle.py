@@ -7,7 +7,6 @@ import contextlib
 import functools
 import gc
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -29,6 +28,7 @@ from penstock.service.runtime import Runtime
 from penstock.service.threads import Threads
 from penstock.settings import Settings, redis_url
 from penstock.streams.delay import Promoter
+from penstock.streams.groups import consumer_prefix
 from penstock.streams.publish import Durability, Publisher, check_durability
 from penstock.streams.running_topology import store
 from penstock.tasks import end
@@ -174,7 +174,7 @@ async def _runtime(
     service: Service, settings: Settings, topology: Topology, measures: Measures, ending: Ending | None
 ) -> AsyncIterator[Runtime]:
     url = redis_url(settings)
-    consumer = f"{service.name}-{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+    consumer = consumer_prefix(service.name, os.getpid()) + os.urandom(3).hex()
     lanes = Lanes(url, name=consumer)
     redis = lanes.client()
     try:

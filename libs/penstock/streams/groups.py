@@ -7,6 +7,7 @@ there; what it had settled since then, or beyond what it had not settled, it doe
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 
 import structlog
@@ -23,6 +24,11 @@ from penstock.topology import NEWEST, OLDEST, Start
 _make = Script("penstock.streams", "groups")
 _note = Script("penstock.streams", "note_position")
 _log = structlog.get_logger("penstock.groups")
+
+
+def consumer_prefix(service: str, pid: int) -> str:
+    """Return how the name of the consumer begins that a process of this machine has."""
+    return f"{service}-{socket.gethostname()}-{pid}-"
 
 
 class Groups:

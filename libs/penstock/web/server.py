@@ -12,6 +12,7 @@ from typing import cast
 import structlog
 from aiohttp import web
 
+from penstock import processes
 from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
 from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
@@ -208,7 +209,8 @@ def _failure(error: Exception) -> Problem:
 
 def _why_not(error: OSError, host: str, port: int, variable: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"{variable}: {host}:{port} is taken by another program; stop that one, or set {variable} to a free port"
+        who = processes.listener(port)
+        return f"{variable}: {host}:{port} is taken by {who}; stop that one, or set {variable} to a free port"
     if error.errno == errno.EACCES:
         return f"{variable}: only root may listen on port {port}; set it to one above 1023"
     reason = str(error.strerror).rpartition(": ")[2]

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 
 import structlog
 
-from penstock.cli.http import GATEWAY, address, is_ready
+from penstock import processes
+from penstock.cli.http import address
 from penstock.cli.terminal import Lines
 from penstock.cli.up.programs import Program, programs
+from penstock.cli.up.readiness import Readiness
 from penstock.cli.up.supervisor import Supervisor, task_group
 from penstock.cli.up.welcome import welcome
 from penstock.errors import ConfigurationError
@@ -26,8 +28,7 @@ from penstock.topology import Topology, load
 OURS = "penstock"
 _SETTLE_GRACE = 15.0  # seconds beyond the drain timeout in which a service settles and hands back
 _REDIS_DEADLINE = 10.0
-_POLL = 0.05
-_PATIENCE = 5.0  # seconds that the greeting waits for the services beside the gateway
+_PATIENCE = 10.0  # seconds that the greeting waits for services: they may have trouble of their own, and say so
 _log = structlog.get_logger(OURS)
 
 
@@ -36,7 +37,8 @@ def up() -> None:
 
     Redis is the one of REDIS_URL; without it a server of our own is started on port 6379 (PENSTOCK_REDIS_PORT),
     its data in .penstock (PENSTOCK_DATA_DIR), so that the next `up` goes on where this one was. What dies is
-    started again. Ctrl-C drains the services and stops them, then Redis; a second Ctrl-C does not wait.
+    started again. It says that it is ready when every service is. Ctrl-C drains the services and stops them, then
+    Redis; a second Ctrl-C does not wait.
     """
     settings = Settings.from_env()
     topology = load(settings.topology)
@@ -55,8 +57,8 @@ class _Mesh:
         self._settings = settings
         self._topology = topology
         self._server = server
-        self._names = [program.name for program in started]
-        self._lines = Lines([OURS, *self._names], prefixed=not as_json)
+        self._programs = started
+        self._lines = Lines([OURS, *(program.name for program in started)], prefixed=not as_json)
         self._as_json = as_json
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
         environment = {
@@ -108,12 +110,13 @@ class _Mesh:
 
     def _check_ports(self) -> None:
         """Refuse to start a service whose address somebody else has: with SO_REUSEPORT two would share it."""
-        for name in self._names:
-            host, port = address(self._settings, name) or ("", 0)
+        for program in self._programs:
+            name = program.name
+            host, port = (program.ships and address(self._settings, name)) or ("", 0)
             if port and is_listening(host, port):
                 raise ConfigurationError(
-                    f"port {port} on {host} is taken by another program: "
-                    f"set PENSTOCK_{name.upper()}_PORT to a free port for {name}"
+                    f"port {port} on {host} is taken by {processes.listener(port)}: stop that one first, "
+                    f"or set PENSTOCK_{name.upper()}_PORT to a free port for {name}"
                 )
 
     def _warn_of_unknown_variables(self) -> None:
@@ -133,24 +136,17 @@ class _Mesh:
             await lanes.aclose()
 
     async def _welcome(self) -> None:
-        """Once the gateway is ready, say where everything is and what to try."""
-        if GATEWAY in self._names:
-            await self._is_ready(GATEWAY)
-        with contextlib.suppress(TimeoutError):  # the others may have trouble of their own, and say so
-            async with asyncio.timeout(_PATIENCE):
-                for name in self._names:
-                    if address(self._settings, name):
-                        await self._is_ready(name)
-        if self._as_json:
-            _log.info("ready")
-        else:
-            self._lines.write(welcome(self._settings, self._topology, self._server, coloured=self._lines.coloured))
-
-    async def _is_ready(self, name: str) -> None:
-        while True:
-            if name in self._supervisor.running and await asyncio.to_thread(is_ready, self._settings, name):
-                return
-            await asyncio.sleep(_POLL)
+        """Once all services are ready, or some are not for long, say where everything is and what to try."""
+        readiness = Readiness(self._settings, self._topology, self._programs, self._supervisor.running)
+        late = await readiness.wait(_PATIENCE)
+        if not self._as_json:
+            greeting = welcome(self._settings, self._topology, self._server, late=late, coloured=self._lines.coloured)
+            self._lines.write(greeting)
+        if late:
+            _log.warning("not ready yet", services=late)
+            await readiness.wait()
+        if late or self._as_json:
+            _log.info("ready" if self._as_json else "Penstock is ready now")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

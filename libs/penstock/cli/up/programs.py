@@ -12,10 +12,16 @@ from penstock.topology import Topology
 
 
 class Program(msgspec.Struct, frozen=True):
-    """A service to run as a process of its own."""
+    """A service to run as a process of its own; `ships`: it is one of Penstock's."""
 
     name: str
     command: tuple[str, ...]
+    ships: bool = False
+
+
+def ships(run: str) -> bool:
+    """Whether `run` names a service of Penstock's, rather than one that somebody has written under its name."""
+    return run.partition(".")[0] == "penstock_services"
 
 
 def programs(topology: Topology) -> list[Program]:
@@ -38,4 +44,4 @@ def _program(name: str, run: str) -> Program:
             "name one (`shop.orders`, run by `python -m`) or a service in one (`shop.orders:service`)"
         )
     command = ("-m", "penstock", "run", run) if attribute else ("-m", module)
-    return Program(name, (sys.executable, *command))
+    return Program(name, (sys.executable, *command), ships=ships(run))

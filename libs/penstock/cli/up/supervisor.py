@@ -45,8 +45,8 @@ class Supervisor:
         self._grace = grace
         self._hurry = hurry
         self._show = show
-        self.running: set[str] = set()
-        """Names of the programs that have a process now."""
+        self.running: dict[str, int] = {}
+        """The process of each program that has one now."""
 
     async def run(self) -> None:
         """Keep all programs running until cancelled, then stop them.
@@ -93,13 +93,13 @@ class Supervisor:
             os.close(its_end)
         last_words: list[str] = []
         copying = asyncio.create_task(self._copy(program.name, output, last_words))
-        self.running.add(program.name)
+        self.running[program.name] = process.pid
         try:
             await process.wait()
         finally:
             if process.returncode is None and not await processes.stop(process, grace=self._grace, hurry=self._hurry):
                 _log.warning(f"{program.name} did not stop in time and was killed")
-            self.running.discard(program.name)
+            del self.running[program.name]
             await processes.kill(process)  # what it started and left behind
             await asyncio.wait({copying}, timeout=_LAST_OUTPUT)
             copying.cancel()

@@ -6,9 +6,13 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from penstock.cli.http import GATEWAY, address, url
+from penstock.cli.up.programs import ships
 from penstock.event import json_encoder
 from penstock.keys import INGEST, Keys
 from penstock.redis.connection import hide_password
@@ -18,8 +22,19 @@ from penstock.times import rfc3339
 from penstock.topology import Topology
 
 
-def welcome(settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool) -> str:
-    """Return the text, with ANSI codes if `coloured`."""
+class _Sample(msgspec.Struct, frozen=True):
+    """An event to try: `note` says what is to be filled in."""
+
+    stream: str
+    type: str
+    data: str
+    note: str = ""
+
+
+def welcome(
+    settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool, late: Sequence[str] = ()
+) -> str:
+    """Return the text, with ANSI codes if `coloured`; `late` are services that are not ready yet."""
     bold, dim, end = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if coloured else ("", "", "")
     places = [
         *_services(settings, topology),
@@ -28,14 +43,16 @@ def welcome(settings: Settings, topology: Topology, server: OwnServer | None, *,
         ("streams", _streams(topology)),
     ]
     width = max(len(name) for name, _ in places) + 2
+    headline = f"Penstock runs, and waits for {', '.join(late)}" if late else "Penstock is ready"
+    sample = _sample(topology)
     lines = [
         "",
-        f"  {bold}Penstock is ready{end}",
+        f"  {bold}{headline}{end}",
         "",
         *(f"  {dim}{name:<{width}}{end}{text}" for name, text in places),
         "",
-        f"  {dim}Try, in another terminal:{end}",
-        *(f"    {command}" for command in _commands(settings, topology)),
+        f"  {dim}Try, in another terminal{sample.note if sample else ''}:{end}",
+        *(f"    {command}" for command in _commands(settings, topology, sample)),
         "",
         f"  {dim}Ctrl-C drains the services and stops everything.{end}",
         "",
@@ -52,7 +69,7 @@ def _services(settings: Settings, topology: Topology) -> list[tuple[str, str]]:
     return [
         (name, url(settings, name) + offers.get(name, ""))
         for name, spec in topology.services.items()
-        if spec.run and address(settings, name)
+        if spec.run and ships(spec.run) and address(settings, name)
     ]
 
 
@@ -74,31 +91,47 @@ def _streams(topology: Topology) -> str:
     return ", ".join(name + (f" > {' + '.join(groups)}" if groups else "") for name, groups in readers.items())
 
 
-def _commands(settings: Settings, topology: Topology) -> list[str]:
-    ticket = json_encoder.encode(
-        {
+def _sample(topology: Topology) -> _Sample | None:
+    """Return an event that a service of this mesh handles; of one that does not ship only the stream is known."""
+    read_here = {name: spec for name, spec in topology.services.items() if spec.run and spec.consumes}
+    if any(spec.run == "penstock_services.worker" and INGEST in spec.consumes for spec in read_here.values()):
+        ticket = {
             "ticket_id": "T-1",
             "description": "printer on fire",
             "priority": "high",
             "tenant_id": "acme",
             "timestamp": rfc3339(time.time()),
         }
-    ).decode()
+        return _Sample(INGEST, "ticket.created", json_encoder.encode(ticket).decode())
+    for name, spec in read_here.items():
+        if not ships(spec.run or ""):
+            return _Sample(next(iter(spec.consumes)), "TYPE", "{}", f", with a TYPE and data that {name} takes")
+    return None
+
+
+def _commands(settings: Settings, topology: Topology, sample: _Sample | None) -> list[str]:
+    return [*(_publishing(settings, topology, sample) if sample else ()), f"{_ourselves()} status"]
+
+
+def _publishing(settings: Settings, topology: Topology, sample: _Sample) -> list[str]:
     commands = []
-    if GATEWAY in topology.services:
-        event = f'{{"type":"ticket.created","data":{ticket}}}'
+    gateway = topology.services.get(GATEWAY)
+    if gateway is not None and gateway.run and sample.stream == INGEST:
+        event = f'{{"type":"{sample.type}","data":{sample.data}}}'
         commands += [
             f"curl {url(settings)}/v1/events -H 'Content-Type: application/json' \\",
             f"  -d {shlex.quote(event)}",
         ]
-    ingest = Keys(settings.prefix).stream(INGEST)
+    data = shlex.quote(sample.data)
     cli = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if cli and not settings.redis_url:
         port = "" if settings.redis_port == 6379 else f" -p {settings.redis_port}"
-        commands.append(f"{Path(cli).name}{port} XADD {ingest} '*' type ticket.created data {shlex.quote(ticket)}")
+        key = Keys(settings.prefix).stream(sample.stream)
+        commands.append(f"{Path(cli).name}{port} XADD {key} '*' type {sample.type} data {data}")
     else:
-        commands.append(f"{_ourselves()} emit ticket.created {shlex.quote(ticket)}")
-    return [*commands, f"{_ourselves()} status"]
+        stream = "" if sample.stream == INGEST else f" --stream {sample.stream}"
+        commands.append(f"{_ourselves()} emit {sample.type} {data}{stream}")
+    return commands
 
 
 def _ourselves() -> str:
