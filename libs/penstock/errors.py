@@ -7,6 +7,7 @@ PenstockError
 ├── RestartNeeded           too many threads hang: only a new process can go on
 ├── InvalidEvent            an entry or payload breaks the event format
 ├── JobDead                 a job that somebody waits for was given up
+├── NoRecord                a job that somebody waits for is over, and nothing says how
 └── Directive               raised by a handler to say what is to become of its event
     ├── Snooze              hand it to me again later; no attempt is used up
     ├── Reject              it can never succeed: dead-letter it now
@@ -57,6 +58,10 @@ class JobDead(PenstockError):
         self.reason = reason
         self.error = error
         self.letter = letter
+
+
+class NoRecord(PenstockError):
+    """A job is over, and there is no record of how: it has expired, or none was made."""
 
 
 class Directive(PenstockError):

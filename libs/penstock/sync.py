@@ -66,6 +66,7 @@ class JobHandle:
 
         Raises:
             JobDead: it was given up.
+            NoRecord: it is over, and there is no record of how.
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
             InvalidEvent: the result does not fit `type`.
             AmbiguousJob: several sources have a job of this id.

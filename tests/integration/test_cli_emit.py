@@ -91,6 +91,17 @@ def test_a_job_is_queued_then_running_then_what_its_record_says(cli: Cli, raw: A
     assert "250.0 ms" in shown
 
 
+def test_a_job_that_left_no_record_is_settled(cli: Cli, raw: Any) -> None:
+    job_id = cli("emit", "t").stdout.strip()
+    raw.xgroup_create("ingest", "worker", "0")
+    raw.xreadgroup("worker", "c", {"ingest": ">"}, noack=True)
+
+    assert cli.json("job", job_id)["state"] == "settled"
+    shown = cli("job", job_id).stdout
+    assert shown.splitlines()[0] == f"{job_id} settled"
+    assert "no record" in shown
+
+
 def test_a_job_nobody_knows_is_a_no(cli: Cli) -> None:
     done = cli("job", "nix", "--json")
     assert (done.returncode, done.stdout) == (1, "")

@@ -12,7 +12,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock import ConfigurationError, Context, InvalidEvent, JobDead, NewJob, Penstock, Reject, Service, Unavailable
+from penstock import (
+    ConfigurationError,
+    Context,
+    InvalidEvent,
+    JobDead,
+    NewJob,
+    NoRecord,
+    Penstock,
+    Reject,
+    Service,
+    Unavailable,
+)
 from penstock.jobs.record import Job
 from penstock.settings import Settings
 from penstock.streams.publish import DuplicateConflict
@@ -267,3 +278,16 @@ async def test_what_a_handler_submits_is_of_its_trace(server: Server, raw: Raw) 
             await eventually(lambda: raw.xlen("events") == 2, what="both are done")
 
     assert {entry["traceparent"].split("-")[1] for entry in fields_of(raw, "orders")} == {trace_id}
+
+
+async def test_a_job_whose_record_has_expired_is_over_and_nobody_waits_for_it(server: Server, raw: Raw) -> None:
+    async with running(shop(), MESH, server), client(server) as mesh:
+        job = await mesh.submit("order.placed", {"price": 7})
+        await job.result(DEADLINE)
+        raw.delete(f"job:{job.id}")
+        later = mesh.job(job.id)
+        with pytest.raises(NoRecord, match=f"job {job.id} is over, and there is no record of how"):
+            await later.result(DEADLINE)
+        seen = [change.state async for change in later.watch()]
+
+    assert seen == ["settled"]

@@ -414,7 +414,9 @@ def test_what_is_no_cloudevent_is_422(
 # Jobs
 
 
-def test_a_job_is_queued_until_somebody_has_begun_it_then_running(gateway: Gateway, raw: Any) -> None:
+def test_a_job_is_queued_until_somebody_has_begun_it_then_running_and_settled_without_a_record(
+    gateway: Gateway, raw: Any
+) -> None:
     job_id = gateway.post({"type": "t"}).json["job_id"]
     own = gateway.post({"type": "u", "id": "my/own id"}).json["job_id"]
     assert gateway.get(f"/v1/jobs/{job_id}").json == {"job_id": job_id, "state": "queued", "type": "t"}
@@ -424,6 +426,8 @@ def test_a_job_is_queued_until_somebody_has_begun_it_then_running(gateway: Gatew
     raw.xreadgroup("worker", "w-1", {"ingest": ">"})
     assert gateway.get(f"/v1/jobs/{job_id}").json["state"] == "running"
     assert gateway.get(f"/v1/jobs/{own}").json["state"] == "running"
+    raw.xack("ingest", "worker", *(row["message_id"] for row in raw.xpending_range("ingest", "worker", "-", "+", 9)))
+    assert gateway.get(f"/v1/jobs/{own}").json == {"job_id": own, "state": "settled", "type": "u"}
 
 
 def test_an_id_that_several_sources_have_is_409_until_one_is_named(gateway: Gateway, raw: Any) -> None:

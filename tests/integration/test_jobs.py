@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 import pytest
 
+from penstock import Event, Service
+from penstock.dlq import dead_letter
+from penstock.event import encode_retry
+from penstock.jobs import find as find_module
 from penstock.jobs.find import AmbiguousJob, find_job
 from penstock.jobs.ids import timed_id
 from penstock.jobs.record import Job
 from penstock.keys import Keys
+from penstock.streams.commit import RETRY, Entry
 from penstock.topology import parse
-from tests.hands import GROUP, STREAM, Raw, add, connected, make_groups, take
+from tests.hands import (
+    FRESH,
+    GROUP,
+    RETRY_STREAM,
+    STREAM,
+    Raw,
+    add,
+    connected,
+    hand,
+    make_groups,
+    take,
+    taken,
+    unit,
+)
+from tests.mesh import eventually, running, settled
 from tests.servers import Server
 
 TOPOLOGY = parse(
@@ -64,12 +84,125 @@ async def test_a_job_with_an_outcome_is_what_its_record_says(server: Server, raw
     assert await find(server, "J-1") == record
 
 
-async def test_a_job_that_is_settled_and_left_no_record_is_not_running(server: Server, raw: Raw) -> None:
+def park(raw: Raw, entry: str, *, attempt: int) -> None:
+    """Put a job where its group reads what it is to try again."""
+    fields = ["type", "t", *encode_retry(entry, attempt=attempt, error="")]
+    raw.xack(STREAM, GROUP, entry)
+    raw.execute_command("XADD", RETRY_STREAM, "*", *fields)
+
+
+async def test_a_job_that_is_settled_and_left_no_record_is_neither_queued_nor_running(server: Server, raw: Raw) -> None:
     make_groups(raw)
     add(raw, id="J-1")
     raw.xack(STREAM, GROUP, *take(raw))
+    add(raw, id="J-2")
+
+    assert await find(server, "J-1") == Job(state="settled", type="t")
+    assert await find(server, "J-2") == Job(state="queued", type="t")
+
+
+async def test_a_job_whose_record_has_expired_is_settled(server: Server, raw: Raw) -> None:
+    service = Service("worker")
+
+    @service.on("ingest")
+    async def count(event: Event) -> int:
+        return 5
+
+    add(raw, id="J-1")
+    async with running(service, "{streams: {ingest: {}}, services: {worker: {consumes: {ingest: {}}}}}", server):
+        await eventually(lambda: settled(raw, STREAM, GROUP), what="it is counted")
+        kept = await find(server, "J-1")
+        assert raw.delete("job:J-1") == 1
+        expired = await find(server, "J-1")
+
+    assert kept is not None
+    assert (kept.state, kept.result) == ("completed", 5)
+    assert expired == Job(state="settled", type="t")
+
+
+async def test_a_job_that_is_settled_while_it_is_looked_for_is_what_its_record_says(
+    server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_groups(raw)
+    (entry,) = taken(raw, 1, id="J-1")
+    record = Job(state="completed", type="t", attempts=1, result=5)
+    look = find_module._progress
+
+    async def settle_first(*arguments: Any) -> Any:
+        raw.xack(STREAM, GROUP, entry)
+        raw.hset("job:J-1", "redis-cli", f"ingest-{entry} ".encode() + msgspec.json.encode(record))
+        return await look(*arguments)
+
+    monkeypatch.setattr(find_module, "_progress", settle_first)
+    assert await find(server, "J-1") == record
+
+
+async def test_a_job_that_is_handed_back_is_queued_and_then_running(server: Server, raw: Raw) -> None:
+    make_groups(raw)
+    (entry,) = taken(raw, 1, id="J-1")
+    park(raw, entry, attempt=1)
+    add(raw, 60, key=RETRY_STREAM)
 
     assert await find(server, "J-1") == Job(state="queued", type="t")
+    take(raw, key=RETRY_STREAM)
+    assert await find(server, "J-1") == Job(state="running", type="t")
+
+
+async def test_a_job_that_waits_for_its_next_attempt_without_a_record_is_retrying(server: Server, raw: Raw) -> None:
+    make_groups(raw)
+    due, later, other = taken(raw, 3)
+    park(raw, due, attempt=2)
+    async with hand(server) as me:
+        await me.settle(
+            unit(Entry(FRESH.index, later, RETRY, encode_retry(later, attempt=3, error="KeyError"), 60_000))
+        )
+    raw.xack(STREAM, GROUP, due, other)
+
+    states = [await find(server, f"ingest-{entry}") for entry in (due, later, other)]
+    assert states == [
+        Job(state="retrying", type="t", attempts=1),
+        Job(state="retrying", type="t", attempts=2),
+        Job(state="settled", type="t"),
+    ]
+
+
+async def test_where_more_wait_than_can_be_looked_at_nothing_is_called_settled(
+    server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.jobs.find._SEARCHED", 50)
+    make_groups(raw)
+    (entry,) = taken(raw, 1, id="J-1")
+    raw.xack(STREAM, GROUP, entry)
+    add(raw, 49, key=RETRY_STREAM)
+    assert await find(server, "J-1") == Job(state="settled", type="t")
+
+    add(raw, 1, key=RETRY_STREAM)
+    assert await find(server, "J-1") == Job(state="queued", type="t")
+
+
+def bury(raw: Raw, entry: str, *, group: str = GROUP) -> str:
+    """Write the dead letter of a job whose processes died."""
+    why = dead_letter.encode(
+        stream=STREAM, group=group, entry=entry, reason="crashed", error="died", attempts=2, time=0.0, fingerprint="f"
+    )
+    raw.xack(STREAM, GROUP, entry)
+    letter: bytes = raw.execute_command("XADD", "dlq", "*", "type", "t", *why)
+    return letter.decode()
+
+
+async def test_a_job_whose_processes_died_is_dead_until_it_is_replayed(server: Server, raw: Raw) -> None:
+    make_groups(raw)
+    entry, neighbour = taken(raw, 2)
+    letter = bury(raw, entry)
+    bury(raw, neighbour, group="another")
+    job = Job(
+        state="dead", type="t", attempts=2, reason="crashed", error="died", finished_at="1970-01-01T00:00:00.000Z"
+    )
+
+    assert await find(server, f"ingest-{entry}") == job
+    assert await find(server, f"ingest-{neighbour}") == Job(state="settled", type="t")
+    raw.hset("dlq:replayed", letter, "2026-11-22T10:00:00Z")
+    assert await find(server, f"ingest-{entry}") == Job(state="settled", type="t")
 
 
 @pytest.mark.parametrize(

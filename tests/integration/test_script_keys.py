@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 from penstock.dlq.queue import DeadLetters
 from penstock.event import encode
 from penstock.jobs.find import find_job
+from penstock.jobs.record import Job
 from penstock.keys import Keys
 from penstock.mesh.state import mesh_state
 from penstock.redis.scripts import Script
@@ -30,7 +31,7 @@ from penstock.streams.position import position
 from penstock.streams.publish import Deduplication, Publisher
 from penstock.streams.renaming import FormerGroup, sources_of
 from penstock.streams.retention import Retention
-from penstock.topology import OLDEST, load, parse
+from penstock.topology import OLDEST, load
 from penstock.traces.scan import Scanner
 from penstock_services.notifier.channels import Receipt, Slack
 from penstock_services.notifier.delivery.notification_log import NotificationLog
@@ -47,7 +48,6 @@ SCRIPTS = {
 _ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 _END = "the end of what is watched"
 KEYS = Keys()
-TOPOLOGY = parse("streams: {ingest: {}}")
 
 
 class Watched(msgspec.Struct):
@@ -114,7 +114,9 @@ async def work_the_core(server: Server, raw: Raw) -> None:
 async def look(client: Any, raw: Raw) -> None:
     topology = load(ROOT / "streams.yaml")
     await position(client, KEYS, "ingest", "worker")
-    await find_job(client, KEYS, TOPOLOGY, "nobody's")
+    raw.xadd("ingest", {"type": "t", "id": "settled"})
+    raw.xreadgroup("worker", "me", {"ingest": ">"}, noack=True)
+    assert (await find_job(client, KEYS, topology, "settled")) == Job(state="settled", type="t")
     raw.xdel("ingest", raw.xadd("ingest", {"type": "gone"}))  # from here on the server does not know the lag
     await mesh_state(client, KEYS, topology)
     await Scanner(client, KEYS, topology).scan(10)

@@ -21,9 +21,10 @@ def job(
     source: Annotated[str | None, typer.Option("--source", help="Whose event, where several have the id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show what became of a job: queued, running, retrying, completed or dead.
+    """Show what became of a job: queued, running, retrying, completed, dead or settled.
 
-    Exits with 1 if nothing is known of it. With --json every key is always there, null where it does not apply.
+    A settled one is over, and has no record of how: it has expired, or somebody has settled the job by hand. Exits with
+    1 if nothing is known of it. With --json every key is always there, null where it does not apply.
     """
     found = run(_find(job_id, source))
     if found is None:
@@ -45,7 +46,10 @@ async def _find(job_id: str, source: str | None) -> Job | None:
 
 def _print(values: dict[str, Any]) -> None:
     out = console()
-    out.print(values.pop("job_id"), values["state"], style=_STYLES.get(values.pop("state"), "bold"))
+    state = values.pop("state")
+    out.print(values.pop("job_id"), state, style=_STYLES.get(state, "bold"))
+    if state == "settled":
+        out.print("  it is over, and there is no record of how: it has expired, or none was made")
     for name, value in values.items():
         if value is not None:
             out.print(f"  {name.replace('_', ' '):<16} {_present(name, value)}")

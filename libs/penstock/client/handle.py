@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
-from penstock.errors import InvalidEvent, JobDead, Unavailable
+from penstock.errors import InvalidEvent, JobDead, NoRecord, Unavailable
 from penstock.jobs.find import find_dead_letter, find_job
 from penstock.jobs.record import Job
 from penstock.redis.connection import telling_unavailable
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _LOOK_AGAIN = 30.0  # seconds after which the record is read whatever was told
 _WITHOUT_REPORTS = 1.0  # the same where nothing is told of jobs
 _PAUSE = 0.5  # seconds between tries while Redis is away
-_PROGRESS = ("queued", "running", "retrying", "completed", "dead")
+_PROGRESS = ("queued", "running", "retrying", "completed", "dead", "settled")
 
 
 class JobHandle:
@@ -74,6 +74,7 @@ class JobHandle:
 
         Raises:
             JobDead: it was given up; with the reason, the error and its dead letter.
+            NoRecord: it is over, and there is no record of how.
             TimeoutError: it has not ended yet.
             InvalidEvent: the result does not fit `type`.
             AmbiguousJob: several sources have a job of this id.
@@ -86,6 +87,8 @@ class JobHandle:
             raise TimeoutError(f"job {self.id} has not ended within {timeout:g} s; it goes on") from None
         if job.state == "dead":
             raise JobDead(self.id, reason=job.reason or "failed", error=job.error or "", letter=letter)
+        if job.state == "settled":
+            raise NoRecord(f"job {self.id} is over, and there is no record of how: it has expired, or none was made")
         try:
             return msgspec.convert(job.result, type)
         except msgspec.ValidationError as error:
@@ -108,7 +111,7 @@ class JobHandle:
                 except TimeoutError:
                     job = None
                 job = job or await self._known()
-                if _place(job) > _place(last):
+                if job.is_over or _place(job) > _place(last):
                     last = job
                     yield last
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
-from redis.exceptions import ResponseError
+import msgspec
 
 from penstock.errors import PenstockError
 from penstock.event import UNKNOWN_SOURCE, parse_identity
 from penstock.jobs.ids import time_of
-from penstock.jobs.record import Job, JobState, decode
+from penstock.jobs.record import Job, decode
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
+from penstock.times import entry_ms
 from penstock.topology import Topology
 
 _entry = Script("penstock.jobs", "find_entry", read_only=True)
-_SEARCHED = 3_000  # entries looked through for an id that does not say where its entry lies
+_progress = Script("penstock.jobs", "progress", read_only=True)
+_SEARCHED = 3_000  # entries looked through, of each stream, for what does not say where it lies
 _SKEW_MS = 2_000  # how far the clocks of a gateway and of Redis may be apart
 
 
@@ -39,11 +42,27 @@ async def find_job(
 ) -> Job | None:
     """Return what became of the job, or None if nothing is known of it (or nothing of this source, or tenant).
 
-    The commit writes a record once there is an outcome; before that the stream itself tells.
+    The commit writes a record once there is an outcome. Before that, and where none is left, the streams tell.
 
     Raises:
         AmbiguousJob: there are records of several sources, and none was given.
     """
+    recorded = await _recorded(client, keys, job_id, source, tenant)
+    if recorded is not None:
+        return recorded
+    for stream in topology.work:
+        found = await _find_entry(client, keys, stream, job_id, source)
+        if found is not None and tenant in (None, found[2]):
+            entry_id, event_type, of_tenant = found
+            job = Job(state="queued", type=event_type, tenant=of_tenant or None)
+            for group in topology.workers(stream):  # one at most, in a sound mesh
+                job = await _look(client, keys, job, stream=stream, group=group, entry_id=entry_id)
+            # What is over since we looked for its record has one now: the commit writes both.
+            return (await _recorded(client, keys, job_id, source, tenant) if job.is_over else None) or job
+    return None
+
+
+async def _recorded(client: AsyncRedis, keys: Keys, job_id: str, source: str | None, tenant: str | None) -> Job | None:
     records = {name.decode(): decode(record) for name, record in (await client.hgetall(keys.job(job_id))).items()}
     jobs = {
         name: job
@@ -52,15 +71,7 @@ async def find_job(
     }
     if len(jobs) > 1:
         raise AmbiguousJob(job_id, sorted(jobs))
-    for job in jobs.values():
-        return job
-    for stream in topology.work:
-        found = await _find_entry(client, keys, stream, job_id, source)
-        if found is not None and tenant in (None, found[2]):
-            entry_id, event_type, of_tenant = found
-            state = await _progress(client, keys, topology, stream, entry_id)
-            return Job(state=state, type=event_type, tenant=of_tenant or None)
-    return None
+    return next(iter(jobs.values()), None)
 
 
 async def find_dead_letter(client: AsyncRedis, keys: Keys, job_id: str) -> str | None:
@@ -100,11 +111,25 @@ def _searches(stream: str, job_id: str) -> Iterator[tuple[str, str, str]]:
     yield "XREVRANGE", "+", "-"
 
 
-async def _progress(client: AsyncRedis, keys: Keys, topology: Topology, stream: str, entry_id: str) -> JobState:
-    for group in topology.workers(stream):
-        try:
-            if await client.xpending_range(keys.stream(stream), group, entry_id, entry_id, 1):
-                return "running"
-        except ResponseError:  # the service has never run
-            pass
-    return "queued"
+async def _look(client: AsyncRedis, keys: Keys, job: Job, *, stream: str, group: str, entry_id: str) -> Job:
+    """Return the job as it stands with one group."""
+    parked = keys.retry(stream, group), keys.delayed(stream, group)
+    places = [keys.stream(stream), *parked, keys.stream(DEAD_LETTERS), keys.replayed]
+    begun = entry_ms(entry_id)
+    since = begun if begun < time.time() * 1000 - _SKEW_MS else 0  # an id may be of a time to come
+    reply = await _progress(client, places, [group, entry_id, stream, since, _SEARCHED])
+    match [reply[0].decode(), *reply[1:]]:
+        case ["dead", reason, error, attempts, finished_at]:
+            return msgspec.structs.replace(
+                job,
+                state="dead",
+                reason=reason.decode(errors="replace"),
+                error=error.decode(errors="replace"),
+                attempts=int(attempts) if attempts.isdigit() else 0,
+                finished_at=finished_at.decode(errors="replace"),
+            )
+        case ["retrying", attempt]:
+            return msgspec.structs.replace(job, state="retrying", attempts=attempt - 1)
+        case [state]:
+            return msgspec.structs.replace(job, state=state)
+    raise AssertionError(reply)

@@ -6,11 +6,14 @@ from typing import Any, Literal
 
 import msgspec
 
-JobState = Literal["queued", "running", "retrying", "completed", "dead"]
+JobState = Literal["queued", "running", "retrying", "completed", "dead", "settled"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a job. Durations are in seconds, times RFC 3339."""
+    """What became of a job. Durations are in seconds, times RFC 3339.
+
+    `settled`: nothing more will become of it, and there is no record of how it ended: none was made, or none is left.
+    """
 
     state: JobState
     type: str = ""
@@ -28,7 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def is_over(self) -> bool:
         """Whether nothing more becomes of it by itself."""
-        return self.state in ("completed", "dead")
+        return self.state in ("completed", "dead", "settled")
 
 
 def decode(record: bytes) -> Job:
