@@ -16,6 +16,8 @@ PenstockError
 
 from __future__ import annotations
 
+from penstock.times import check_delay
+
 
 class PenstockError(Exception):
     """Base of every error raised on purpose."""
@@ -69,11 +71,13 @@ class Directive(PenstockError):
 
 
 class Snooze(Directive):
-    """Hand this event back after `seconds`, without using up an attempt."""
+    """Hand this event back after `seconds`, without using up an attempt.
+
+    Negative, NaN or more than a year is a ValueError: an error of the handler, as any other.
+    """
 
     def __init__(self, seconds: float) -> None:
-        if not seconds >= 0:  # NaN is neither
-            raise ValueError(f"Snooze takes 0 seconds or more, not {seconds}")
+        check_delay("a snooze", seconds)
         super().__init__(f"snoozed for {seconds} s")
         self.seconds = seconds
 
@@ -89,10 +93,13 @@ class Reject(Directive):
 class TryAgain(Directive):
     """This attempt failed, try again: like any other exception, but with a say in when.
 
-    `after` is the delay in seconds, such as a server's Retry-After; None leaves it to the retry policy.
+    `after` is the delay in seconds, such as a server's Retry-After; None leaves it to the retry policy. Negative,
+    NaN or more than a year is a ValueError: the attempt has failed of that.
     """
 
     def __init__(self, reason: str, *, after: float | None = None) -> None:
+        if after is not None:
+            check_delay("after", after)
         super().__init__(reason)
         self.reason = reason
         self.after = after

@@ -7,11 +7,21 @@ import re
 from datetime import UTC, datetime
 
 LONGEST_DELAY = 365 * 86_400.0
-"""Seconds that anything may be put off by; a server may answer anything as its Retry-After."""
+"""Seconds that anything may be put off by."""
 _LAST = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the end of RFC 3339
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _UNITS = ((86_400, "d", "d"), (3_600, "h", "h"), (60, "min", "m"), (1, "s", "s"))
+
+
+def check_delay(name: str, seconds: float) -> None:
+    """Refuse to put something off by what is no time to wait; `name` is what the caller calls it.
+
+    Raises:
+        ValueError: it is negative, NaN or more than LONGEST_DELAY.
+    """
+    if not 0 <= seconds <= LONGEST_DELAY:  # NaN is neither
+        raise ValueError(f"{name} is 0 to {LONGEST_DELAY:,.0f} seconds, not {seconds}")
 
 
 def rfc3339(seconds: float) -> str:

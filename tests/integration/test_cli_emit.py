@@ -51,6 +51,8 @@ def test_stream_and_id_are_mine_to_choose_and_data_may_come_from_stdin(cli: Cli,
         (("", "{}"), "TYPE"),
         (("t", "{}", "--stream", "ingset"), "ingset"),
         (("t", "{}", "--nonsense"), "--nonsense"),
+        (("t", "{}", "--delay", "-1"), "delay is 0 to 31,536,000 seconds, not -1.0"),
+        (("t", "{}", "--delay", "nan"), "delay is 0 to 31,536,000 seconds, not nan"),
     ],
 )
 def test_a_mistake_is_named_and_publishes_nothing(cli: Cli, raw: Any, arguments: tuple[str, ...], named: str) -> None:

@@ -291,3 +291,17 @@ async def test_a_job_whose_record_has_expired_is_over_and_nobody_waits_for_it(se
         seen = [change.state async for change in later.watch()]
 
     assert seen == ["settled"]
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), 366 * 86_400])
+async def test_a_delay_that_makes_no_sense_is_refused_and_nothing_is_published(
+    server: Server, raw: Raw, delay: float
+) -> None:
+    said = f"delay is 0 to 31,536,000 seconds, not {delay}"
+    async with client(server) as mesh:
+        with pytest.raises(InvalidEvent, match=said):
+            await mesh.submit("order.placed", {"price": 7}, delay=delay)
+        with pytest.raises(InvalidEvent, match=said):
+            await mesh.publish("news", "seen", delay=delay)
+
+    assert raw.keys("orders*") + raw.keys("news*") == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -155,18 +155,46 @@ async def test_try_again_is_an_attempt_like_any_other() -> None:
     assert outcome.reason == "failed"
 
 
-@pytest.mark.parametrize("after", [float("inf"), float("nan"), 1e300, -5.0])
-async def test_a_senseless_delay_is_bounded(after: float) -> None:
-    outcome = (await run(raising(TryAgain("Retry-After: forever", after=after)))).outcome
-
-    assert isinstance(outcome, Retried)
-    assert 0 <= outcome.delay <= 366 * 86_400
+async def emits(seconds: float, ctx: Context) -> None:
+    ctx.emit("events", "later", delay=seconds)
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
-def test_a_snooze_of_no_time_at_all_is_refused(seconds: float) -> None:
-    with pytest.raises(ValueError, match="Snooze takes 0 seconds or more"):
-        Snooze(seconds)
+async def snoozes(seconds: float, ctx: Context) -> None:
+    raise Snooze(seconds)
+
+
+async def tries_again(seconds: float, ctx: Context) -> None:
+    raise TryAgain("busy", after=seconds)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "-1e-9", "31536001", "nan", "inf", "-inf"])
+@pytest.mark.parametrize(("function", "what"), [(emits, "delay"), (snoozes, "a snooze"), (tries_again, "after")])
+async def test_a_senseless_delay_is_an_error_of_the_handler(
+    function: Callable[[float, Context], Awaitable[None]], what: str, seconds: str
+) -> None:
+    async def handler(data: Any, ctx: Context) -> None:
+        await function(float(seconds), ctx)
+
+    first, last = [(await run(handler, attempt=attempt)).outcome for attempt in (1, 3)]
+
+    said = f"ValueError: {what} is 0 to 31,536,000 seconds, not {float(seconds)}"
+    assert first == Retried(RETRY.delay(1), said)
+    assert isinstance(last, Dead)
+    assert (last.reason, last.error) == ("failed", said)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 31_536_000])
+async def test_a_delay_may_be_anything_up_to_a_year(seconds: float) -> None:
+    assert (await run(raising(Snooze(seconds)))).outcome == Retried(seconds, "snoozed", snoozed=True)
+    assert (await run(raising(TryAgain("busy", after=seconds)))).outcome == Retried(seconds, "busy")
+
+
+async def test_a_policy_without_a_bound_waits_for_a_year_at_most() -> None:
+    policy = Policy(Retry(attempts=99, base=1, max=float("inf"), jitter=0), timeout=20)
+
+    assert (await run(raising(KeyError("x")), attempt=60, policy=policy)).outcome == Retried(
+        31_536_000, "KeyError: 'x'"
+    )
 
 
 @pytest.mark.parametrize("error", [ConfigurationError("publishes lacks x"), InvalidEvent("data: no")])

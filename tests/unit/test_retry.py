@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock import Retry
+from penstock import ConfigurationError, Retry
 
 attempts = st.integers(1, 10_000)
 seconds = st.floats(0, 1e6)
@@ -43,8 +45,30 @@ def test_jitter_spreads_what_failed_together() -> None:
 
 
 @pytest.mark.parametrize(
-    "mistake", [{"attempts": 0}, {"base": -1}, {"factor": 0.5}, {"max": -1}, {"jitter": 2}, {"tries": 3}]
+    "mistake",
+    [
+        {"attempts": 0},
+        {"base": -1},
+        {"base": float("nan")},
+        {"factor": 0.5},
+        {"factor": 1e6},
+        {"max": -1},
+        {"max": float("nan")},
+        {"jitter": 2},
+    ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(mistake: dict[str, float]) -> None:
+def test_a_policy_that_makes_no_sense_is_refused_in_streams_yaml_and_in_code(mistake: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(mistake, Retry)
+    ((name, value),) = mistake.items()
+    with pytest.raises(ConfigurationError, match=rf"Retry\({name}={value}\): Expected"):
+        Retry(**mistake)
+
+
+def test_a_policy_of_other_words_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"tries": 3}, Retry)
+
+
+def test_the_steepest_policy_does_not_overflow() -> None:
+    assert Retry(base=1e9, factor=10_000, max=float("inf")).delay(10_000) > 1e200

@@ -21,6 +21,7 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
 from penstock.text import described, writable
+from penstock.times import LONGEST_DELAY
 
 State = Literal["closed", "open", "half_open"]
 Failure = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -144,7 +145,7 @@ class Breakers:
         call_id = os.urandom(8).hex()
         asking = local.state != "closed"
         if asking and not await self._may_pass(name, call_id):
-            raise CircuitOpen(name, max(0.05, local.retry_at - self._now()))
+            raise CircuitOpen(name, min(max(0.05, local.retry_at - self._now()), LONGEST_DELAY))
         try:
             yield
         except BaseException as error:

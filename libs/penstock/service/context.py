@@ -172,6 +172,7 @@ class Context:
         Raises:
             ConfigurationError: streams.yaml does not let this service publish to `stream`.
             InvalidEvent: the data cannot be written as JSON.
+            ValueError: `delay` is negative, NaN or more than a year.
         """
         self._effects.check_publishing(stream)
         return self._effects.emit(
@@ -329,6 +330,7 @@ class BatchContext:
         Raises:
             ConfigurationError: streams.yaml does not let this service publish to `stream`.
             InvalidEvent: the data cannot be written as JSON.
+            ValueError: `delay` is negative, NaN or more than a year.
         """
         self._effects.check_publishing(stream)
         return self._effects.emit(

@@ -19,7 +19,7 @@ from penstock.service.time_limits import TimeLimits
 from penstock.streams.commit import Output
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.spans import Span, messaging
-from penstock.times import LONGEST_DELAY
+from penstock.times import check_delay
 from penstock.trace_context import LINKS, TraceContext, format_links
 
 
@@ -119,8 +119,7 @@ class Effects:
         is `check_publishing`'s to say.
         """
         scope = self._scope
-        if not 0 <= delay <= LONGEST_DELAY:  # NaN is neither
-            raise ValueError(f"delay is 0 to {LONGEST_DELAY:,.0f} seconds, not {delay}")
+        check_delay("delay", delay)
         if index is None:  # two events of one batch may have the same id, and entry ids of different streams too
             if self._emitted is None:
                 self._emitted = {}

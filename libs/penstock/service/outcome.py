@@ -55,7 +55,7 @@ Outcome = Done | Retried | Dead
 def outcome_of(error: BaseException, event_type: str, attempt: int, retry: Retry) -> Outcome:
     """Decide what becomes of an event whose handler raised `error` on attempt number `attempt`."""
     if isinstance(error, Snooze):
-        return Retried(_bounded(error.seconds), "snoozed", snoozed=True)
+        return Retried(error.seconds, "snoozed", snoozed=True)
     if isinstance(error, Unavailable):  # Redis is away, and so for everybody: no event is to blame
         return Retried(_WHILE_AWAY, str(error), snoozed=True)
     if isinstance(error, Reject):
@@ -67,7 +67,7 @@ def outcome_of(error: BaseException, event_type: str, attempt: int, retry: Retry
     delay = retry.delay(attempt)
     if isinstance(error, TryAgain) and error.after is not None:
         delay = error.after
-    return Retried(_bounded(delay), _describe(error))
+    return Retried(min(delay, LONGEST_DELAY), _describe(error))
 
 
 def unreadable(error: Exception, event_type: str) -> Dead:
@@ -103,10 +103,6 @@ def dead(event_type: str, reason: str, message: str, error: BaseException | None
         traceback=writable(trace),
         fingerprint=":".join(filter(None, (event_type, reason, place, digest))),
     )
-
-
-def _bounded(delay: float) -> float:
-    return min(max(0.0, delay), LONGEST_DELAY)
 
 
 def _describe(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.dedicated import DedicatedConnection
 from penstock.redis.scripts import Script
-from penstock.times import LONGEST_DELAY
+from penstock.times import check_delay
 
 Durability = Literal["memory", "aof", "replica"]
 
@@ -147,7 +147,8 @@ class Publisher:
 
         Raises:
             Unavailable: Redis could not take it within the time allowed, or not at the durability asked for.
-            InvalidEvent: the entry can never be published (too many fields, or the key is no stream).
+            InvalidEvent: the entry can never be published (too many fields, or the key is no stream), or `delay` is
+                negative, NaN or more than a year.
             DuplicateConflict: the deduplication key was used for another payload.
         """
         return (await self._order([self._row(stream, fields, delay, dedupe)]))[0]
@@ -166,8 +167,10 @@ class Publisher:
         return published
 
     def _row(self, stream: str, fields: list[str], delay: float, dedupe: Sequence[Deduplication]) -> _Row:
-        if not 0 <= delay <= LONGEST_DELAY:  # NaN is neither
-            raise InvalidEvent(f"delay is 0 to {LONGEST_DELAY:,.0f} seconds, not {delay}")
+        try:
+            check_delay("delay", delay)
+        except ValueError as error:
+            raise InvalidEvent(str(error)) from None
         guards = [
             (self._keys.dedupe(one.scope, one.key), one.lifetime, one.digest or _digest(fields)) for one in dedupe
         ]
