@@ -29,7 +29,9 @@ class Clock:
 
 
 @asynccontextmanager
-async def fleet(server: Server, size: int = 2) -> AsyncIterator[tuple[Clock, list[Breakers]]]:
+async def fleet(
+    server: Server, size: int = 2, policy: BreakerPolicy = POLICY
+) -> AsyncIterator[tuple[Clock, list[Breakers]]]:
     """Yield as many processes' views of the breakers, on one clock."""
     clock = Clock()
     clients = [client(server.url) for _ in range(size)]
@@ -37,7 +39,7 @@ async def fleet(server: Server, size: int = 2) -> AsyncIterator[tuple[Clock, lis
         yield (
             clock,
             [
-                Breakers(one, KEYS, service="shop", policies=lambda _: POLICY, events="events", clock=clock)
+                Breakers(one, KEYS, service="shop", policies=lambda _: policy, events="events", clock=clock)
                 for one in clients
             ],
         )
@@ -288,3 +290,10 @@ def test_while_open_jobs_that_need_it_wait_and_others_go_on(server: Server, raw:
     assert not raw.exists("dlq")
     failed = [fields for _, fields in raw.xrange("events") if fields[b"type"] == b"job.failed"]
     assert len(failed) < 40, "while it is open no attempts are used up"
+
+
+async def test_a_breaker_that_stays_open_for_years_lets_events_wait_for_one(server: Server) -> None:
+    forever = BreakerPolicy(failure_threshold=1, recovery_timeout=1e9)
+    async with fleet(server, 1, forever) as (_, [breakers]):
+        await fail(breakers)
+        assert await refused(breakers) == 365 * 86_400
