@@ -26,6 +26,7 @@ from penstock.keys import Keys
 from penstock.mesh.state import mesh_state
 from penstock.redis.scripts import Script
 from penstock.resilience.breaker import BreakerPolicy, Breakers
+from penstock.streams.election import Lease
 from penstock.streams.groups import Groups
 from penstock.streams.position import position
 from penstock.streams.publish import Deduplication, Publisher
@@ -156,6 +157,12 @@ async def notify(client: Any) -> None:
     await log.confirm("b", Receipt(pause=0.01))
 
 
+async def lease(client: Any) -> None:
+    chore = Lease(client, KEYS, "chore", lifetime=10)
+    assert await chore.held()
+    await chore.release()
+
+
 async def rename(client: Any, raw: Raw) -> None:
     raw.xgroup_create("moving", "old", "0", mkstream=True)
     raw.xadd("moving:old:retry", {"type": "t"})
@@ -183,6 +190,7 @@ async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, r
             await trip(client)
             await publish(client)
             await notify(client)
+            await lease(client)
             await call(client, raw)
             await rename(client, raw)
 
