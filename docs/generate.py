@@ -80,6 +80,7 @@ An entry of a stream has flat fields named after CloudEvents attributes:
 | `tenant` | whose it is | - |
 | `traceparent`, `tracestate` | W3C trace context of the hop that published it | a new trace starts |
 | `cause` | id of the event that led to this one | - |
+| `at`, `in` | handle it at that time (RFC 3339), or so many seconds after it was added | now |
 | `links` | traceparents of other traces it comes from, separated by spaces | - |
 
 The gateway itself sets who sent an event and what its id is: `source` is `client/NAME`, `gateway` (while it is open) or

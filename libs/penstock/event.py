@@ -15,7 +15,7 @@ import msgspec
 
 from penstock import models
 from penstock.errors import InvalidEvent
-from penstock.times import entry_time, is_entry_id
+from penstock.times import check_delay, entry_ms, entry_time, is_entry_id, seconds_of
 from penstock.trace_context import TraceContext
 
 UNKNOWN_SOURCE = "redis-cli"
@@ -23,6 +23,7 @@ _KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant",
 # What Penstock puts behind an entry's own fields when it parks it in a group's retry stream; see encode_retry.
 RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = "retry.entry", "attempt", "retry.crashes", "retry.error"
 RETRY_FIELDS = "retry.fields"
+AT, IN = "at", "in"
 
 json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical", enc_hook=models.dump)
 
@@ -59,6 +60,31 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     def time(self) -> str:
         """When it happened, RFC 3339: as its producer said, else when the server took it."""
         return self.stated_time or entry_time(self.entry_id)
+
+    @property
+    def due(self) -> float | None:
+        """When it is to be handled at the earliest, in seconds since the epoch, if its producer said so.
+
+        `at` is a time (RFC 3339), `in` seconds from when the server took it: for those who have nothing but XADD.
+
+        Raises:
+            InvalidEvent: it says so in a way that makes no sense.
+        """
+        if AT not in self.extra and IN not in self.extra:
+            return None
+        if AT in self.extra and IN in self.extra:
+            raise InvalidEvent(f"{AT} and {IN}: give one of them")
+        name = AT if AT in self.extra else IN
+        text = self.extra[name]
+        try:
+            if name == AT:
+                return seconds_of(text)
+            seconds = float(text)
+            check_delay(IN, seconds)
+        except ValueError as error:
+            form = "a time such as 2026-11-22T10:00:00Z" if name == AT else "seconds such as 90"
+            raise InvalidEvent(f"{name}: {text!r} is not {form}: {error}") from None
+        return entry_ms(self.entry_id) / 1000 + seconds
 
     @property
     def trace(self) -> TraceContext:

@@ -32,6 +32,7 @@ from penstock.service import intake
 from penstock.service.outcome import Outcome
 from penstock.service.runtime import Runtime
 from penstock.streams import heartbeat, rescue
+from penstock.times import rfc3339
 from penstock.topology import parse
 from tests.hands import Raw, fields_of
 from tests.mesh import eventually, running, settled
@@ -106,6 +107,58 @@ async def test_a_done_event_has_its_effects_and_nothing_is_left_of_it(
     assert raw.hgetall("state:worker:counts") == {b"t": b"1"}
     assert raw.xinfo_consumers("ingest", "worker") == []  # its name does not stay behind
     assert not raw.exists("beats:worker")
+
+
+@pytest.mark.parametrize("batch", [None, 10], ids=["one_by_one", "in_batches"])
+async def test_an_event_is_handled_when_its_producer_says(
+    service: Service, server: Server, raw: Raw, batch: int | None
+) -> None:
+    handled: dict[str, float] = {}
+
+    @service.on("ingest", batch=batch)
+    async def handle(given: Any) -> None:
+        for event_type in [given] if batch is None else given:
+            handled[event_type] = time.time()
+
+    at = time.time() + 0.6
+    add(raw, data="at", at=rfc3339(at))
+    add(raw, data="in", **{"in": "0.3"})
+    add(raw, data="over", at="2020-01-01T00:00:00Z")
+    add(raw, data="now")
+    begun = time.time()
+    async with running(service, MESH, server):
+        await eventually(lambda: len(handled) == 4, what="all are handled")
+
+    assert handled["at"] >= at - 0.002  # the time was written in whole ms
+    assert handled["in"] >= begun + 0.3 - 0.1
+    assert max(handled["over"], handled["now"]) < handled["in"] < handled["at"]
+    assert letters(raw) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"at": "tomorrow"}, "at: 'tomorrow' is not a time such as 2026-11-22T10:00:00Z"),
+        ({"in": "soon"}, "in: 'soon' is not seconds such as 90"),
+        ({"in": "nan"}, "in is 0 to 31,536,000 seconds, not nan"),
+        ({"in": "-1"}, "in is 0 to 31,536,000 seconds, not -1.0"),
+        ({"in": "1", "at": "2020-01-01T00:00:00Z"}, "at and in: give one of them"),
+    ],
+)
+async def test_an_event_that_is_never_due_is_invalid(
+    service: Service, server: Server, raw: Raw, fields: dict[str, str], why: str
+) -> None:
+    @service.on("ingest")
+    async def handle(data: Any) -> None:
+        raise AssertionError("it must not be handled")
+
+    add(raw, **fields)
+    async with running(service, MESH, server):
+        await eventually(lambda: raw.xlen("dlq") == 1, what="it is dead")
+
+    (letter,) = letters(raw)
+    assert letter["dlq.reason"] == "invalid"
+    assert why in letter["dlq.error"]
 
 
 async def test_a_failing_event_is_tried_again_until_it_succeeds(service: Service, server: Server, raw: Raw) -> None:

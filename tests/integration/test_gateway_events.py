@@ -568,3 +568,12 @@ def test_an_address_that_everybody_reaches_is_refused_until_somebody_says_so(ser
     with running_gateway(server, tmp_path, PENSTOCK_GATEWAY_HOST="0.0.0.0", PENSTOCK_GATEWAY_OPEN="true") as opened:
         assert opened.post({"type": "t"}).status == 202
         assert any(line["event"].startswith("OPEN") for line in opened.logged())
+
+
+def test_an_event_may_say_when_it_is_due_in_a_way_that_makes_sense(gateway: Gateway, raw: Any) -> None:
+    assert gateway.post({"type": "t", "in": 60}).status == 202
+    refused = gateway.post({"type": "t", "at": "tomorrow"})
+
+    assert (refused.status, "at: 'tomorrow' is not a time such as" in refused.detail) == (422, True)
+    ((_, fields),) = raw.xrange("ingest")
+    assert fields[b"in"] == b"60"

@@ -317,3 +317,12 @@ async def test_a_job_on_any_stream_of_work_is_found(server: Server, raw: Raw) ->
     raw.xreadgroup("shop", "me", {"orders": ">"})
     assert await find(server, made) == Job(state="running", type="order.returned")
     assert await find(server, "f-1") is None  # a fact is nobody's job
+
+
+async def test_a_job_that_is_not_due_yet_is_queued(server: Server, raw: Raw) -> None:
+    make_groups(raw)
+    (entry,) = taken(raw, 1, **{"in": "60"})
+    async with hand(server) as me:
+        await me.settle(unit(Entry(FRESH.index, entry, RETRY, encode_retry(entry, attempt=1, error="not due"), 60_000)))
+
+    assert await find(server, f"ingest-{entry}") == Job(state="queued", type="t")

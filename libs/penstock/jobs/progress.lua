@@ -10,7 +10,7 @@
 -- ARGV[3]  name of the stream, as dead letters have it
 -- ARGV[4]  its time in ms: no dead letter of it is older
 -- ARGV[5]  most entries to look at in each place
--- returns  {'queued'}           never read, or handed back; or where more wait than may be looked at
+-- returns  {'queued'}           never tried; or where more wait than may be looked at
 --          {'running'}          in flight
 --          {'retrying', n}      waiting for attempt number n
 --          {'dead', reason, error, attempts, time}
@@ -62,7 +62,7 @@ local function look_through_delayed()
     local members = redis.call('ZRANGE', delayed, at, at + PAGE - 1)
     for _, member in ipairs(members) do
       local number = attempt(cmsgpack.unpack(member))
-      if number then return {'retrying', number} end
+      if number then return number > 1 and {'retrying', number} or {'queued'} end
     end
     if #members < PAGE then return nil end
     at = at + PAGE

@@ -80,6 +80,11 @@ def unhandled(service: str, stream: str, event_type: str) -> Dead:
     return dead(event_type, "unhandled", f"no handler of {service} takes {event_type} on {stream}")
 
 
+def early(seconds: float) -> Retried:
+    """Return the outcome for an event whose producer wants it to be handled later (`at`, `in`)."""
+    return Retried(min(seconds, LONGEST_DELAY), "not due yet", snoozed=True)
+
+
 def crashed(event_type: str, deaths: int) -> Dead:
     """Return the outcome for an event that so many processes died with, the last of them with nothing else in hand."""
     error = f"the process died {deaths} times with this event in flight, the last time alone"

@@ -18,7 +18,7 @@ from penstock.service.context import BatchContext, Context
 from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler, Handlers
-from penstock.service.outcome import Dead, Done, Outcome, Retried, crashed, dead, outcome_of, parked, unhandled
+from penstock.service.outcome import Dead, Done, Outcome, Retried, crashed, dead, early, outcome_of, parked, unhandled
 from penstock.service.reports import Reports
 from penstock.service.runs import Run
 from penstock.streams.commit import DEAD, RETRY, Commit, Committer, Entry, Settled, Source, UnitOfWork
@@ -136,6 +136,10 @@ class Processing:
             work.ready = self._without_effects(dead("", "invalid", str(error)))
             return work
         handler = work.handler = self._handlers.find(source.stream, work.event.type)
+        if work.event.extra and not source.is_retry:
+            work.ready = self._early(work)
+        if work.ready is not None:
+            return work
         if work.origin.crashes >= MOST_DEATHS:
             work.ready = self._condemned(work)
         elif handler is None:
@@ -303,6 +307,15 @@ class Processing:
         if work.source.is_retry and lifetime:  # earlier attempts may have left a checkpoint
             concluded.effects.settle_checkpoint(work.event, lifetime + wait)
         return concluded
+
+    def _early(self, work: Work) -> Concluded | None:
+        """Conclude an entry that is not due yet: it comes back then, for its first attempt."""
+        try:
+            due = work.event.due
+        except InvalidEvent as error:
+            return self._dead(work, dead(work.event.type, "invalid", str(error)))
+        wait = 0.0 if due is None else due - time.time()
+        return self._without_effects(early(wait)) if wait > 0 else None
 
     def _unhandled(self, work: Work) -> Concluded:
         stream = work.source.stream

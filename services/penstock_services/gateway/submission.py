@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from penstock.errors import InvalidEvent
+from penstock.event import Event
 from penstock.web.body import parse
 from penstock.web.problems import Problem
 from penstock_services.gateway.acceptance import RESERVED, Draft
@@ -75,6 +77,11 @@ def draft(attributes: Mapping[str, Any], found: Submission, path: str = "") -> D
     Raises:
         Problem: 422.
     """
+    extra = _extra(attributes, found.__struct_fields__, path)
+    try:
+        Event(type=found.type, id="", extra=extra).due  # noqa: B018 - so that it is told now, not in a dead letter
+    except InvalidEvent as error:
+        raise Problem(422, f"{path}{error}") from None
     return Draft(
         type=found.type,
         data=bytes(found.data).decode(),
@@ -84,7 +91,7 @@ def draft(attributes: Mapping[str, Any], found: Submission, path: str = "") -> D
         subject=found.subject,
         tenant=found.tenant,
         cause=found.cause,
-        extra=_extra(attributes, found.__struct_fields__, path),
+        extra=extra,
         traceparent=found.traceparent,
         tracestate=found.tracestate,
     )
