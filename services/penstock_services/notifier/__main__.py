@@ -1,5 +1,6 @@
 """`python -m penstock_services.notifier` runs the service; `preview` and `check` are commands of `penstock notify`."""
 
+import signal
 import sys
 
 from penstock.service.lifecycle import run
@@ -20,6 +21,7 @@ if __name__ == "__main__":
             case ["check"]:
                 sys.stdout.write(preview.describe(load(settings)))
             case _:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the files are watched it must not end the process
                 service = build(LiveConfig.read(settings))
                 add_heartbeat(service, settings)
                 run(service, settings)

@@ -5,13 +5,11 @@ What is read anew is checked as at the start. If it is wrong the old one stays, 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
-import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,25 +21,25 @@ from penstock.keys import DELIVERIES
 from penstock.mesh.deliveries import RELOAD, RELOADED, SERVICE, ReloadRequest
 from penstock.redis.connection import unavailable
 from penstock.schemas import NotifyReloaded
+from penstock.service.reload import Reason, ReloadWatcher
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings
 from penstock_services.notifier.config import notify_file
 from penstock_services.notifier.config.config import Config, load
 from penstock_services.notifier.delivery import channel_health
 
-_TICK = 3.0  # seconds between two looks at the files
 _log = structlog.get_logger("notifier.config")
-Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 class LiveConfig:
     """Holds the configuration that is valid now; `again` reads it anew."""
 
-    def __init__(self, config: Config, again: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self, config: Config, again: Callable[[], Config] | None = None, watcher: ReloadWatcher | None = None
+    ) -> None:
         self.current = config
         self._load = again or (lambda: config)
-        self._sooner = asyncio.Event()
-        self._files: Stamp | None = None
+        self._watcher = watcher
 
     @classmethod
     def read(cls, settings: Settings) -> LiveConfig:
@@ -50,11 +48,8 @@ class LiveConfig:
         Raises:
             ConfigurationError: it is wrong.
         """
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody listens it must not end the process
-        files = _stamp(settings.notify, os.environ)
-        made = cls(load(settings), functools.partial(load, settings))
-        made._files = files
-        return made
+        watcher = ReloadWatcher(functools.partial(_files, settings.notify, os.environ))
+        return cls(load(settings), functools.partial(load, settings), watcher)
 
     def reload(self) -> list[str]:
         """Read the configuration anew and return what has changed, in words.
@@ -69,20 +64,20 @@ class LiveConfig:
 
     async def watch(self, runtime: Runtime) -> None:
         """Reload when there is reason to, until the service is asked to stop."""
-        files = self._files or _stamp(runtime.settings.notify, os.environ)
-        with _hangup(self._sooner):
-            asked = await self._asked(runtime)
-            while not runtime.stopping.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(_either(self._sooner, runtime.stopping), _TICK)
-                hangup = self._sooner.is_set()
-                self._sooner.clear()
-                now, request = _stamp(runtime.settings.notify, os.environ), await self._asked(runtime)
-                if request is not None and request != asked:
-                    await self._again(runtime, request.by, request.id)
-                elif hangup or now != files:
-                    await self._again(runtime, "SIGHUP" if hangup else _owner(runtime.settings.notify))
-                files, asked = now, request or asked
+        path = runtime.settings.notify
+        asked = await self._asked(runtime)
+
+        async def look(reason: Reason | None) -> None:
+            nonlocal asked
+            request = await self._asked(runtime)
+            if request is not None and request != asked:
+                await self._again(runtime, request.by, request.id)
+            elif reason is not None:
+                await self._again(runtime, "SIGHUP" if reason == "SIGHUP" else _owner(path))
+            asked = request or asked
+
+        watcher = self._watcher or ReloadWatcher(functools.partial(_files, path, os.environ))
+        await watcher.watch(runtime.stopping, look)
 
     async def _again(self, runtime: Runtime, by: str, cause: str | None = None) -> None:
         try:
@@ -124,15 +119,9 @@ def changed(before: Config, after: Config) -> list[str]:
     return sentences + [f"{name} changed" for name in others if getattr(before, name) != getattr(after, name)]
 
 
-def _stamp(path: str | None, environ: Mapping[str, str]) -> Stamp:
-    """Return what tells whether notify.yaml, or a file that holds a secret, was written since."""
-    watched = [path or notify_file.FILE, *(value for name, value in sorted(environ.items()) if name.endswith("_FILE"))]
-    found = []
-    for name in watched:
-        with contextlib.suppress(OSError):
-            stat = Path(name).stat()
-            found.append((name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
-    return tuple(found)
+def _files(path: str | None, environ: Mapping[str, str]) -> list[str]:
+    """Return the files that the configuration comes from: notify.yaml, and those that hold a secret."""
+    return [path or notify_file.FILE, *(value for name, value in sorted(environ.items()) if name.endswith("_FILE"))]
 
 
 def _owner(path: str | None) -> str:
@@ -140,24 +129,3 @@ def _owner(path: str | None) -> str:
         return f"{Path(path or notify_file.FILE).owner()} (the file changed)"
     except (OSError, KeyError):
         return "somebody (the file changed)"
-
-
-@contextlib.contextmanager
-def _hangup(event: asyncio.Event) -> Iterator[None]:
-    """Set `event` at SIGHUP."""
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, event.set)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-async def _either(*events: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for one in waiting:
-            one.cancel()
