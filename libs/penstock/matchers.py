@@ -56,19 +56,19 @@ class Matcher(str):
 
 def impossible(matchers: Iterable[Matcher], values: Mapping[str, Iterable[str]]) -> str | None:
     """Return why no labels can meet all the conditions, None if some can; `values` are all that a label may have."""
-    wanted: dict[str, str] = {}
     given = list(matchers)
     for matcher in given:
-        if matcher.label in values:
-            known = list(values[matcher.label])
-            if not any(
-                all_match((one for one in given if one.label == matcher.label), {matcher.label: v}) for v in known
-            ):
-                return f"{matcher} never matches; {matcher.label} is one of {', '.join(known)}"
-        if matcher.negated or set(matcher.pattern) & set("*?["):
-            continue
-        if (other := wanted.setdefault(matcher.label, matcher.pattern)) != matcher.pattern:
-            return f"{matcher.label} cannot be {other} and {matcher.pattern}; a pattern has room for both"
+        label = matcher.label
+        about_it = [one for one in given if one.label == label]
+        if label in values:
+            known = list(values[label])
+            if not any(all_match(about_it, {label: value}) for value in known):
+                return f"{matcher} never matches; {label} is one of {', '.join(known)}"
+        elif not matcher.negated and not set(matcher.pattern) & set("*?["):
+            for other in about_it:
+                if not other.matches({label: matcher.pattern}):
+                    hint = "" if other.negated else "; a pattern has room for both"
+                    return f"{matcher} and {other} cannot hold together{hint}"
     return None
 
 

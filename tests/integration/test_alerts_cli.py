@@ -105,12 +105,30 @@ def test_silences_are_made_listed_and_removed(cli: Cli) -> None:
             "--for: expected a duration such as 30s",
         ),
         (("silence", "add", "rule=lag", "--for", "9999d"), "silence: duration: at most 10 years"),
+        (
+            ("silence", "add", "severity=~.*", "--for", "2h"),
+            "silence: 'severity=~.*': regular expressions are not understood; write severity=*",
+        ),
+        (("silence", "add", "rule=[", "--for", "2h"), "silence: 'rule=[': a [ without its ] never matches"),
+        (
+            ("silence", "add", "severity=Critical", "--for", "2h"),
+            "silence: severity=Critical never matches; severity is one of info, warning, critical",
+        ),
+        (
+            ("silence", "add", "group=a", "group=b", "--for", "2h"),
+            "silence: group=a and group=b cannot hold together; a pattern has room for both",
+        ),
+        (
+            ("silence", "add", "group=a", "group!=a", "--for", "2h"),
+            "silence: group=a and group!=a cannot hold together",
+        ),
         (("alerts", "check", "no.yaml"), "no.yaml: cannot be read (No such file or directory)"),
         (("alerts", "backtest", "alerts.yaml", "--since", "long"), "--since: expected a duration such as 30s"),
     ],
 )
-def test_a_mistake_gets_a_sentence(cli: Cli, arguments: tuple[str, ...], sentence: str) -> None:
+def test_a_mistake_gets_a_sentence_and_changes_nothing(cli: Cli, arguments: tuple[str, ...], sentence: str) -> None:
     assert cli(*arguments, code=2).startswith(f"penstock: {sentence}")
+    assert cli.json("silence", "ls") == []
 
 
 def test_a_rules_file_is_checked(cli: Cli, rules: Path, tmp_path: Path) -> None:

@@ -70,7 +70,11 @@ def test_brackets_that_mean_something_are_fine(text: str) -> None:
     [
         (["severity=fatal"], "severity is one of info, warning"),
         (["severity=w*", "severity!=warning"], "severity is one of info, warning"),
-        (["a=x", "a=y"], "a cannot be x and y"),
+        (["a=x", "a=y"], "a=x and a=y cannot hold together; a pattern has room for both"),
+        (["a=x", "a!=x"], "a=x and a!=x cannot hold together"),
+        (["a!=x*", "a=xy"], "a=xy and a!=x* cannot hold together"),
+        (["a=y*", "a=x"], "a=x and a=y* cannot hold together"),
+        (["a=x*", "a!=xy", "a=xz"], None),
         (["severity=*", "a=x", "a=x", "a!=y"], None),
     ],
 )
