@@ -77,8 +77,8 @@ def _card(message: Message, style: str) -> dict[str, Any]:
     title = {
         "type": "TextBlock",
         "text": _escape(message.title, _TITLE),
-        "weight": "bolder",
-        "size": "medium",
+        "weight": "Bolder",
+        "size": "Medium",
         "wrap": True,
     }
     body: list[dict[str, Any]] = [{"type": "Container", "style": style, "bleed": True, "items": [title]}]
