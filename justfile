@@ -31,7 +31,7 @@ test *arguments: _dev
 chaos *arguments: _dev
     @.venv/bin/python -m tests.chaos.torture "$@"
 
-# Let simulated hours of random incidents pass over the alert manager: `just soak 24 7` (24 hours from seed 7)
+# Let simulated hours of incidents and outages of channels pass over alerts and notifier: `just soak 24 7` (24 hours from seed 7)
 soak hours="24" seed="1": _dev
     @SOAK_HOURS={{ hours }} SOAK_SEED={{ seed }} .venv/bin/pytest -q -s tests/integration/test_alerts_soak.py -k must_be_told
 

@@ -1,7 +1,8 @@
 """Hours of random incidents in simulated time, and a model of what each channel must be told of them.
 
-The alert manager's engine is real, and so is the notifier's fan-out, on a real Redis; only the clock is not. The model
-keeps whole histories and goes back over them for each window: it shares no code with what it checks.
+The alert manager's engine is real, and so is the notifier, on a real Redis; clock and channels are not. The model of
+what people must be told keeps whole histories and goes back over them for each window, and the model of what must reach
+them is in deliveries_model.py: they share no code with what they check.
 """
 
 from __future__ import annotations
@@ -12,22 +13,21 @@ from typing import Any
 
 import msgspec
 
-from penstock.schemas import Notification, Series
-from penstock.testing import Harness
+from penstock.keys import ALERTS, NOTIFICATIONS
+from penstock.mesh.deliveries import DUE, TEST
+from penstock.schemas import Alert, ChannelTest, DeliveryAttempt, Notification, Series
+from penstock.testing import Emitted
 from penstock.times import rfc3339
-from penstock_services.notifier.config.config import parse
-from penstock_services.notifier.service import build
+from penstock_services.notifier.config.config import Config, parse
+from penstock_services.notifier.config.routing import CHANNEL_RULE
 from tests.alerting import Mesh, gauge
+from tests.deliveries_model import DeliveriesModel
+from tests.simulation import FAILURES, Clock, Endpoint, SimulatedNotifier
 
 GROUPS = "abcdefgh"
-HOOK = "{type: webhook, url: 'https://example.com/hook'}"
-CHANNELS = f"""
-channels: {{all: {HOOK}, pager: {HOOK}, team: {HOOK}}}
-routes:
-  - {{channels: [all]}}
-  - {{channels: [pager], min_severity: critical}}
-  - {{channels: [team], match: [group=a]}}
-"""
+NAMES = ("all", "pager", "team", "backup")
+_OUTAGES = {3.0: 4, 20.0: 4, 90.0: 4, 600.0: 4, 3_600.0: 2, 9_000.0: 1, 21_600.0: 1}
+"""Seconds that an outage of a channel lasts, and how often."""
 _MISSING, _JOINED = 60.0, 300.0
 _SEVERITIES = ("info", "warning", "critical")
 
@@ -44,12 +44,14 @@ class RuleUnderTest(msgspec.Struct, kw_only=True):
     excluded: str = ""
     by_group: bool = False
     as_one: bool = False
+    flap: tuple[int, float, float] = (100, 1.0, 1.0)
 
     def yaml(self, name: str) -> str:
         """Return it as a part of alerts.yaml."""
         lines = [
             f"  {name}:",
-            *("    kind: threshold", "    series: lag_age", "    flap: {triggers: 100, within: 1s}"),
+            *("    kind: threshold", "    series: lag_age"),
+            "    flap: {{triggers: {}, within: {:g}s, calm: {:g}s}}".format(*self.flap),
             *(f"    {key}: {value}" for key, value in (("above", self.above), ("clear", self.clear))),
             *(f"    {key}: {value:g}s" for key, value in (("for", self.hold), ("keep_firing", self.keep))),
             *(f"    severity: {self.severity}", f"    repeat: {self.repeat:g}s"),
@@ -63,7 +65,7 @@ class RuleUnderTest(msgspec.Struct, kw_only=True):
 def first_rules() -> dict[str, RuleUnderTest]:
     """Return the rules that a soak begins with."""
     return {
-        "lag": RuleUnderTest(above=30, clear=10),
+        "lag": RuleUnderTest(above=30, clear=10, flap=(3, 1_200.0, 300.0)),
         "stuck": RuleUnderTest(above=300, clear=30, hold=20, keep=30, severity="critical"),
         "pool": RuleUnderTest(above=60, clear=60, as_one=True, repeat=1_800),
     }
@@ -72,6 +74,18 @@ def first_rules() -> dict[str, RuleUnderTest]:
 def text_of(rules: dict[str, RuleUnderTest]) -> str:
     """Return alerts.yaml."""
     return "rules:\n" + "\n".join(rule.yaml(name) for name, rule in rules.items()) if rules else "rules: {}"
+
+
+def channels_text(team: str) -> str:
+    """Return notify.yaml; `team` is the group whose alerts the team is told of."""
+    channels = ", ".join(f"{name}: {{type: webhook, url: 'https://{name}.example.com/'}}" for name in NAMES)
+    return f"""
+channels: {{{channels}}}
+routes:
+  - {{channels: [all]}}
+  - {{channels: [pager], min_severity: critical, failover: backup}}
+  - {{channels: [team], match: [group={team}]}}
+"""
 
 
 class _Told(msgspec.Struct):
@@ -88,6 +102,9 @@ class Model:
     def __init__(self) -> None:
         self.rules = first_rules()
         self.silenced: dict[str, float] = {}
+        self.team = "a"
+        self._fired: dict[tuple[str, str], list[float]] = {}
+        self._flapping: set[tuple[str, str]] = set()
         self._history: dict[tuple[str, str], list[tuple[float, str]]] = {}
         self._firing: set[tuple[str, str]] = set()
         self._told: dict[tuple[str, str], _Told] = {}
@@ -113,17 +130,20 @@ class Model:
             before, after = self.rules.get(name), rules.get(name)
             if after is None or before is None or before.by_group != after.by_group or after.excluded == group:
                 del self._history[name, group]
-                self._firing.discard((name, group))
+                self._fired.pop((name, group), None)
+                self._end(name, group)
         self.rules = rules
         return sorted(self._notify(now))
 
     def acknowledge(self, name: str, group: str) -> None:
         """Somebody takes an alert on."""
         self._said.add((name, group))
+        self._taken_back.discard((name, group))
 
     def withdraw(self, name: str, group: str) -> None:
         """Somebody gives an alert back that was taken on, or was not."""
         self._taken_back.add((name, group))
+        self._said.discard((name, group))
 
     def _evaluate(self, name: str, rule: RuleUnderTest, group: str, now: float, value: float | None) -> None:
         history = self._history.setdefault((name, group), [])
@@ -131,11 +151,24 @@ class Model:
         if (name, group) in self._firing:
             well = _trailing(history, {"good", "missing"})
             keep = max(rule.keep, _MISSING) if history[-1][1] == "missing" else rule.keep
+            keep = max(keep, rule.flap[2]) if (name, group) in self._flapping else keep
             if well is not None and now - well >= keep:
-                self._firing.discard((name, group))
+                self._end(name, group)
                 history.clear()
         elif history[-1][1] == "bad" and now - _begun(history) >= rule.hold:
-            self._firing.add((name, group))
+            self._begin(name, group, rule, now)
+
+    def _begin(self, name: str, group: str, rule: RuleUnderTest, now: float) -> None:
+        self._firing.add((name, group))
+        fired = self._fired.setdefault((name, group), [])
+        fired.append(now)
+        most, within, _ = rule.flap
+        if sum(now - at < within for at in fired) >= most:
+            self._flapping.add((name, group))
+
+    def _end(self, name: str, group: str) -> None:
+        self._firing.discard((name, group))
+        self._flapping.discard((name, group))
 
     def _notify(self, now: float) -> Iterator[tuple[str, str, str, str]]:
         groups: dict[tuple[str, str], set[str]] = {}
@@ -186,13 +219,16 @@ class Model:
         return not (said or told.acknowledged) and now - told.last >= rule.repeat
 
     def _send(self, kind: str, key: tuple[str, str], told: _Told) -> Iterator[tuple[str, str, str, str]]:
-        """Yield who is told: of a beginning those it concerns, of all that follows who was told of that."""
-        if kind in ("triggered", "repeated") and not told.acknowledged:
+        """Yield who is told: of a beginning those it concerns, of all that follows who was told of that.
+
+        What is given back concerns those whom it would if it began, too.
+        """
+        if kind in ("triggered", "repeated", "unacknowledged") and not told.acknowledged:
             now_told = {"all", "console"}
             now_told |= {"pager"} if told.severity == "critical" else set()
-            now_told |= {"team"} if key[1] == "a" else set()
+            now_told |= {"team"} if key[1] == self.team else set()
             told.channels = told.channels | now_told
-        else:
+        if kind not in ("triggered", "repeated") or told.acknowledged:
             now_told = told.channels
         return ((channel, kind, *key) for channel in now_told)
 
@@ -231,31 +267,61 @@ def _begun(history: list[tuple[float, str]]) -> float:
 
 
 class Soak:
-    """One run: `hours` of simulated time from a seed."""
+    """One run: `hours` of simulated time from a seed, and what it takes until all is well again."""
 
     def __init__(self, redis: Any, *, hours: float, seed: int) -> None:
         self._chance = random.Random(seed)
-        self._harness = Harness(build(parse(CHANNELS, environ={})), redis=redis)
+        self._redis = redis
         self._model = Model()
         self._mesh = Mesh(text_of(self._model.rules))
+        self._clock = Clock(self._mesh.now)
+        self._endpoints = {name: Endpoint(self._clock) for name in NAMES}
+        self._healed: dict[str, float] = {}
+        self._deliveries = DeliveriesModel(self._clock, self._endpoints)
+        at = {f"https://{name}.example.com/": endpoint for name, endpoint in self._endpoints.items()}
+        self._notifier = SimulatedNotifier(redis, self._config(), self._clock, at)
+        self._notifier.on_published = self._published
+        self._notifier.dies = lambda stream: stream == NOTIFICATIONS and self._chance.random() < 0.01
+        self._told: list[tuple[str, str, str, str]] = []
         self._windows = round(hours * 360)
         self._values = dict.fromkeys(GROUPS, 0.0)
         self._until = dict.fromkeys(GROUPS, 0.0)
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, int] = self._deliveries.counts
 
     async def run(self) -> None:
         """Run it.
 
         Raises:
-            AssertionError: somebody was told what the model does not say, or not what it does.
+            AssertionError: somebody was told what the models do not say, or not what they do.
         """
-        for _ in range(self._windows):
-            self._move()
-            await self._disturb()
-            values = {group: value for group, value in self._values.items() if value >= 0}
-            self._mesh.window(*map(_series, values, values.values()), scope="mesh")
-            self._mesh.tick()
-            await self._compare(self._model.window(self._mesh.now, values))
+        with self._notifier.simulated():
+            for _ in range(self._windows):
+                self._move()
+                await self._disturb()
+                await self._window()
+            await self._end_well()
+
+    async def _window(self) -> None:
+        values = {group: value for group, value in self._values.items() if value >= 0}
+        self._mesh.window(*map(_series, values, values.values()), scope="mesh")
+        self._mesh.tick()
+        await self._notifier.run(self._mesh.now)
+        await self._compare(self._model.window(self._mesh.now, values))
+        self._deliveries.check()
+
+    async def _end_well(self) -> None:
+        """Let every channel work, somebody see to that, and everything become calm."""
+        for name in self._endpoints:
+            self._heal(name)
+        self._values = dict.fromkeys(GROUPS, 0.0)
+        while self._mesh.states.keys() - {key for key, state in self._mesh.states.items() if state != "firing"}:
+            await self._window()
+        while not self._notifier.idle:
+            await self._window()
+        self._deliveries.finish()
+        assert self._notifier.dead == []
+        assert await self._redis.llen("state:notifier:undelivered") == self.counts.get("given up", 0)
+        assert not await self._redis.exists("state:notifier:late", "state:notifier:failing")
 
     def _move(self) -> None:
         """Let each group be calm, slow, stuck, gone or flapping for a while."""
@@ -264,7 +330,30 @@ class Soak:
                 self._values[group] = self._chance.choice([0, 0, 0, 5, 20, 40, 40, 80, 350, 900, -1])
                 self._until[group] = self._mesh.now + self._chance.choice([10, 20, 50, 60, 70, 300, 900, 3_000])
 
+    def _config(self) -> Config:
+        return parse(channels_text(self._model.team), environ={})
+
+    def _disturb_channels(self) -> None:
+        """Let a channel fail, or work again when its time has come."""
+        for name, until in [*self._healed.items()]:
+            if until <= self._mesh.now:
+                self._heal(name)
+        name = self._chance.choice(NAMES)
+        if name not in self._healed and self._chance.random() < 0.02:
+            health = self._chance.choice(FAILURES)
+            self._endpoints[name].become(health, retry_after=self._chance.choice([0, 1, 30, 290, 3_600]))
+            (seconds,) = self._chance.choices([*_OUTAGES], [*_OUTAGES.values()])
+            self._healed[name] = self._mesh.now + seconds
+            self._count(health)
+
+    def _heal(self, name: str) -> None:
+        """A channel works again; somebody sees to it that it is used, too."""
+        self._healed.pop(name, None)
+        self._endpoints[name].become("up")
+        self._notifier.publish(NOTIFICATIONS, TEST, ChannelTest(channel=name))
+
     async def _disturb(self) -> None:
+        self._disturb_channels()
         chance = self._chance.random()
         if chance < 0.01:
             self._mesh.restart()
@@ -279,6 +368,10 @@ class Soak:
             self._count("silence")
         elif chance < 0.05 and self._model.firing:
             self._acknowledge(*self._chance.choice(self._model.firing), withdrawn=chance > 0.04)
+        elif chance < 0.055:
+            self._model.team = self._chance.choice(GROUPS)
+            self._notifier.use(self._config())
+            self._count("other routes")
 
     def _acknowledge(self, rule: str, group: str, *, withdrawn: bool) -> None:
         (key,) = [
@@ -317,21 +410,33 @@ class Soak:
         self._count("edit")
         await self._compare(self._model.edit(self._mesh.now, rules))
 
+    def _published(self, event_type: str, data: bytes, made: Emitted) -> None:
+        """Show the models what a handler led to."""
+        if made.stream == ALERTS:
+            self._deliveries.changed(msgspec.json.decode(made.event.data, type=Alert))
+        elif made.type == DUE:
+            notification = msgspec.json.decode(made.event.data, type=Notification)
+            alert, routed = notification.alert, event_type.startswith("alert.")
+            self._deliveries.due(made.event.id, notification, routed=routed)
+            # What the substitute is told, and what of channels, follows from deliveries.
+            if routed and notification.channel != "backup" and alert.rule != CHANNEL_RULE:
+                group = alert.labels.get("group", "")
+                self._told.append((notification.channel, event_type.removeprefix("alert."), alert.rule, group))
+        elif made.type.startswith("delivery."):
+            self._deliveries.recorded(msgspec.json.decode(made.event.data, type=DeliveryAttempt))
+
     async def _compare(self, expected: list[tuple[str, str, str, str]]) -> None:
-        told = []
+        self._told.clear()
         for kind, alert in self._mesh.state.outbox:
-            run = await self._harness.send("alerts", kind, alert, time=rfc3339(self._mesh.now))
-            for made in run.events:
-                notification = msgspec.json.decode(made.event.data, type=Notification)
-                told.append(
-                    (notification.channel, kind.removeprefix("alert."), alert.rule, alert.labels.get("group", ""))
-                )
+            self._deliveries.changed(alert)
+            self._notifier.publish(ALERTS, kind, alert)
             self._count(kind)
+        await self._notifier.run(self._mesh.now)
         history = [(entry.what, entry.rule, entry.labels, entry.why) for entry in self._mesh.state.history]
         self._mesh.state.outbox.clear()
         self._mesh.state.history.clear()
-        if sorted(told) != expected:
-            missing, more = set(expected) - set(told), set(told) - set(expected)
+        if sorted(self._told) != expected:
+            missing, more = set(expected) - set(self._told), set(self._told) - set(expected)
             raise AssertionError(f"at {rfc3339(self._mesh.now)}: not told {missing}, told {more}; {history}")
 
     def _count(self, what: str) -> None:

@@ -3,6 +3,7 @@
 -- A notification log is one alert on one channel. Of its changes only the newest is sent: it stands for those
 -- that are still waiting. One is sent at a time. Whoever has to wait for the channel's rate is told until when, and
 -- that slot is then the log's, whichever of its changes comes to use it. Nobody is told of a beginning after its end.
+-- An end does not give way to the next episode where its beginning has arrived: whichever is sent first, it goes first.
 --
 -- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms (Retry-After)
@@ -16,16 +17,18 @@
 -- ARGV[6]  how long one attempt may take, in ms: nobody else sends meanwhile
 -- ARGV[7]  lifetime of log and record, in ms
 -- ARGV[8]  the channel, if it is told of the ends of alerts, else ''
--- ARGV[9]  ... for each gate: most messages, within how many ms
+-- ARGV[9]  the alert as JSON where it is resolved, else ''
+-- ARGV[10] ... for each gate: most messages, within how many ms
 -- returns  {'sent', receipt}        this very delivery has been confirmed, but has not been settled
 --          {'superseded'}           a newer change is on its way or has arrived, or this one has by another way
---          {'wait', ms}
+--          {'wait', ms, 1 if the target is not to be used until then, else 0}
 --          {'go', reference of the episode's last message that arrived, or '', 1 if one has arrived or was meant to,
+--           the end of the episode before that must be sent first: event id, order, alert, reference; '' if there is none,
 --           name of a waiting change ...}
 
 local log, blocked, record = KEYS[1], KEYS[2], KEYS[3]
 local event, order, status, episode, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[8]
-local FIRST_GATE, GATE_ARGUMENTS = 4, 9 -- where they begin
+local FIRST_GATE, GATE_ARGUMENTS = 4, 10 -- where they begin
 local MOST_WAITING = 20
 local STALE_MS = 60000 -- a slot that nobody came to use is no longer one
 
@@ -61,10 +64,12 @@ table.sort(waiting)
 redis.call('HSET', log, 'waiting:' .. order, ARGV[5])
 for i = 1, #waiting - MOST_WAITING do redis.call('HDEL', log, 'waiting:' .. waiting[i]) end
 redis.call('PEXPIRE', log, ARGV[7])
-if waiting[#waiting] and waiting[#waiting] > order then return {'superseded'} end
+local is_end = status == 'resolved' and known.status == 'firing' and known.episode == episode
+if is_end then redis.call('HSET', log, 'end_event', event, 'end_order', order, 'end', ARGV[9]) end
+if not is_end and waiting[#waiting] and waiting[#waiting] > order then return {'superseded'} end
 
 if known.holder and known.holder ~= event and tonumber(known.held_until) > now then
-  return {'wait', math.min(known.held_until - now, 250)}
+  return {'wait', math.min(known.held_until - now, 250), 0}
 end
 
 local earliest = tonumber(redis.call('GET', blocked) or 0)
@@ -86,13 +91,20 @@ if slot < earliest or slot < now - STALE_MS then
 end
 if slot > now then
   redis.call('HSET', log, 'slot', slot)
-  return {'wait', slot - now}
+  return {'wait', slot - now, earliest > now and 1 or 0}
 end
 
 redis.call('HDEL', log, 'slot')
 redis.call('HSET', log, 'holder', event, 'held_until', now + ARGV[6])
 local same = known.episode == episode
 local meant = status == 'resolved' and redis.call('HGET', record, 'to:' .. channel) == episode
-local reply = {'go', same and known.reference or '', (same or meant) and 1 or 0}
-for _, change in ipairs(waiting) do reply[#reply + 1] = known['waiting:' .. change] end
+local reply = {'go', same and known.reference or '', (same or meant) and 1 or 0, '', '', '', ''}
+local told_first = ''
+if known['end'] and not same and known.status == 'firing' then
+  told_first = known.end_order
+  reply[4], reply[5], reply[6], reply[7] = known.end_event, told_first, known['end'], known.reference or ''
+end
+for _, change in ipairs(waiting) do
+  if change > told_first and change < order then reply[#reply + 1] = known['waiting:' .. change] end
+end
 return reply

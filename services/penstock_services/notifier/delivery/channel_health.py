@@ -42,9 +42,14 @@ async def failing(ctx: Context) -> frozenset[str]:
     return frozenset(one.channel for one in (await _failing(ctx)).values())
 
 
+async def is_failing(ctx: Context, channel: str, recipient: str | None) -> bool:
+    """Return whether it is known that a channel fails."""
+    return bool(await ctx.redis.hexists(ctx.state.key(FAILING), _address(channel, recipient)))
+
+
 async def recovered(ctx: Context, channel: str, recipient: str | None) -> None:
     """Report, with the commit, that a channel delivers, if it was failing."""
-    if await ctx.redis.hexists(ctx.state.key(FAILING), _address(channel, recipient)):
+    if await is_failing(ctx, channel, recipient):
         ctx.emit(NOTIFICATIONS, CHANGED, ChannelChanged(channel=channel, recipient=recipient, failing=False))
 
 

@@ -23,6 +23,9 @@ for _, field in ipairs(redis.call('HKEYS', log)) do
   local change = string.match(field, '^waiting:(.+)$')
   if change and change <= order then redis.call('HDEL', log, field) end
 end
+if (redis.call('HGET', log, 'end_order') or order) <= order then
+  redis.call('HDEL', log, 'end', 'end_event', 'end_order')
+end
 if pause > 0 then
   local time = redis.call('TIME')
   local free = time[1] * 1000 + math.floor(time[2] / 1000) + pause

@@ -29,12 +29,15 @@ from penstock_services.notifier.delivery.notification_log import (
     address,
     receipt_field,
 )
-from penstock_services.notifier.message.message import Remarks, when
+from penstock_services.notifier.message.message import Remarks, moment, when
 from penstock_services.notifier.message.templates import render
 from penstock_services.notifier.message.text import cut, excerpt, redact
 
 LONGEST_RETRY_AFTER = 300.0
-"""A Retry-After beyond so many seconds is a failure of the channel: substitutes are called, and it is tried sooner."""
+"""A Retry-After beyond so many seconds is a failure of the channel: substitutes are called, and it is tried sooner.
+
+So are shorter ones that add up to that.
+"""
 _REDIS_AWAY = 1.0  # seconds
 _MOST_ERRORS = 10  # of our own
 _MOST_REASON = 500
@@ -47,6 +50,7 @@ class DeliveryRun(msgspec.Struct):
 
     Only a run with a receipt or a failure was an attempt. `late` says why the substitute is called now although this
     channel goes on trying, `given_up` why it does not. `was_late`: an earlier run has called the substitute.
+    `known`: that the channel fails is known; it may have worked since then, for others.
     """
 
     notification: Notification
@@ -56,6 +60,7 @@ class DeliveryRun(msgspec.Struct):
     late: str | None = None
     given_up: str | None = None
     was_late: bool = False
+    known: bool = False
 
 
 async def deliver(config: Config, notification: Notification, ctx: Context) -> None:
@@ -91,6 +96,8 @@ async def _deliver(config: Config, notification: Notification, ctx: Context) -> 
     if isinstance(admission, Superseded):
         return
     if isinstance(admission, Wait):
+        if admission.asked and not run.was_late and _asks_too_much(ctx, admission.seconds):
+            run.late = "it asks to be left alone, again and again"
         raise Snooze(admission.seconds)
     if isinstance(admission, Go):
         await _try(config, run, log, admission, ctx)
@@ -122,6 +129,21 @@ async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, 
     gone = await health.disabled(ctx, channel)
     if gone is not None:
         raise SendRefused(f"the channel is not used any more: {gone}")
+    if go.before is not None:
+        end = msgspec.structs.replace(notification, alert=go.before.alert, order=go.before.order)
+        try:
+            receipt = await _send_one(config, channel, end, Go(go.before.previous, (), first=False), ctx)
+        except SendRefused as refusal:
+            if refusal.gone:
+                raise
+        else:
+            await log.confirm(go.before.event_id, receipt, go.before)
+    receipt = await _send_one(config, channel, notification, go, ctx)
+    await log.confirm(ctx.event.id, receipt)
+    return receipt
+
+
+async def _send_one(config: Config, channel: AnyChannel, notification: Notification, go: Go, ctx: Context) -> Receipt:
     moved_to = await ctx.redis.hget(ctx.state.key(MOVED), channel.scope)
     delivery = compose_delivery(config, channel, notification, go, moved_to=moved_to.decode() if moved_to else None)
     async with ctx.breaker(f"channel:{notification.channel}", failures=_is_down):
@@ -132,9 +154,7 @@ async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, 
                 call.error = presentable(failure.reason, notification.channel, channel)
                 call.attributes["error.type"] = str(failure.code or type(failure).__name__)
                 raise
-        receipt = msgspec.structs.replace(receipt, answer=excerpt(receipt.answer, channel.secrets))
-        await log.confirm(ctx.event.id, receipt)
-    return receipt
+    return msgspec.structs.replace(receipt, answer=excerpt(receipt.answer, channel.secrets))
 
 
 async def _post(channel: AnyChannel, delivery: Delivery, *, allow_private: bool) -> Receipt:
@@ -183,23 +203,27 @@ async def _failed(config: Config, run: DeliveryRun, log: NotificationLog, failur
     channel, notification = run.channel, run.notification
     assert channel is not None
     run.failure = failure
+    run.known = await health.is_failing(ctx, notification.channel, notification.recipient)
     wait = None if isinstance(failure, SendRefused) else config.pause(channel, ctx.attempt)
     asked = None
-    if wait is not None and failure.after is not None:
-        wait = asked = max(wait, min(failure.after, LONGEST_RETRY_AFTER))
+    if failure.after is not None:  # it holds for whatever comes next, even if this was the last attempt
+        asked = max(wait or 0.0, min(failure.after, LONGEST_RETRY_AFTER))
+        wait = None if wait is None else asked
     due = await log.release(ctx.event.id, asked)
     reason = failure.reason = presentable(failure.reason, notification.channel, channel)
     failure.answer = excerpt(failure.answer, channel.secrets)
     if wait is None:
         run.given_up = reason
         return
-    if not run.was_late and (ctx.attempt > len(config.schedule(channel)) or _asks_too_much(failure)):
+    if not run.was_late and (ctx.attempt > len(config.schedule(channel)) or _asks_too_much(ctx, failure.after)):
         run.late = reason
     raise TryAgain(reason, after=wait if asked is None else due) from None  # the cause may hold secrets
 
 
-def _asks_too_much(failure: SendFailed) -> bool:
-    return failure.after is not None and failure.after > LONGEST_RETRY_AFTER
+def _asks_too_much(ctx: Context, after: float | None) -> bool:
+    """Whether the other side asks for a wait that would have this delivery wait for too long in all."""
+    now = time.time()
+    return after is not None and now + after - (moment(ctx.event.time) or now) > LONGEST_RETRY_AFTER
 
 
 def presentable(reason: str, name: str, channel: Channel) -> str:

@@ -115,11 +115,12 @@ def _where(config: Config, told: Iterable[str], routed: Sequence[Destination]) -
 def order_of(alert: Alert, event: Event) -> str:
     """Return where a change stands among those of its alert; texts that compare as the changes do.
 
-    That is when it was published; of changes of one millisecond the later episode comes later, and within an
-    episode the resolve.
+    That is when it was published; of changes of one millisecond, which one commit may bring about, the later episode
+    comes later, and within an episode first the acknowledgement, then its withdrawal, and then the end.
     """
     published = _milliseconds(event.time) or round(time.time() * 1000)
-    return f"{published:015d}.{_milliseconds(alert.since):015d}.{int(alert.status == 'resolved')}"
+    rank = 3 if alert.status == "resolved" else 2 if alert.unacknowledged_by else 1 if alert.acknowledged_by else 0
+    return f"{published:015d}.{_milliseconds(alert.since):015d}.{rank}"
 
 
 def _milliseconds(timestamp: str) -> int:

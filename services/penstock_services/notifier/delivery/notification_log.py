@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Argument, Script
-from penstock.schemas import Notification
+from penstock.schemas import Alert, Notification
 from penstock_services.notifier.channels import Channel, Receipt
 
 LIFETIME_MS = 30 * 86_400_000  # an alert that fires longer is resolved with a message of its own
@@ -33,9 +33,22 @@ class Superseded(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Not yet: come back in so many seconds."""
+    """Not yet: come back in so many seconds; `asked`: the other side wants it so."""
 
     seconds: float
+    asked: bool = False
+
+
+class EndBefore(msgspec.Struct, frozen=True):
+    """The end of an episode whose beginning has arrived, and which the next one must not get ahead of.
+
+    `event_id` is its own delivery, which has yet to come to it; `previous` as for Go.
+    """
+
+    event_id: str
+    order: str
+    alert: Alert
+    previous: str | None
 
 
 class Go(msgspec.Struct, frozen=True):
@@ -43,12 +56,13 @@ class Go(msgspec.Struct, frozen=True):
 
     `previous` is the reference of the last message of the same episode; `superseded` names the changes that this
     message stands for as well, oldest first. `first`: none of the episode is known to have arrived, or
-    to have been meant for this channel.
+    to have been meant for this channel. `before` is to be sent first.
     """
 
     previous: str | None
     superseded: tuple[str, ...]
     first: bool = True
+    before: EndBefore | None = None
 
 
 Admission = Sent | Superseded | Wait | Go
@@ -87,10 +101,11 @@ class NotificationLog:
     ) -> None:
         """Use `client`; `key` gives the full name of a key of this service's state."""
         self._client = client
-        self._hold_ms = round((channel.timeout + 10) * 1000)
+        self._hold_ms = round((2 * channel.timeout + 10) * 1000)  # the end of the episode before may have to go first
         self._limits = channel.limits
         alert = notification.alert
         self._change = (notification.order, alert.status, alert.since)
+        self._end = msgspec.json.encode(alert) if alert.status == "resolved" else b""
         self._told_of_ends = notification.channel if channel.send_resolved else ""
         self.name = log_name(address(notification), alert.fingerprint)
         """Its name among this service's state."""
@@ -104,22 +119,24 @@ class NotificationLog:
         word, *rest = await _admit(
             self._client,
             [*self._keys, self._record, *self._gates],
-            [event_id, *self._change, name, self._hold_ms, LIFETIME_MS, self._told_of_ends, *limits],
+            [event_id, *self._change, name, self._hold_ms, LIFETIME_MS, self._told_of_ends, self._end, *limits],
         )
         if word == b"sent":
             return Sent(msgspec.json.decode(rest[0], type=Receipt))
         if word == b"superseded":
             return Superseded()
         if word == b"wait":
-            return Wait(rest[0] / 1000)
-        previous, known, *superseded = rest
-        return Go(previous.decode() or None, tuple(part.decode() for part in superseded), first=not known)
+            return Wait(rest[0] / 1000, asked=bool(rest[1]))
+        previous, known, *end = rest[:6]
+        superseded = tuple(part.decode() for part in rest[6:])
+        return Go(previous.decode() or None, superseded, first=not known, before=_end_before(*end))
 
-    async def confirm(self, event_id: str, receipt: Receipt) -> None:
-        """Record that the message has arrived; keeps trying while Redis is away, for only now is it known."""
+    async def confirm(self, event_id: str, receipt: Receipt, end: EndBefore | None = None) -> None:
+        """Record that the message has arrived, or `end`; keeps trying while Redis is away, for only now is it known."""
+        change = self._change if end is None else (end.order, end.alert.status, end.alert.since)
         arguments: list[Argument] = [
             event_id,
-            *self._change,
+            *change,
             msgspec.json.encode(receipt),
             receipt.reference or "",
             math.ceil(receipt.pause * 1000),
@@ -133,6 +150,13 @@ class NotificationLog:
         keys = [*self._keys, *self._gates]
         reply: int = await insist(lambda: _release(self._client, keys, [event_id, wait]))
         return reply / 1000
+
+
+def _end_before(event_id: bytes, order: bytes, alert: bytes, reference: bytes) -> EndBefore | None:
+    if not event_id:
+        return None
+    end = msgspec.json.decode(alert, type=Alert)
+    return EndBefore(event_id.decode(), order.decode(), end, reference.decode() or None)
 
 
 def address(notification: Notification) -> str:

@@ -29,8 +29,10 @@ def report(config: Config, ctx: Context, outcome: Outcome) -> None:
         if not outcome.snoozed:
             _record(ctx, run, "failed", error=outcome.error, next_attempt_at=rfc3339(time.time() + outcome.delay))
         if run.late is not None:
-            _call_substitute(config, ctx, run, run.late)
+            hand_over(config, run.notification, run.late, ctx)
             ctx.state.hset(LATE, {ctx.event.id: _failed(ctx, run, run.late)})
+        if run.late is not None or (run.was_late and run.failure is not None):
+            _tell_of_channel(ctx, run, run.late or outcome.error)
         return
     if run.was_late:
         ctx.state.hdel(LATE, ctx.event.id)
@@ -59,16 +61,16 @@ def _give_up(config: Config, ctx: Context, run: DeliveryRun, why: str) -> None:
     """
     _record(ctx, run, "dead", error=why)
     if not run.was_late:
-        _call_substitute(config, ctx, run, why)
+        hand_over(config, run.notification, why, ctx)
+    _tell_of_channel(ctx, run, why)
     ctx.state.push(UNDELIVERED, _failed(ctx, run, why), most=MOST_FAILED)
     if isinstance(run.failure, SendRefused) and run.failure.gone and run.channel is not None:
         health.disable(ctx, run.channel, why)
 
 
-def _call_substitute(config: Config, ctx: Context, run: DeliveryRun, why: str) -> None:
-    """Hand the message to the next substitute as well; see to it that somebody learns of the channel."""
-    hand_over(config, run.notification, why, ctx)
-    if run.channel is not None:
+def _tell_of_channel(ctx: Context, run: DeliveryRun, why: str) -> None:
+    """See to it that somebody learns of a channel that fails, or fails again."""
+    if run.channel is not None and not run.known:
         health.began_to_fail(ctx, run.notification.channel, run.notification.recipient, why)
 
 
