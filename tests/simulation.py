@@ -25,7 +25,7 @@ from penstock.schemas import Alert
 from penstock.service.outcome import Dead, Retried
 from penstock.testing import Emitted, Harness
 from penstock.times import rfc3339
-from penstock_services.notifier.channels import telegram, webhook
+from penstock_services.notifier.channels import console, telegram, webhook
 from penstock_services.notifier.channels.wire import Answer, SendFailed
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import notification_log
@@ -164,6 +164,7 @@ class SimulatedNotifier:
             for name in ("admit", "confirm", "release"):
                 timed = _TimedScript(self._clock, name)
                 patches.enter_context(mock.patch.object(notification_log, f"_{name}", timed))
+            patches.enter_context(mock.patch.object(console, "_log"))  # hours of it would bury what a test has to say
             for channel in (webhook, telegram):
                 patches.enter_context(mock.patch.object(channel, "request", self._request))
             yield

@@ -174,6 +174,8 @@ class Discord(StandIn):
         except AssertionError as error:
             return Reply(400, json.dumps({"code": 50035, "message": f"Invalid Form Body {error}"}))
         path = urlsplit(request.path).path
+        if not path.startswith(f"/api/v10{self.path.removeprefix('/api')}"):  # without a version it is one that changes
+            return Reply(404, json.dumps({"code": 10015, "message": "Unknown Webhook"}))
         if request.method == "PATCH":
             return self._edit(path.rpartition("/")[2], request.json)
         if request.query.get("wait") != ["true"]:

@@ -16,6 +16,7 @@ from penstock.redis.connection import client
 from penstock.schemas import Alert, ChannelTest, DeliveryAttempt
 from penstock.testing import Emitted
 from penstock.times import rfc3339
+from penstock_services.notifier.channels.telegram import BOT_API
 from penstock_services.notifier.config.config import parse
 from tests.alerting import EPOCH
 from tests.alerts import make_alert
@@ -114,6 +115,27 @@ async def test_who_was_told_of_a_beginning_is_told_of_its_end_before_it_begins_a
         "pager sent triggered",
     ]
     assert scene.notifier.idle
+
+
+async def test_where_the_channel_can_edit_no_message_stays_red(scene: Scene, redis: Any) -> None:
+    config = parse("", environ={"TELEGRAM_BOT_TOKEN": "1:abc", "TELEGRAM_CHAT_ID": "42"})
+    chat = Endpoint(scene.clock, '{"ok": true, "result": {"message_id": 7}}')
+    scene.notifier = SimulatedNotifier(redis, config, scene.clock, {f"{BOT_API}/bot1:abc/": chat})
+    told: list[tuple[str, int | None]] = []
+    chat.on_request = lambda request, taken: told.append((request.path, request.json.get("message_id")))
+    with scene.notifier.simulated():
+        first = scene.alert("a first")
+        scene.tell(first)
+        await scene.pass_by(60)
+        chat.become("down")
+        scene.end(first)
+        await scene.pass_by(140)
+        chat.become("up")
+        told.clear()
+        scene.tell(scene.alert("a second"))
+        await scene.pass_by(1)
+
+    assert told == [("editMessageText", 7), ("sendMessage", None)]
 
 
 async def test_an_episode_of_which_nothing_arrived_is_no_message_of_its_own(scene: Scene) -> None:
