@@ -79,7 +79,7 @@ An entry of a stream has flat fields named after CloudEvents attributes:
 | `subject` | what it is about | - |
 | `tenant` | whose it is | - |
 | `traceparent`, `tracestate` | W3C trace context of the hop that published it | a new trace starts |
-| `cause` | id of the event that led to this one | - |
+| `cause`, `causesource` | id and source of the event that led to this one | - |
 | `at`, `in` | handle it at that time (RFC 3339), or so many seconds after it was added | now |
 | `links` | traceparents of other traces it comes from, separated by spaces | - |
 

@@ -8,6 +8,7 @@ PenstockError
 ├── InvalidEvent            an entry or payload breaks the event format
 ├── JobDead                 a job that somebody waits for was given up
 ├── NoRecord                a job that somebody waits for is over, and nothing says how
+├── AmbiguousEvent          several sources have an event of this id: say which one
 └── Directive               raised by a handler to say what is to become of its event
     ├── Snooze              hand it to me again later; no attempt is used up
     ├── Reject              it can never succeed: dead-letter it now
@@ -15,6 +16,8 @@ PenstockError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from penstock.times import check_delay
 
@@ -64,6 +67,16 @@ class JobDead(PenstockError):
 
 class NoRecord(PenstockError):
     """A job is over, and there is no record of how: it has expired, or none was made."""
+
+
+class AmbiguousEvent(PenstockError):
+    """Several events have this id, each of another source."""
+
+    def __init__(self, event_id: str, sources: Sequence[str]) -> None:
+        self.sources = sources
+        super().__init__(
+            f"{len(sources)} sources have an event {event_id}: {', '.join(sources)}; say which one is meant"
+        )
 
 
 class Directive(PenstockError):

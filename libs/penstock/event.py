@@ -19,7 +19,9 @@ from penstock.times import check_delay, entry_ms, entry_time, is_entry_id, secon
 from penstock.trace_context import TraceContext
 
 UNKNOWN_SOURCE = "redis-cli"
-_KNOWN = frozenset({"type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause"})
+_KNOWN = frozenset(
+    ("type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause", "causesource")
+)
 # What Penstock puts behind an entry's own fields when it parks it in a group's retry stream; see encode_retry.
 RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR = "retry.entry", "attempt", "retry.crashes", "retry.error"
 RETRY_FIELDS = "retry.fields"
@@ -33,9 +35,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is stable: retries, redeliveries and replays keep it; it is unique among the events of its `source`.
     `data` is raw JSON. `subject` is what the event is about and its ordering key. `cause` is the id of the event
-    that led to this one. `entry_id` is that of the stream entry it was first read as, so its first part is when the
-    server took it, in ms. `traceparent` and `stated_time` are as its producer wrote them; `trace` and `time` say
-    what they mean. `extra` holds every field this library does not know; it is passed on.
+    that led to this one and `causesource` the source of that, None if its producer did not say. `entry_id` is that
+    of the stream entry it was first read as, so its first part is when the server took it, in ms. `traceparent` and
+    `stated_time` are as its producer wrote them; `trace` and `time` say what they mean. `extra` holds every field
+    this library does not know; it is passed on.
     """
 
     type: str
@@ -46,6 +49,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     subject: str | None = None
     tenant: str | None = None
     cause: str | None = None
+    causesource: str | None = None
     traceparent: str | None = None
     tracestate: str | None = None
     entry_id: str = "0-0"
@@ -89,7 +93,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def trace(self) -> TraceContext:
         """The trace it belongs to and the span that published it; without a valid traceparent one begins here."""
-        return (self.traceparent and TraceContext.parse(self.traceparent)) or TraceContext.for_event(self.id)
+        return trace_of(self.traceparent, self.source, self.id)
+
+    def is_caused_by(self, source: str, event_id: str) -> bool:
+        """Whether that event led to this one, as far as its producer says which one did."""
+        return self.cause == event_id and self.causesource in (None, source)
 
     def json(self) -> Any:
         """Decode `data`.
@@ -131,6 +139,18 @@ def unique_id(source: str, event_id: str) -> str:
     Source: CloudEvents 1.0, `id`. Colons of either part are written %3A, so that no two pairs make the same text.
     """
     return f"{_escaped(source)}:{_escaped(event_id)}"
+
+
+def trace_of(traceparent: str | None, source: str, event_id: str) -> TraceContext:
+    """Return the trace of an event; without a valid traceparent one begins, whose id follows from source and id.
+
+    So every group that reads the event, and every redelivery of it, lands in the same trace. Without a source it
+    follows from the id alone, as it always did.
+    """
+    known = TraceContext.parse(traceparent) if traceparent else None
+    return known or TraceContext.for_text(
+        _escaped(event_id) if source == UNKNOWN_SOURCE else unique_id(source, event_id)
+    )
 
 
 def _escaped(part: str) -> str:
@@ -184,6 +204,7 @@ def encode(  # noqa: C901 - attribute by attribute: it is on the path of every e
     traceparent: str | None = None,
     tracestate: str | None = None,
     cause: str | None = None,
+    causesource: str | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return the flat field list of a stream entry; absent attributes are left out.
@@ -208,6 +229,8 @@ def encode(  # noqa: C901 - attribute by attribute: it is on the path of every e
         fields += ("tracestate", tracestate)
     if cause is not None:
         fields += ("cause", cause)
+    if causesource is not None:
+        fields += ("causesource", causesource)
     if extra:
         fields += (part for name, value in extra.items() if name not in _KNOWN for part in (name, value))
     try:
@@ -347,6 +370,7 @@ def _decode(stream: str, entry_id: str, raw: dict[bytes, bytes]) -> Event:
         subject=take("subject", None),
         tenant=take("tenant", None),
         cause=take("cause", None),
+        causesource=take("causesource", None) or None,
         traceparent=traceparent,
         tracestate=tracestate,
         entry_id=entry_id,

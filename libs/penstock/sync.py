@@ -51,7 +51,7 @@ class JobHandle:
 
         Raises:
             Unavailable: Redis is away.
-            AmbiguousJob: several sources have a job of this id.
+            AmbiguousEvent: several sources have a job of this id.
         """
         return self._mesh.run(self._here().status())
 
@@ -69,7 +69,7 @@ class JobHandle:
             NoRecord: it is over, and there is no record of how.
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
             InvalidEvent: the result does not fit `type`.
-            AmbiguousJob: several sources have a job of this id.
+            AmbiguousEvent: several sources have a job of this id.
         """
         return self._mesh.run(self._here().result(timeout, type=type))
 

@@ -40,13 +40,9 @@ class TraceContext(msgspec.Struct, frozen=True):
         return cls(trace_id, span_id, flags)
 
     @classmethod
-    def for_event(cls, event_id: str) -> TraceContext:
-        """Start the trace of an event that came without one.
-
-        The trace id follows from the event id, so that every group that reads the event, and every
-        redelivery of it, lands in the same trace.
-        """
-        return cls(hashlib.blake2b(event_id.encode(), digest_size=16, person=b"penstock-trace").hexdigest())
+    def for_text(cls, text: str) -> TraceContext:
+        """Start the trace whose id follows from `text`."""
+        return cls(hashlib.blake2b(text.encode(), digest_size=16, person=b"penstock-trace").hexdigest())
 
     @classmethod
     def new(cls) -> TraceContext:

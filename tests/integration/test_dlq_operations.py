@@ -22,7 +22,7 @@ def cli(server: Server, tmp_path: Path) -> Cli:
     return Cli(server.url, tmp_path)
 
 
-def bury(raw: Any, count: int, cause: str = "crm", data: str = "{}", kind: str = "mend") -> list[str]:
+def bury(raw: Any, count: int, cause: str = "crm", data: str = "{}", kind: str = "mend", **more: str) -> list[str]:
     """Add dead letters of one cause, as the atomic commit writes them."""
     pipeline = raw.pipeline(transaction=False)
     for n in range(count):
@@ -41,7 +41,8 @@ def bury(raw: Any, count: int, cause: str = "crm", data: str = "{}", kind: str =
                 "dlq.time": "2026-11-22T10:00:00.000Z",
                 "dlq.fingerprint": f"mend:failed:{cause}",
                 "dlq.traceback": "x" * 2000,
-            },
+            }
+            | more,
         )
     return [letter.decode() for letter in pipeline.execute()]
 
@@ -102,6 +103,17 @@ def test_canaries_that_fail_again_stop_the_rest(cli: Cli, server: Server, raw: A
         assert went_on.stdout.count("done this time") == 2
         assert went_on.stdout.count("replayed in trace") == 10, "nine, and the canary that had died again"
     assert cli.json("dlq", "ls") == []
+
+
+def test_a_newer_letter_of_another_source_is_not_a_canary_that_failed_again(cli: Cli, server: Server, raw: Any) -> None:
+    shops = {"shop-a": "1-0", "shop-b": "2-0"}
+    letter, _ = [bury(raw, 1, **{"source": source, "dlq.entry": entry})[0] for source, entry in shops.items()]
+    raw.set("mended", 1)
+    env = {"REDIS_URL": server.url, "PENSTOCK_JOBS": "tests.integration.dlq_jobs:jobs"}
+    with service_process("-m", "penstock_services.worker", env=env):
+        replayed = cli("dlq", "replay", letter, "--canary", "1", "--stop-on-failure")
+
+    assert (replayed.returncode, replayed.stdout.count("done this time")) == (0, 1), replayed.stdout
 
 
 def test_an_edited_letter_is_replayed_with_the_new_data(cli: Cli, raw: Any, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from penstock import Event, Service
 from penstock.dlq import dead_letter
+from penstock.errors import AmbiguousEvent
 from penstock.event import encode_retry
 from penstock.jobs import find as find_module
-from penstock.jobs.find import AmbiguousJob, find_job
+from penstock.jobs.find import find_job
 from penstock.jobs.ids import timed_id
 from penstock.jobs.record import Job
 from penstock.keys import Keys
@@ -280,7 +281,7 @@ async def test_of_several_sources_with_one_id_one_has_to_be_named(server: Server
         record = msgspec.json.encode(Job(state="completed", type="t", result=source, tenant=tenant))
         raw.hset("job:o-1", source, b"ingest-1-0 " + record)
     async with connected(server) as client:
-        with pytest.raises(AmbiguousJob, match="2 sources have an event o-1: shop-a, shop-b; say which one is meant"):
+        with pytest.raises(AmbiguousEvent, match="2 sources have an event o-1: shop-a, shop-b; say which one is meant"):
             await find_job(client, Keys(), TOPOLOGY, "o-1")
         named = [
             await find_job(client, Keys(), TOPOLOGY, "o-1", source=name) for name in ("shop-a", "shop-b", "shop-c")

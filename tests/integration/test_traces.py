@@ -50,7 +50,7 @@ def test_every_hop_of_a_good_trace_is_told_with_where_its_time_went(server: Serv
         ("parcel.sent", "events", requested.id, 2),
     ]
     assert (trace.type, trace.attempts, trace.notes) == ("order.placed", 2, ())
-    assert trace.trace_ids == (TraceContext.for_event(event_id).trace_id,)
+    assert trace.trace_ids == (TraceContext.for_text(event_id).trace_id,)
     assert {event.trace_id for event in trace.events} == {trace.trace_id}
     assert placed.subject == "order-1"
     [attempt] = attempts_of(placed)
@@ -175,7 +175,7 @@ def test_any_event_of_a_trace_leads_to_it(server: Server, raw: Any, cli: Cli) ->
     with worker(server), shipping(server):
         event_id = publish(raw, "order.placed", data='{"order": 1}')
         wait_until_sent(server, event_id)
-    trace = cli.json("trace", TraceContext.for_event(event_id).trace_id)
+    trace = cli.json("trace", TraceContext.for_text(event_id).trace_id)
     report = raw.xrange("events")[0][1][b"id"].decode()
 
     assert [event["type"] for event in trace["events"]] == ["order.placed", "parcel.requested", "parcel.sent"]
@@ -205,7 +205,7 @@ def test_a_bounded_search_says_where_it_ended(server: Server, raw: Any, cli: Cli
     for number in range(300):
         publish(raw, "filler", data=str(number))
 
-    trace = cli.json("trace", TraceContext.for_event(found_by_place).trace_id, "--newest", "301")
+    trace = cli.json("trace", TraceContext.for_text(found_by_place).trace_id, "--newest", "301")
     assert trace["notes"] == ["ingest: only the newest 301 of 302 entries were searched"]
     assert cli("trace", "--event", old, "--newest", "300").returncode == 1
     assert cli.json("trace", "--event", old)["notes"] == []
@@ -252,6 +252,23 @@ def test_what_a_report_led_to_hangs_below_its_job(server: Server, raw: Any) -> N
     assert trace is not None
     job, alert = trace.events
     assert (alert.type, alert.parent, alert.depth, alert.via) == ("alert.triggered", job.id, 1, "job.dead")
+
+
+def test_two_sources_that_use_one_id_have_a_trace_each(server: Server, raw: Any, cli: Cli) -> None:
+    with worker(server), shipping(server):
+        for order, source in enumerate(("shop-a", "shop-b")):
+            publish(raw, "order.placed", id="o-1", source=source, data=json.dumps({"order": order}))
+        eventually(lambda: sum(fields[b"type"] == b"parcel.sent" for _, fields in raw.xrange("events")) == 2)
+
+    sent = {fields[b"id"].decode(): json.loads(fields[b"data"]) for _, fields in raw.xrange("events")}
+    for order, source in enumerate(("shop-a", "shop-b")):
+        trace = cli.json("trace", "--event", "o-1", "--source", source)
+        assert [event["source"] for event in trace["events"]] == [source, "worker", "shipping"]
+        assert sent[trace["events"][-1]["id"]] == {"order": order}
+        assert [hop["state"] for hop in trace["events"][0]["hops"]] == ["completed"]
+    refused = cli("trace", "--event", "o-1")
+    assert refused.returncode == 1
+    assert "2 sources have an event o-1: shop-a, shop-b; say which one is meant with --source" in refused.stderr
 
 
 def test_several_events_that_were_sent_in_one_trace_are_shown_together(server: Server, raw: Any) -> None:

@@ -126,7 +126,7 @@ async def test_what_is_published_at_once_does_not_wait_for_the_outcome() -> None
     context = make_context(scope=make_scope(outlet=outlet))
     await context.publish("events", "progress", 1)
     await context.publish("events", "progress", 2)
-    published = outlet.take(["T-1"])
+    published = outlet.take([context.event])
 
     assert context.effects.outputs == []
     assert [(one.stream, one.type, one.data) for one in published] == [
@@ -161,10 +161,11 @@ async def test_events_of_one_id_and_two_sources_share_nothing() -> None:
 
 async def test_what_they_publish_at_once_has_ids_of_its_own_too() -> None:
     outlet = Outlet()
-    for source in ("a", "b"):
-        await make_context(make_event(id="o-1", source=source), make_scope(outlet=outlet)).publish("events", "t")
+    events = [make_event(id="o-1", source=source) for source in ("a", "b")]
+    for event in events:
+        await make_context(event, make_scope(outlet=outlet)).publish("events", "t")
 
-    assert len({emitted.event.id for emitted in outlet.take(["o-1"])}) == 2
+    assert len({emitted.event.id for emitted in outlet.take(events)}) == 2
 
 
 def test_two_equal_ids_in_one_batch_have_the_output_ids_each_would_have_alone() -> None:

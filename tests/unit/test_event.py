@@ -27,7 +27,19 @@ from penstock.trace_context import TraceContext
 
 ENTRY = "1700000000123-4"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-KNOWN = {"type", "data", "id", "source", "time", "subject", "tenant", "traceparent", "tracestate", "cause"}
+KNOWN = {
+    "type",
+    "data",
+    "id",
+    "source",
+    "time",
+    "subject",
+    "tenant",
+    "traceparent",
+    "tracestate",
+    "cause",
+    "causesource",
+}
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 optional = st.none() | text
@@ -60,13 +72,14 @@ def test_an_entry_of_a_type_alone_gets_every_default() -> None:
         subject=None,
         tenant=None,
         cause=None,
+        causesource=None,
         traceparent=None,
         tracestate=None,
         entry_id=ENTRY,
         extra={},
     )
     assert event.time == "2023-11-14T22:13:20.123Z"
-    assert event.trace == TraceContext.for_event("ingest-1700000000123-4")
+    assert event.trace == TraceContext.for_text("ingest-1700000000123-4")
     assert event.json() is None
 
 
@@ -81,10 +94,11 @@ def test_every_field_that_is_given_is_taken() -> None:
         traceparent=TRACEPARENT,
         tracestate="vendor=1",
         cause="T-0",
+        causesource="crm",
     )
 
     assert (event.id, event.source, event.time) == ("T-1", "shop", "2026-11-22T10:00:00Z")
-    assert (event.subject, event.tenant, event.cause) == ("ticket/1", "acme", "T-0")
+    assert (event.subject, event.tenant, event.cause, event.causesource) == ("ticket/1", "acme", "T-0", "crm")
     assert event.json() == {"a": 1}
     assert event.trace.traceparent == TRACEPARENT
     assert event.tracestate == "vendor=1"
@@ -133,8 +147,25 @@ def test_data_that_is_not_json_is_an_invalid_event_when_it_is_looked_at(data: by
 def test_a_malformed_traceparent_starts_a_new_trace_and_drops_the_tracestate(traceparent: str) -> None:
     event = read(id="T-1", traceparent=traceparent, tracestate="vendor=1")
 
-    assert event.trace == TraceContext.for_event("T-1")
+    assert event.trace == TraceContext.for_text("T-1")
     assert event.tracestate is None
+
+
+def test_a_trace_that_begins_with_an_event_belongs_to_its_source_and_id() -> None:
+    sources = ("shop-a", "shop-b", "redis-cli")
+    ids = [read(id="o-1", source=source).trace.trace_id for source in sources]
+    ids += [read(id=f"{source}:o-1").trace.trace_id for source in sources]
+
+    assert len(set(ids)) == 6
+    assert read(id="o-1").trace == TraceContext.for_text("o-1"), "as of releases that knew events by id alone"
+
+
+def test_an_event_is_caused_by_the_one_of_that_source_and_id() -> None:
+    event, older = read(cause="o-1", causesource="shop-a"), read(cause="o-1")
+
+    assert [event.is_caused_by(source, "o-1") for source in ("shop-a", "shop-b")] == [True, False]
+    assert [older.is_caused_by(source, "o-1") for source in ("shop-a", "shop-b")] == [True, True], "it does not say"
+    assert not event.is_caused_by("shop-a", "o-2")
 
 
 def test_a_tracestate_without_a_traceparent_is_dropped() -> None:
@@ -171,7 +202,7 @@ def test_times_are_rfc3339_in_utc_with_milliseconds(timestamp: float) -> None:
     event_type=text,
     data=st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**63) | text, st.lists, max_leaves=5),
     attributes=st.fixed_dictionaries(
-        dict.fromkeys(("event_id", "source", "time", "subject", "tenant", "cause"), optional)
+        dict.fromkeys(("event_id", "source", "time", "subject", "tenant", "cause", "causesource"), optional)
     ),
     traceparent=st.none() | st.just(TRACEPARENT),
     extra=st.dictionaries(text.filter(lambda name: name not in KNOWN), text, max_size=3),
@@ -190,7 +221,8 @@ def test_what_is_encoded_is_read_back(
     assert event.id == attributes["event_id"] or attributes["event_id"] is None
     assert event.source == (attributes["source"] or "redis-cli")
     assert event.time == (attributes["time"] or "2023-11-14T22:13:20.123Z")
-    assert [event.subject, event.tenant, event.cause] == [attributes[name] for name in ("subject", "tenant", "cause")]
+    for name in ("subject", "tenant", "cause", "causesource"):
+        assert getattr(event, name) == attributes[name]
     assert traceparent is None or event.trace.traceparent == traceparent
 
 

@@ -104,6 +104,23 @@ async def test_a_run_shows_everything_that_came_of_it(harness: Harness) -> None:
     assert crm.calls == ["T-1"]
 
 
+async def test_what_events_of_two_sources_publish_under_one_id_is_told_of_each() -> None:
+    service = Service("twins")
+    both = asyncio.Barrier(2)
+
+    @service.on("ingest", type="twin")
+    async def publish(_: Any, ctx: Context) -> None:
+        await ctx.publish("events", "seen", ctx.event.source)
+        await both.wait()  # so that both have published before either is told of
+
+    harness = Harness(service, publishes=["events"])
+    runs = await asyncio.gather(
+        *(harness.send("ingest", "twin", id="o-1", source=source) for source in ("shop-a", "shop-b"))
+    )
+
+    assert [[one.data for one in run.published] for run in runs] == [["shop-a"], ["shop-b"]]
+
+
 async def test_a_failure_shows_when_it_is_tried_again_and_that_nothing_happened(harness: Harness) -> None:
     crm.down = True
     run = await send(harness)

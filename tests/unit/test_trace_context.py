@@ -75,7 +75,7 @@ def test_a_child_stays_in_the_trace_with_its_flags_under_a_span_of_its_own() -> 
 
 
 def test_a_trace_without_a_root_span_is_carried_on_by_its_children() -> None:
-    root = TraceContext.for_event("T-1")
+    root = TraceContext.for_text("T-1")
 
     assert TraceContext.parse(root.traceparent) is None  # nobody published it as a span
     assert TraceContext.parse(root.child().traceparent) is not None

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock.errors import AmbiguousEvent
 from penstock.traces.graph import TraceGraph
 from penstock.traces.records import DeadRecord, Parked, Record
 from penstock.traces.scan import Findings
@@ -62,6 +63,52 @@ def test_of_events_under_one_id_the_latest_before_an_effect_is_its_cause() -> No
     graph = TraceGraph(Findings(events=[first, second, entry("3-0", "early", "twin"), entry("7-0", "late", "twin")]))
 
     assert drawn(graph) == ["twin", ".early", "twin", ".late"]
+
+
+def test_of_two_sources_with_one_id_each_has_its_own_effects() -> None:
+    twins = [entry("1-0", "o", source="a"), entry("2-0", "o", source="b")]
+    effects = [
+        entry("3-0", "of a", "o", causesource="a"),
+        entry("4-0", "of b", "o", causesource="b"),
+        entry("5-0", "of c", "o", causesource="c"),
+    ]
+
+    assert drawn(TraceGraph(Findings(events=[*twins, *effects]))) == ["o", ".of a", "o", ".of b", "of c"]
+
+
+def test_an_effect_of_an_older_release_has_its_cause_in_its_own_trace() -> None:
+    twins = [entry("1-0", "o", source="a"), entry("2-0", "o", source="b", trace_id=OTHER)]
+    graph = TraceGraph(Findings(events=[*twins, entry("3-0", "of a", "o")]))
+
+    assert (drawn(graph), drawn(graph, OTHER)) == (["o", ".of a"], ["o"])
+
+
+def test_an_event_that_moved_is_not_taken_for_one_of_another_source() -> None:
+    waiting = entry("1-0", "o", source="b", entry_id="", time=50, due=50)
+
+    assert drawn(TraceGraph(Findings(events=[waiting, entry("50-0", "o", source="a")]))) == ["o", "o"]
+
+
+def test_an_id_that_events_of_two_sources_have_is_not_enough_to_find_a_trace() -> None:
+    graph = TraceGraph(
+        Findings(events=[entry("1-0", "o", source="a"), entry("2-0", "o", source="b", trace_id=OTHER, type="b")])
+    )
+
+    with pytest.raises(AmbiguousEvent, match="2 sources have an event o: a, b"):
+        graph.roots_of("o")
+    assert [root.type for root in graph.roots_of("o", "b")] == ["b"]
+
+
+def test_missing_events_of_two_sources_are_two() -> None:
+    reports = [
+        entry("2-0", "r", "o", source="worker", causesource=source, type="job.failed", trace_id=trace_id)
+        for source, trace_id in (("a", TRACE), ("b", OTHER))
+    ]
+    reports[1] = msgspec.structs.replace(reports[1], entry_id="2-1", id="r2")
+    older = entry("1-0", "r0", "o", source="worker", type="job.failed")
+    graph = TraceGraph(Findings(events=[older, *reports]))
+
+    assert sorted((root.source, len(graph.children(root))) for root in graph.roots()) == [("a", 2), ("b", 1)]
 
 
 def test_a_report_is_told_with_its_job_and_what_it_led_to_lies_below_the_job() -> None:

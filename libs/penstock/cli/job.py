@@ -9,7 +9,8 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json
-from penstock.jobs.find import AmbiguousJob, find_job
+from penstock.errors import AmbiguousEvent
+from penstock.jobs.find import find_job
 from penstock.jobs.record import Job
 from penstock.service.main import Negative
 
@@ -40,7 +41,7 @@ async def _find(job_id: str, source: str | None) -> Job | None:
     async with session() as here:
         try:
             return await find_job(here.redis, here.keys, here.topology, job_id, source=source)
-        except AmbiguousJob as error:
+        except AmbiguousEvent as error:
             raise Negative(f"{error} with --source") from None
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from penstock.cli.emit import SOURCE
 from penstock.cli.session import Session, run, session
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, InvalidEvent
@@ -158,21 +159,21 @@ async def _reload(by: str, wait: float) -> Event | None:
     async with session() as here:
         newest = await here.redis.xrevrange(here.keys.stream(DELIVERIES), count=1)
         await here.redis.set(here.keys.state(SERVICE, RELOAD), msgspec.json.encode(request))
-        return await _caused(here, request.id, newest[0][0].decode() if newest else "0-0", wait)
+        return await _caused(here, SOURCE, request.id, newest[0][0].decode() if newest else "0-0", wait)
 
 
 async def _ask(kind: str, request: msgspec.Struct, wait: float) -> Event | None:
     """Ask the notifier for something; return the event on `deliveries` that it caused, None if none came in time."""
     event_id = f"{kind.partition('.')[2]}-{os.urandom(8).hex()}"
-    fields = encode(kind, encode_data(request), event_id=event_id, source="penstock-cli")
+    fields = encode(kind, encode_data(request), event_id=event_id, source=SOURCE)
     async with session() as here:
         newest = await here.redis.xrevrange(here.keys.stream(DELIVERIES), count=1)
         async with Publisher(here.redis, here.keys) as publisher:
             await publisher.publish(NOTIFICATIONS, fields)
-        return await _caused(here, event_id, newest[0][0].decode() if newest else "0-0", wait)
+        return await _caused(here, SOURCE, event_id, newest[0][0].decode() if newest else "0-0", wait)
 
 
-async def _caused(here: Session, cause: str, last: str, wait: float) -> Event | None:
+async def _caused(here: Session, source: str, event_id: str, last: str, wait: float) -> Event | None:
     until = time.monotonic() + wait
     while (left := until - time.monotonic()) > 0:
         block = max(1, min(_BLOCK_MS, round(left * 1000)))
@@ -180,7 +181,7 @@ async def _caused(here: Session, cause: str, last: str, wait: float) -> Event | 
         for entry_id, fields in [row for _, rows in reply or () for row in rows]:
             last = entry_id.decode()
             event = _event(entry_id, fields)
-            if event is not None and event.cause == cause:
+            if event is not None and event.is_caused_by(source, event_id):
                 return event
     return None
 

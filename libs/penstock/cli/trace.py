@@ -13,7 +13,7 @@ from rich.text import Text
 from penstock.cli.session import run, session
 from penstock.cli.terminal import AsJson, print_json, printable
 from penstock.cli.trace_view import listing, picture
-from penstock.errors import ConfigurationError
+from penstock.errors import AmbiguousEvent, ConfigurationError
 from penstock.service.main import Negative
 from penstock.traces import Trace, TraceList, Traces
 from penstock.traces.lookup import NEWEST
@@ -27,6 +27,7 @@ def trace(
     trace_id: Annotated[str | None, typer.Argument(metavar="[TRACE_ID]", help="32 hexadecimal digits.")] = None,
     *,
     event: Annotated[str | None, typer.Option(metavar="ID", help="The trace of this event, or job.")] = None,
+    source: Annotated[str | None, typer.Option(help="Whose event, where several have the id.")] = None,
     newest: Newest = NEWEST,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +43,7 @@ def trace(
     if (trace_id is None) == (event is None):
         raise ConfigurationError("name a trace by its id, or an event with --event ID; `penstock traces` lists some")
     wanted = trace_id or event or ""
-    found = run(_find(wanted, newest))
+    found = run(_find(wanted, source, newest))
     if found is None:
         what = f"{'event' if event else 'trace'} {printable(wanted)}"
         raise Negative(f"no {what} is among the newest {newest} entries of any stream; --newest searches more")
@@ -71,9 +72,12 @@ def traces(
         _print_list(found)
 
 
-async def _find(wanted: str, newest: int) -> Trace | None:
+async def _find(wanted: str, source: str | None, newest: int) -> Trace | None:
     async with session() as here:
-        return await Traces(here.redis, here.keys, here.topology).find(wanted, newest=newest)
+        try:
+            return await Traces(here.redis, here.keys, here.topology).find(wanted, source=source, newest=newest)
+        except AmbiguousEvent as error:
+            raise Negative(f"{error} with --source") from None
 
 
 async def _recent(limit: int, newest: int) -> TraceList:

@@ -54,7 +54,7 @@ class JobHandle:
 
         Raises:
             Unavailable: Redis is away.
-            AmbiguousJob: several sources have a job of this id.
+            AmbiguousEvent: several sources have a job of this id.
         """
         mesh = self._mesh
         with telling_unavailable():
@@ -77,7 +77,7 @@ class JobHandle:
             NoRecord: it is over, and there is no record of how.
             TimeoutError: it has not ended yet.
             InvalidEvent: the result does not fit `type`.
-            AmbiguousJob: several sources have a job of this id.
+            AmbiguousEvent: several sources have a job of this id.
         """
         try:
             async with asyncio.timeout(timeout):

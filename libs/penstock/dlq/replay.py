@@ -77,11 +77,11 @@ class Replayer:
         return "failed" if again else "done"
 
     async def _died_again(self, letter: DeadLetter) -> bool:
-        """Whether a newer letter is of the same event: the settling commit wrote it, if it did."""
+        """Whether a newer letter is of the same entry: the settling commit wrote it, if it did."""
         async for newer in self._letters.newest(replayed=True):
             if newer.letter == letter.letter:
                 return False
-            if (newer.event_id, newer.group) == (letter.event_id, letter.group):
+            if (newer.stream, newer.entry, newer.group) == (letter.stream, letter.entry, letter.group):
                 return True
         return False
 

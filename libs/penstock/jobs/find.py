@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
-from penstock.errors import PenstockError
+from penstock.errors import AmbiguousEvent
 from penstock.event import UNKNOWN_SOURCE, parse_identity
 from penstock.jobs.ids import time_of
 from penstock.jobs.record import Job, decode
@@ -21,14 +21,6 @@ _entry = Script("penstock.jobs", "find_entry", read_only=True)
 _progress = Script("penstock.jobs", "progress", read_only=True)
 _SEARCHED = 3_000  # entries looked through, of each stream, for what does not say where it lies
 _SKEW_MS = 2_000  # how far the clocks of a gateway and of Redis may be apart
-
-
-class AmbiguousJob(PenstockError):
-    """Several events have this id, each of another source."""
-
-    def __init__(self, job_id: str, sources: Sequence[str]) -> None:
-        self.sources = sources
-        super().__init__(f"{len(sources)} sources have an event {job_id}: {', '.join(sources)}; say which one is meant")
 
 
 async def find_job(
@@ -45,7 +37,7 @@ async def find_job(
     The commit writes a record once there is an outcome. Before that, and where none is left, the streams tell.
 
     Raises:
-        AmbiguousJob: there are records of several sources, and none was given.
+        AmbiguousEvent: there are records of several sources, and none was given.
     """
     recorded = await _recorded(client, keys, job_id, source, tenant)
     if recorded is not None:
@@ -70,7 +62,7 @@ async def _recorded(client: AsyncRedis, keys: Keys, job_id: str, source: str | N
         if source in (None, name) and (tenant is None or job.tenant == tenant)
     }
     if len(jobs) > 1:
-        raise AmbiguousJob(job_id, sorted(jobs))
+        raise AmbiguousEvent(job_id, sorted(jobs))
     return next(iter(jobs.values()), None)
 
 

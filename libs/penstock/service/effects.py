@@ -224,6 +224,7 @@ def caused_fields(
         traceparent=trace.traceparent,
         tracestate=cause.tracestate,
         cause=cause.id,
+        causesource=cause.source,
         extra={LINKS: format_links(links)} if links else None,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from penstock.event import Event
 from penstock.resilience.breaker import CircuitOpen, Failure
 from penstock.resilience.checkpoint import Pending
 from penstock.testing.run import Emitted, decoded
@@ -49,10 +50,14 @@ class Outlet:
         """Keep one event."""
         self._published.append(Emitted(stream, decoded(stream, fields)))
 
-    def take(self, causes: Sequence[str]) -> list[Emitted]:
+    def take(self, causes: Sequence[Event]) -> list[Emitted]:
         """Return what these events led to since the last call."""
-        taken = [one for one in self._published if one.event.cause in causes]
-        self._published = [one for one in self._published if one.event.cause not in causes]
+        ids = {(event.id, event.source) for event in causes}
+        taken: list[Emitted] = []
+        left: list[Emitted] = []
+        for one in self._published:
+            (taken if (one.event.cause, one.event.causesource) in ids else left).append(one)
+        self._published = left
         return taken
 
 

@@ -145,7 +145,7 @@ class Harness:
             ids=ids,
             outcome=concluded.outcome,
             events=self._emitted(effects),
-            published=self._outlet.take(ids),
+            published=self._outlet.take(events),
             state=self._operations(effects, events),
             guards=[(self._relative(key), field, value or None) for key, field, value in effects.guards],
             steps=self._checkpoints.take([event.unique_id for event in events]),

@@ -28,6 +28,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     traceparent: str | None = None
     cause: str | None = None
+    causesource: str | None = None
     extra: Mapping[str, str] = {}
 
 
@@ -99,6 +100,7 @@ def read(stream: str, given: Given) -> Event:
         tenant=given.tenant,
         traceparent=given.traceparent,
         cause=given.cause,
+        causesource=given.causesource,
         extra=given.extra,
     )
     return decode(stream, _entry_id(), [*(field.encode() for field in fields), b"data", raw])

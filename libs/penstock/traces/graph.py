@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from penstock.errors import AmbiguousEvent
+from penstock.event import unique_id
 from penstock.times import entry_order
 from penstock.traces.records import DeadRecord, Parked, Place, Record
 from penstock.traces.reports import REPORTS
@@ -55,11 +57,20 @@ class TraceGraph:
         found = [event for place, event in self._events.items() if place not in self._parents]
         return sorted(found, key=_order, reverse=True)
 
-    def roots_of(self, wanted: str) -> list[Record]:
-        """Return the roots of a trace; `wanted` is its id, that of a replay, or the id of one of its events."""
+    def roots_of(self, wanted: str, source: str | None = None) -> list[Record]:
+        """Return the roots of a trace; `wanted` is its id, that of a replay, or the id of one of its events.
+
+        Raises:
+            AmbiguousEvent: events of several sources have this id, each in another trace; say the `source`.
+        """
         places = {event.place for event in self._sightings if event.trace_id == wanted.lower()}
-        places = places or {event.place for event in self._events.values() if event.id == wanted}
         ids = {self._root(place).trace_id for place in places & self._events.keys()}
+        if not ids:
+            named = [event for event in self._events.values() if event.id == wanted and source in (None, event.source)]
+            ids = {self._root(event.place).trace_id for event in named}
+            sources = sorted({event.source for event in named})
+            if len(ids) > 1 and len(sources) > 1:
+                raise AmbiguousEvent(wanted, sources)
         return [root for root in self.roots() if root.trace_id in ids]
 
     def walk(self, roots: Iterable[Record]) -> Iterator[Node]:
@@ -85,23 +96,24 @@ class TraceGraph:
 
     def _known(self) -> dict[Place, Record]:
         """Return one entry for each event; those trimmed or beyond the search may still be parked or dead."""
-        ids = {(event.stream, event.id) for event in self._sightings if event.due is None}
+        published = {(event.stream, event.source, event.id) for event in self._sightings if event.due is None}
         known: dict[Place, Record] = {}
         for event in self._sightings:
-            if event.due is None or (event.stream, event.id) not in ids:  # else it moved on while we looked
+            # else it moved on while we looked
+            if event.due is None or (event.stream, event.source, event.id) not in published:
                 known.setdefault(event.place, event)
         return known
 
     def _link(self) -> None:
-        by_id: dict[str, list[Record]] = defaultdict(list)
+        index = _Index()
         ordered = sorted(self._events.values(), key=_order)
         for event in ordered:
-            by_id[event.id].append(event)
-        for event in ordered:
-            if event.type in REPORTS and event.cause and event.cause not in by_id:
-                by_id[event.cause].append(self._miss(event))
+            index.add(event)
+        for event in sorted(ordered, key=lambda event: not event.causesource):  # they say more of what is missing
+            if event.type in REPORTS and event.cause and not index.causes(event):
+                index.add(self._miss(event))
         for event in self._events.values():
-            cause = _latest_before(event, by_id.get(event.cause, []))
+            cause = _latest_before(event, index.causes(event))
             if cause is not None and cause is not event:
                 self._parents[event.place] = cause.place
                 self._children[cause.place].append(event)
@@ -109,7 +121,19 @@ class TraceGraph:
             self._root(place)
 
     def _miss(self, report: Record) -> Record:
-        missing = Record("", report.cause, report.time, "", report.cause, "", "", "", "", report.trace_id)
+        place = unique_id(report.causesource, report.cause) if report.causesource else report.cause
+        missing = Record(
+            stream="",
+            entry_id=place,
+            time=report.time,
+            type="",
+            id=report.cause,
+            source=report.causesource,
+            subject="",
+            tenant="",
+            cause="",
+            trace_id=report.trace_id,
+        )
         self._events[missing.place] = missing
         self.missing.add(missing.place)
         return missing
@@ -132,8 +156,27 @@ class TraceGraph:
         return self._events[root]
 
 
+class _Index:
+    """Events by what an effect may say of its cause: id and source, or the id alone, as older releases wrote it."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+
+    def add(self, event: Record) -> None:
+        """Add an event; to be added in the order of time."""
+        for key in ((event.id, event.source, ""), (event.id, "", event.trace_id), (event.id, "", "")):
+            self._found[key].append(event)
+
+    def causes(self, event: Record) -> list[Record]:
+        """Return what may have led to an event; where it does not say of which source, rather of the same trace."""
+        if event.causesource:
+            return self._found.get((event.cause, event.causesource, ""), [])
+        same_trace = self._found.get((event.cause, "", event.trace_id))
+        return same_trace or self._found.get((event.cause, "", ""), [])
+
+
 def _latest_before(event: Record, candidates: list[Record]) -> Record | None:
-    """Return the cause of an event: of those that share its id, the latest until then, else the first."""
+    """Return the cause of an event: of those that it may be, the latest until then, else the first."""
     if not candidates:
         return None
     return candidates[max(0, bisect_right(candidates, event.time, key=lambda one: one.time) - 1)]

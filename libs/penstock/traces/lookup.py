@@ -38,17 +38,22 @@ class Traces:
         self._topology = topology
         self._scanner = Scanner(client, keys, topology)
 
-    async def find(self, wanted: str, *, newest: int = NEWEST) -> Trace | None:
-        """Return the trace of that id, else that of the event of that id; None if neither is found.
+    async def find(self, wanted: str, *, source: str | None = None, newest: int = NEWEST) -> Trace | None:
+        """Return the trace of that id, else that of the event of that id (and source); None if neither is found.
 
         The id of a replay's own trace leads to the trace that was replayed.
 
         Raises:
+            AmbiguousEvent: events of several sources have this id, and `source` is None.
             redis.exceptions.RedisError: Redis is away.
         """
         found = await self._scanner.scan(newest)
         await self._add(wanted, found)
-        assembler, traces = await self._look(found, newest, lambda graph: [list(graph.walk(graph.roots_of(wanted)))])
+
+        def choose(graph: TraceGraph) -> list[list[Node]]:
+            return [list(graph.walk(graph.roots_of(wanted, source)))]
+
+        assembler, traces = await self._look(found, newest, choose)
         nodes = traces[0][:_MOST_EVENTS]
         if not nodes:
             return None

@@ -5,14 +5,23 @@ from __future__ import annotations
 import msgspec
 
 from penstock.dlq import dead_letter
-from penstock.event import RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ENTRY, RETRY_ERROR, UNKNOWN_SOURCE, identity
+from penstock.event import (
+    RETRY_ATTEMPT,
+    RETRY_CRASHES,
+    RETRY_ENTRY,
+    RETRY_ERROR,
+    UNKNOWN_SOURCE,
+    identity,
+    trace_of,
+    unique_id,
+)
 from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 
 Place = tuple[str, str]
 
 # The fields that are read, in the order in which the functions below take their values.
-EVENT = ("type", "id", "source", "subject", "tenant", "cause", "traceparent", "links")
+EVENT = ("type", "id", "source", "subject", "tenant", "cause", "causesource", "traceparent", "links")
 PARKED = (*EVENT, RETRY_ENTRY, RETRY_ATTEMPT, RETRY_CRASHES, RETRY_ERROR)
 DEAD = (
     *EVENT,
@@ -41,13 +50,14 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     tenant: str
     cause: str
     trace_id: str
+    causesource: str = ""
     links: tuple[str, ...] = ()
     due: int | None = None
 
     @property
     def place(self) -> Place:
         """What tells it from every other event, also from those under the same id."""
-        return self.stream, self.entry_id or f"scheduled {self.id}"
+        return self.stream, self.entry_id or f"scheduled {unique_id(self.source, self.id)}"
 
 
 class Parked(msgspec.Struct, frozen=True, eq=False):
@@ -82,20 +92,21 @@ class DeadRecord(msgspec.Struct, frozen=True, eq=False):
 
 def read_event(stream: str, entry_id: str, values: list[str], *, due: int | None = None) -> Record:
     """Read an event from the values of EVENT."""
-    event_type, event_id, source, subject, tenant, cause, traceparent, links = values[: len(EVENT)]
+    event_type, event_id, source, subject, tenant, cause, causesource, traceparent, links = values[: len(EVENT)]
     event_id = event_id or identity(stream, entry_id)
-    trace = TraceContext.parse(traceparent) or TraceContext.for_event(event_id)
+    source = source or UNKNOWN_SOURCE
     return Record(
         stream=stream,
         entry_id=entry_id,
         time=entry_ms(entry_id) if due is None else due,
         type=event_type,
         id=event_id,
-        source=source or UNKNOWN_SOURCE,
+        source=source,
         subject=subject,
         tenant=tenant,
         cause=cause,
-        trace_id=trace.trace_id,
+        causesource=causesource,
+        trace_id=trace_of(traceparent, source, event_id).trace_id,
         links=tuple(link.trace_id for link in map(TraceContext.parse, links.split()) if link) if links else (),
         due=due,
     )

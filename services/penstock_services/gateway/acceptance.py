@@ -44,6 +44,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     subject: str | None = None
     tenant: str | None = None
     cause: str | None = None
+    causesource: str | None = None
     extra: dict[str, str] = {}
     traceparent: str | None = None
     tracestate: str | None = None
@@ -224,6 +225,7 @@ def _fields(draft: Draft, event_id: str, source: str, tenant: str | None) -> lis
         subject=draft.subject,
         tenant=tenant,
         cause=draft.cause,
+        causesource=draft.causesource,
         extra={SENDER_ID: draft.id, **draft.extra} if draft.id is not None else draft.extra,
     )
 

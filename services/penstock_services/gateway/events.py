@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from penstock.jobs.find import AmbiguousJob, find_job
+from penstock.errors import AmbiguousEvent
+from penstock.jobs.find import find_job
 from penstock.jobs.identities import Identities
 from penstock.keys import INGEST
 from penstock.service.runtime import Runtime
@@ -66,7 +67,7 @@ class Events:
         try:
             here = self._runtime
             job = await find_job(here.redis, here.keys, here.topology, job_id, source=source, tenant=tenant)
-        except AmbiguousJob as error:
+        except AmbiguousEvent as error:
             raise Problem(409, f"{error} with ?source=") from None
         if job is None:
             raise Problem(404, "nothing is known of this job: it never was, or its record has expired")

@@ -126,8 +126,8 @@ _TELLING = (
         "A trace: what an event led to",
         Trace,
         "The trace.",
-        errors=(404,),
-        parameters=(_TRACE,),
+        errors=(404, 409),
+        parameters=(_TRACE, Parameter(name="source", description="Whose event, where several have the id.")),
     ),
     Operation(
         name="showTraces",

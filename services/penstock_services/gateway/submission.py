@@ -37,6 +37,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     subject: Address | None = None
     tenant: Name | None = None
     cause: Name | None = None
+    causesource: Address | None = None
     traceparent: str | None = None
     tracestate: str | None = None
 
@@ -91,6 +92,7 @@ def draft(attributes: Mapping[str, Any], found: Submission, path: str = "") -> D
         subject=found.subject,
         tenant=found.tenant,
         cause=found.cause,
+        causesource=found.causesource,
         extra=extra,
         traceparent=found.traceparent,
         tracestate=found.tracestate,

@@ -15,6 +15,7 @@ from importlib import resources
 import msgspec
 from aiohttp import web
 
+from penstock.errors import AmbiguousEvent
 from penstock.service.runtime import Runtime
 from penstock.traces import TraceList, Traces
 from penstock.web.problems import Problem
@@ -60,10 +61,13 @@ class TracePages:
             return _json(self._list[1])
 
     async def _find(self, request: Request) -> web.Response:
-        """Answer with one trace, named by its id or by that of one of its events."""
+        """Answer with one trace, named by its id or by that (and the source) of one of its events."""
         self._check()
-        async with self._looking:
-            found = await self._traces.find(request.rest, newest=_NEWEST)
+        try:
+            async with self._looking:
+                found = await self._traces.find(request.rest, source=request.query.get("source"), newest=_NEWEST)
+        except AmbiguousEvent as error:
+            raise Problem(409, f"{error} with ?source=") from None
         if found is None:
             raise Problem(404, f"no trace or event of this id is among the newest {_NEWEST} entries of any stream")
         return _json(found)

@@ -158,7 +158,7 @@ class Storyteller:
         happened: list[str] = []
         problems: list[str] = []
         async with asyncio.timeout(_DEADLINE):
-            async for event in self._caused_by(job_id, seen_before):
+            async for event in self._caused_by(entry, seen_before):
                 self._step(_since(entry, event), EVENTS, _describe(event), _STYLES.get(event.type, ""))
                 if event.trace.trace_id != entry.trace.trace_id:
                     problems.append(f"{event.type} has trace {event.trace.trace_id}, not the job's")
@@ -169,7 +169,7 @@ class Storyteller:
             problems.append(f"promised was {', '.join(chapter.promised)}; it was {', '.join(happened)}")
         return problems + await self._check_letter(chapter, job_id, entry)
 
-    async def _caused_by(self, job_id: str, last: bytes) -> AsyncIterator[Event]:
+    async def _caused_by(self, job: Event, last: bytes) -> AsyncIterator[Event]:
         """Yield the events that the job has led to, until the one that ends it."""
         key = self._keys.stream(EVENTS)
         while True:
@@ -177,7 +177,7 @@ class Storyteller:
             for entry_id, fields in rows[0][1] if rows else ():
                 last = entry_id
                 event = _decode(EVENTS, entry_id, fields)
-                if event.cause == job_id:
+                if event.is_caused_by(job.source, job.id):
                     yield event
                     if event.type in _ENDS:
                         return
@@ -191,7 +191,7 @@ class Storyteller:
             self._step("", delayed, f"{waiting} waiting, next try at {due}")
 
     async def _check_letter(self, chapter: Chapter, job_id: str, entry: Event) -> list[str]:
-        letter = await self._letter(job_id)
+        letter = await self._letter(entry)
         if letter is None:
             return [f"there is no dead letter of {job_id}"] if chapter.reason else []
         said = f"letter {letter.letter}, {letter.reason} at attempt {letter.attempts}: {letter.error}"
@@ -200,9 +200,9 @@ class Storyteller:
             return [f"the dead letter's reason was to be {chapter.reason}, it is {letter.reason}"]
         return []
 
-    async def _letter(self, job_id: str) -> DeadLetter | None:
+    async def _letter(self, job: Event) -> DeadLetter | None:
         async for letter in DeadLetters(self._redis, self._keys).newest(limit=100):
-            if letter.event_id == job_id:
+            if letter.unique_id == job.unique_id:
                 return letter
         return None
 

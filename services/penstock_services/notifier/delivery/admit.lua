@@ -9,7 +9,7 @@
 -- KEYS[2]  until when the target is not to be used, in ms (Retry-After)
 -- KEYS[3]  record of the alert: hash, as fanout.lua writes it
 -- KEYS[4]  ... gates: lists of the slots given last, oldest first, in ms
--- ARGV[1]  event id of the delivery
+-- ARGV[1]  id of the delivery
 -- ARGV[2]  order of the change
 -- ARGV[3]  its status: firing or resolved
 -- ARGV[4]  episode of the alert

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms
--- ARGV[1]  event id of the delivery
+-- ARGV[1]  id of the delivery
 -- ARGV[2]  order of the change
 -- ARGV[3]  its status: firing or resolved
 -- ARGV[4]  episode of the alert

@@ -27,6 +27,7 @@ from penstock_services.notifier.delivery.notification_log import (
     Superseded,
     Wait,
     address,
+    delivery_id,
     receipt_field,
 )
 from penstock_services.notifier.message.message import Remarks, moment, when
@@ -90,9 +91,9 @@ async def _deliver(config: Config, notification: Notification, ctx: Context) -> 
         run.failure = SendRefused(f"notify.yaml has no channel {notification.channel} any more")
         run.given_up = run.failure.reason
         return
-    run.was_late = bool(await ctx.redis.hexists(ctx.state.key(LATE), ctx.event.id))
+    run.was_late = bool(await ctx.redis.hexists(ctx.state.key(LATE), delivery_id(ctx.event)))
     log = NotificationLog(ctx.redis, ctx.state.key, notification, channel)
-    admission = await log.admit(ctx.event.id, _name(notification, ctx))
+    admission = await log.admit(delivery_id(ctx.event), _name(notification, ctx))
     if isinstance(admission, Superseded):
         return
     if isinstance(admission, Wait):
@@ -104,7 +105,7 @@ async def _deliver(config: Config, notification: Notification, ctx: Context) -> 
     else:
         run.receipt = admission.receipt
     if run.receipt is not None:
-        ctx.state.hdel(log.name, receipt_field(ctx.event.id))
+        ctx.state.hdel(log.name, receipt_field(delivery_id(ctx.event)))
         if run.receipt.moved_to is not None:
             ctx.state.hset(MOVED, {channel.scope: run.receipt.moved_to})
         await health.recovered(ctx, notification.channel, notification.recipient)
@@ -114,7 +115,7 @@ async def _try(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, c
     try:
         run.receipt = await _send(config, run, log, go, ctx)
     except CircuitOpen as waiting:
-        await log.release(ctx.event.id, None)
+        await log.release(delivery_id(ctx.event), None)
         if run.notification.failover and not run.was_late:
             run.late = f"its circuit breaker {waiting.name} is open"
         raise
@@ -139,7 +140,7 @@ async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, 
         else:
             await log.confirm(go.before.event_id, receipt, go.before)
     receipt = await _send_one(config, channel, notification, go, ctx)
-    await log.confirm(ctx.event.id, receipt)
+    await log.confirm(delivery_id(ctx.event), receipt)
     return receipt
 
 
@@ -209,7 +210,7 @@ async def _failed(config: Config, run: DeliveryRun, log: NotificationLog, failur
     if failure.after is not None:  # it holds for whatever comes next, even if this was the last attempt
         asked = max(wait or 0.0, min(failure.after, LONGEST_RETRY_AFTER))
         wait = None if wait is None else asked
-    due = await log.release(ctx.event.id, asked)
+    due = await log.release(delivery_id(ctx.event), asked)
     reason = failure.reason = presentable(failure.reason, notification.channel, channel)
     failure.answer = excerpt(failure.answer, channel.secrets)
     if wait is None:

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
+from penstock.event import Event
+from penstock.mesh.deliveries import SERVICE
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Argument, Script
 from penstock.schemas import Alert, Notification
@@ -68,9 +70,18 @@ class Go(msgspec.Struct, frozen=True):
 Admission = Sent | Superseded | Wait | Go
 
 
-def receipt_field(event_id: str) -> str:
+def delivery_id(event: Event) -> str:
+    """Return what tells a delivery from every other one.
+
+    Of the notifier's own that is the event's id, by which they are sent again, too; anybody else who publishes
+    notifications may have used the same.
+    """
+    return event.id if event.source == SERVICE else event.unique_id
+
+
+def receipt_field(delivery: str) -> str:
     """Return where a notification log keeps the receipt of a delivery until that is settled."""
-    return f"receipt:{event_id}"
+    return f"receipt:{delivery}"
 
 
 def record_name(fingerprint: str) -> str:
@@ -113,13 +124,13 @@ class NotificationLog:
         self._record = key(record_name(alert.fingerprint))
         self._gates = [key(name) for name in gate_names(channel)]
 
-    async def admit(self, event_id: str, name: str) -> Admission:
+    async def admit(self, delivery: str, name: str) -> Admission:
         """Ask whether the change may be sent now; `name` is what to call it when a later one stands for it."""
         limits = [part for limit in self._limits for part in (limit.count, round(limit.seconds * 1000))]
         word, *rest = await _admit(
             self._client,
             [*self._keys, self._record, *self._gates],
-            [event_id, *self._change, name, self._hold_ms, LIFETIME_MS, self._told_of_ends, self._end, *limits],
+            [delivery, *self._change, name, self._hold_ms, LIFETIME_MS, self._told_of_ends, self._end, *limits],
         )
         if word == b"sent":
             return Sent(msgspec.json.decode(rest[0], type=Receipt))
@@ -131,11 +142,11 @@ class NotificationLog:
         superseded = tuple(part.decode() for part in rest[6:])
         return Go(previous.decode() or None, superseded, first=not known, before=_end_before(*end))
 
-    async def confirm(self, event_id: str, receipt: Receipt, end: EndBefore | None = None) -> None:
+    async def confirm(self, delivery: str, receipt: Receipt, end: EndBefore | None = None) -> None:
         """Record that the message has arrived, or `end`; keeps trying while Redis is away, for only now is it known."""
         change = self._change if end is None else (end.order, end.alert.status, end.alert.since)
         arguments: list[Argument] = [
-            event_id,
+            delivery,
             *change,
             msgspec.json.encode(receipt),
             receipt.reference or "",
@@ -144,11 +155,11 @@ class NotificationLog:
         ]
         await insist(lambda: _confirm(self._client, self._keys, arguments))
 
-    async def release(self, event_id: str, after: float | None) -> float:
+    async def release(self, delivery: str, after: float | None) -> float:
         """Record that the attempt failed; return in how many seconds the next is due if `after` was asked for."""
         wait = -1 if after is None else math.ceil(after * 1000)
         keys = [*self._keys, *self._gates]
-        reply: int = await insist(lambda: _release(self._client, keys, [event_id, wait]))
+        reply: int = await insist(lambda: _release(self._client, keys, [delivery, wait]))
         return reply / 1000
 
 

@@ -3,7 +3,7 @@
 -- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms
 -- KEYS[3]  ... gates
--- ARGV[1]  event id of the delivery
+-- ARGV[1]  id of the delivery
 -- ARGV[2]  Retry-After in ms, -1 if there was none
 -- returns  ms until the log's own slot, which is exactly when the other side said
 

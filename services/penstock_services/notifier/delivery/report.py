@@ -18,6 +18,7 @@ from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import channel_health as health
 from penstock_services.notifier.delivery.deliver import DeliveryRun
 from penstock_services.notifier.delivery.fanout import hand_over
+from penstock_services.notifier.delivery.notification_log import delivery_id
 
 
 def report(config: Config, ctx: Context, outcome: Outcome) -> None:
@@ -30,12 +31,12 @@ def report(config: Config, ctx: Context, outcome: Outcome) -> None:
             _record(ctx, run, "failed", error=outcome.error, next_attempt_at=rfc3339(time.time() + outcome.delay))
         if run.late is not None:
             hand_over(config, run.notification, run.late, ctx)
-            ctx.state.hset(LATE, {ctx.event.id: _failed(ctx, run, run.late)})
+            ctx.state.hset(LATE, {delivery_id(ctx.event): _failed(ctx, run, run.late)})
         if run.late is not None or (run.was_late and run.failure is not None):
             _tell_of_channel(ctx, run, run.late or outcome.error)
         return
     if run.was_late:
-        ctx.state.hdel(LATE, ctx.event.id)
+        ctx.state.hdel(LATE, delivery_id(ctx.event))
     if isinstance(outcome, Dead):
         _record(ctx, run, "dead", error=outcome.error)
     elif isinstance(outcome, Done) and run.receipt is not None:
@@ -76,7 +77,7 @@ def _tell_of_channel(ctx: Context, run: DeliveryRun, why: str) -> None:
 
 def _failed(ctx: Context, run: DeliveryRun, why: str) -> str:
     failed = FailedDelivery(
-        delivery_id=ctx.event.id,
+        delivery_id=delivery_id(ctx.event),
         time=rfc3339(time.time()),
         attempts=ctx.attempt,
         error=why,
@@ -88,7 +89,7 @@ def _failed(ctx: Context, run: DeliveryRun, why: str) -> str:
 def _record(ctx: Context, run: DeliveryRun, status: Literal["sent", "failed", "dead"], **more: Any) -> None:
     notification, said = run.notification, run.receipt or run.failure
     data = DeliveryAttempt(
-        delivery_id=ctx.event.id,
+        delivery_id=delivery_id(ctx.event),
         channel=notification.channel,
         recipient=notification.recipient,
         fingerprint=notification.alert.fingerprint,

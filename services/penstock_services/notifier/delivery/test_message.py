@@ -14,6 +14,7 @@ from penstock_services.notifier.channels.wire import SendFailed
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import channel_health as health
 from penstock_services.notifier.delivery.deliver import presentable
+from penstock_services.notifier.delivery.notification_log import delivery_id
 from penstock_services.notifier.message.message import Remarks
 from penstock_services.notifier.message.templates import render
 from penstock_services.notifier.message.text import excerpt
@@ -96,7 +97,7 @@ def sample_delivery(
 
 def _record(ctx: Context, request: ChannelTest, status: Literal["sent", "dead"], **said: Any) -> None:
     data = DeliveryAttempt(
-        delivery_id=ctx.event.id,
+        delivery_id=delivery_id(ctx.event),
         channel=request.channel,
         fingerprint=RULE,
         rule=RULE,
