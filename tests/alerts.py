@@ -40,8 +40,8 @@ def make_alert(alert: Alert = ALERT, **changes: Any) -> Alert:
     return msgspec.structs.replace(alert, **changes)
 
 
-def make_notification(alert: Alert = ALERT, *, order: str = "1", **more: Any) -> Notification:
-    return Notification(channel="test", alert=alert, order=order, **more)
+def make_notification(alert: Alert = ALERT, **more: Any) -> Notification:
+    return Notification(**{"channel": "test", "alert": alert, "order": "1", **more})
 
 
 def make_delivery(

@@ -215,6 +215,21 @@ def test_a_poison_event_ends_in_the_dead_letters_and_takes_no_innocent_with_it(o
     client.close()
 
 
+def test_steps_of_one_name_go_on_where_a_killed_process_left_off(own_server: Server) -> None:
+    client = own_server.client()
+    with worker(own_server) as first:
+        client.xadd("ingest", {"type": "charges", "data": json.dumps({"amounts": [5, 7, 5, 7]})})
+        assert first.wait(20) == -signal.SIGKILL
+    assert client.lrange("charged", 0, -1) == [b"5", b"7"]
+    with worker(own_server):
+        some_done(client)
+        eventually(lambda: unsettled(client) == 0, what="it is settled")
+    [(_, fields)] = client.xrange("events")
+    assert json.loads(fields[b"data"])["result"] == [5, 7, 5, 7]
+    assert client.lrange("charged", 0, -1) == [b"5", b"7", b"5", b"7"]
+    client.close()
+
+
 @every_server
 def test_lost_replies_neither_lose_nor_repeat_anything(own_server: Server) -> None:
     client = own_server.client()

@@ -101,7 +101,8 @@ async def test_a_done_event_has_its_effects_and_nothing_is_left_of_it(
         await eventually(lambda: settled(raw, "ingest", "worker") and raw.xlen("events") == 2, what="it is settled")
 
     seen = fields_of(raw, "events")[0]
-    assert (seen["type"], seen["cause"], seen["subject"], seen["tenant"]) == ("seen", f"ingest-{entry}", "s", "acme")
+    assert (seen["type"], seen["subject"], seen["tenant"]) == ("seen", "s", "acme")
+    assert (seen["cause"], seen["causesource"]) == (f"ingest-{entry}", "redis-cli")
     assert json.loads(seen["data"]) == {"by": "worker", "attempt": 1}
     assert types(raw) == ["seen", "seen.later"]
     assert raw.hgetall("state:worker:counts") == {b"t": b"1"}

@@ -62,6 +62,7 @@ def test_every_attribute_reaches_the_stream_as_it_was_sent(gateway: Gateway, raw
         "subject": "order/1",
         "tenant": "acme",
         "cause": "c-1",
+        "causesource": "crm",
         "region": "eu",
         "größe": "ü",
     }

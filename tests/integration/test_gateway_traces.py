@@ -73,6 +73,19 @@ async def bars(browser: Browser, row: int) -> list[tuple[str, float, float]]:
     return [(kind, left, width) for kind, left, width in found]
 
 
+async def test_an_id_of_two_sources_asks_whose_is_meant(browser: Browser, gateway: Gateway, raw: Any) -> None:
+    for source in ("shop-a", "shop-b"):
+        publish(raw, f"order.of.{source}", id="o-1", source=source)
+
+    refused = gateway.get("/v1/traces/o-1")
+    assert refused.status == 409
+    assert "shop-a, shop-b; say which one is meant with ?source=" in refused.json["detail"]
+    [event] = gateway.get("/v1/traces/o-1?source=shop-b").json["events"]
+    assert event["source"] == "shop-b"
+    await browser.open(address(gateway, "/o-1?source=shop-a"))
+    await browser.until("document.title === 'order.of.shop-a queued · Penstock'")
+
+
 async def test_the_list_shows_the_newest_first_and_keeps_itself_up_to_date(
     browser: Browser, gateway: Gateway, raw: Any
 ) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from penstock_services.notifier.channels import Receipt
 from penstock_services.notifier.message.message import moment
 from tests import standins
-from tests.alerts import ALERT, RESOLVED, make_alert
+from tests.alerts import ALERT, RESOLVED, make_alert, make_notification
 from tests.notifiers import DELAYED, Mesh
 from tests.processes import eventually
 from tests.servers import Server
@@ -84,6 +86,40 @@ def test_after_the_schedule_the_substitute_is_called_and_the_channel_goes_on_unt
     assert "Sent here because channel main failed" in told[0]["notices"][0]
     assert mesh.alerts_about("main") == ["alert.triggered", "alert.resolved"]
     assert not raw.exists("state:notifier:late")
+
+
+def test_deliveries_of_two_sources_under_one_id_are_two(
+    mesh: Mesh, slack: Slack, substitute: StandIn, raw: Any
+) -> None:
+    down = threading.Event()
+    down.set()
+    slack.answer = lambda: Reply(503) if down.is_set() else None
+    with mesh.notifier(CIRCUIT_BREAKER_FAILURE_THRESHOLD="1000"):
+        for source, fingerprint in (("crm", "f1"), ("notifier", "f2"), ("shop", "f3")):
+            notification = make_notification(make_alert(fingerprint=fingerprint), channel="main", failover=["pager"])
+            data = msgspec.json.encode(notification)
+            raw.xadd("notifications", {"type": "notification.due", "data": data, "id": "n-1", "source": source})
+        eventually(lambda: raw.hlen("state:notifier:late") == 3, what="all three are late")
+        eventually(lambda: {"f1", "f2", "f3"} <= {one["data"]["fingerprint"] for one in substitute.payloads})
+        down.clear()
+        eventually(lambda: mesh.settled)
+
+    assert sorted(one.fingerprint for one in mesh.attempts("main") if one.status == "sent") == ["f1", "f2", "f3"]
+    assert {one.delivery_id for one in mesh.attempts("main")} == {"crm:n-1", "n-1", "shop:n-1"}
+    assert not raw.exists("state:notifier:late")
+
+
+@pytest.mark.parametrize(("source", "messages"), [("notifier", 0), ("crm", 1)])
+def test_a_receipt_of_an_older_release_is_for_the_notifiers_own_delivery(
+    mesh: Mesh, slack: Slack, raw: Any, source: str, messages: int
+) -> None:
+    raw.hset("state:notifier:log:main:f1", "receipt:n-1", msgspec.json.encode(Receipt(code=200, answer="ok")))
+    with mesh.notifier():
+        data = msgspec.json.encode(make_notification(channel="main"))
+        raw.xadd("notifications", {"type": "notification.due", "data": data, "id": "n-1", "source": source})
+        eventually(lambda: mesh.statuses("main") == ["sent"])
+
+    assert len(slack.requests) == messages
 
 
 def test_what_is_not_true_any_more_when_the_channel_is_back_is_not_told(
