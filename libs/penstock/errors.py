@@ -42,6 +42,14 @@ class Unavailable(PenstockError):
         self.reason = reason
 
 
+def trouble_of_redis(error: BaseException) -> Unavailable | None:
+    """Return why Redis could not serve, if that is what a handler failed with: in what it was given, not its own.
+
+    Redis is then away for everybody: neither an event nor a dependency is to blame.
+    """
+    return error if isinstance(error, Unavailable) else getattr(error, "unavailable", None)
+
+
 class RestartNeeded(PenstockError):
     """So many threads of handlers hang that only a new process can go on."""
 

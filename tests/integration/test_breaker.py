@@ -176,6 +176,19 @@ async def test_only_what_the_caller_names_counts_as_a_failure(server: Server, ra
     assert transitions(raw) == []
 
 
+async def test_a_redis_that_is_away_is_no_failure_of_the_dependency(server: Server, raw: Any) -> None:
+    marked = OSError("cannot connect")
+    marked.unavailable = Unavailable("cannot connect")  # type: ignore[attr-defined]
+    async with fleet(server) as (_, (one, _)):
+        for error in (Unavailable("out of memory"), marked):
+            for _ in range(5):
+                with pytest.raises((Unavailable, OSError)):
+                    async with one.guard("crm"):
+                        raise error
+        await succeed(one)
+    assert transitions(raw) == []
+
+
 async def test_probes_are_bounded_over_the_fleet_and_their_success_closes_it(server: Server, raw: Any) -> None:
     async with fleet(server) as (clock, (one, other)):
         await fail(one, 3)

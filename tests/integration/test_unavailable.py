@@ -1,20 +1,30 @@
-"""Servers that take no writes now, as the client words what they answer, alone and in pipelines."""
+"""Servers that cannot serve now: what the client makes of it, alone and in pipelines, and what handlers do."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+import redis.asyncio
 from redis.exceptions import RedisError
 
+from penstock import Context, Retry, Service
+from penstock.errors import trouble_of_redis
 from penstock.redis.connection import AsyncRedis, unavailable
-from tests.hands import Raw, connected
+from penstock.redis.marking import MarkingClient
+from tests.hands import Raw, add, connected, fields_of
+from tests.mesh import eventually as until
+from tests.mesh import running, settled
 from tests.processes import eventually
 from tests.servers import Server
 
+MESH = """
+streams: {ingest: {}, events: {}}
+services: {worker: {consumes: {ingest: {}}, publishes: [events]}}
+"""
 WAYS = ("alone", "pipeline", "transaction", "script")
 
 
@@ -57,6 +67,13 @@ def within_a_script(server: Server, raw: Raw) -> Iterator[None]:
         other.connection_pool.release(connection)
 
 
+@contextlib.contextmanager
+def without_server(server: Server, _: Raw) -> Iterator[None]:
+    server.stop()
+    yield
+    server.start()
+
+
 def _is_busy(raw: Raw) -> bool:
     try:
         raw.ping()
@@ -70,6 +87,7 @@ TROUBLES: dict[str, Any] = {
     "cannot persist to disk": without_disk,
     "out of memory": without_memory,
     "running a long script": within_a_script,
+    "cannot connect": without_server,
 }
 
 
@@ -86,7 +104,7 @@ async def write(client: AsyncRedis, way: str) -> None:
 
 
 @pytest.mark.parametrize("reason", TROUBLES)
-async def test_a_server_that_takes_no_writes_is_known_by_its_answer(own_server: Server, reason: str) -> None:
+async def test_a_server_that_cannot_serve_is_known_by_its_answer(own_server: Server, reason: str) -> None:
     found = {}
     async with connected(own_server) as client:
         with own_server.client() as raw, TROUBLES[reason](own_server, raw):
@@ -96,6 +114,82 @@ async def test_a_server_that_takes_no_writes_is_known_by_its_answer(own_server: 
                 found[way] = unavailable(caught.value)
 
     assert {way: away and away.reason for way, away in found.items()} == dict.fromkeys(WAYS, reason)
+
+
+async def by_command(ctx: Context) -> None:
+    await ctx.redis.incr("count")
+
+
+async def by_pipeline(ctx: Context) -> None:
+    async with ctx.redis.pipeline() as pipeline:
+        await pipeline.incr("count").incr("other").execute()
+
+
+async def by_script(ctx: Context) -> None:
+    await ctx.redis.eval("return redis.call('INCR', KEYS[1])", 1, "count")
+
+
+async def within_a_step(ctx: Context) -> None:
+    await ctx.step("count", by_command, ctx)
+
+
+async def behind_a_breaker(ctx: Context) -> None:
+    async with ctx.breaker("crm"):
+        await by_command(ctx)
+
+
+async def a_breaker_not_yet_used(ctx: Context) -> None:
+    async with ctx.breaker("bank"):
+        pass
+
+
+@pytest.mark.parametrize("reason", TROUBLES)
+@pytest.mark.parametrize(
+    "use", [by_command, by_pipeline, by_script, within_a_step, behind_a_breaker, a_breaker_not_yet_used]
+)
+async def test_a_handler_that_needs_redis_meanwhile_uses_up_no_attempt(
+    own_server: Server, reason: str, use: Callable[[Context], Awaitable[None]]
+) -> None:
+    service = Service("worker")
+    begun, go_on, tried = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    attempts: list[int] = []
+
+    @service.on("ingest", retry=Retry(attempts=1))
+    async def handle(_: Any, ctx: Context) -> None:
+        attempts.append(ctx.attempt)
+        async with ctx.breaker("crm"):
+            begun.set()
+        await go_on.wait()
+        try:
+            await use(ctx)
+        finally:
+            tried.set()
+
+    with own_server.client() as raw:
+        add(raw)
+        async with running(service, MESH, own_server):
+            await begun.wait()
+            with TROUBLES[reason](own_server, raw):
+                go_on.set()
+                await tried.wait()
+            await until(lambda: settled(raw, "ingest", "worker"), what="it is done")
+
+        assert fields_of(raw, "dlq") == []
+        assert set(attempts) == {1}
+
+
+async def test_no_reply_to_a_command_that_waits_is_the_callers_own_affair(own_server: Server) -> None:
+    pool = redis.asyncio.ConnectionPool.from_url(own_server.url, socket_timeout=0.2)
+    async with pool, MarkingClient(connection_pool=pool) as client:
+        with pytest.raises(redis.TimeoutError) as waited:
+            await client.blpop(["nothing"], 60)
+        with own_server.client() as raw:
+            raw.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+        with pytest.raises(redis.TimeoutError) as paused:
+            await client.set("key", "value")
+
+    assert trouble_of_redis(waited.value) is None
+    assert str(trouble_of_redis(paused.value)) == "Redis is unavailable: no reply in time"
 
 
 async def test_more_callers_than_connections_wait_for_their_turn(server: Server, raw: Raw) -> None:

@@ -31,6 +31,12 @@ class Lanes:
         """Return the client for commands, scripts and pipelines of a lane; all callers share it."""
         return self._clients[lane]
 
+    def handlers_client(self, lane: int = 0) -> AsyncRedis:
+        """Return what handlers get of `client`: its connections, and errors that say whose fault they are."""
+        from penstock.redis.marking import MarkingClient  # noqa: PLC0415 - it needs the client library
+
+        return MarkingClient(connection_pool=self._clients[lane].connection_pool)
+
     def reader(self, *, name: str, lane: int = 0) -> AsyncRedis:
         """Return a client of the caller's own for reads that block. It bounds no reply; the caller closes it."""
         return client(self._server(lane), timeout=None, name=name)

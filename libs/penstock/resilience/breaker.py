@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from penstock.errors import Directive, Snooze
+from penstock.errors import Directive, Snooze, trouble_of_redis
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Script
@@ -231,7 +231,7 @@ async def statuses(client: AsyncRedis, keys: Keys) -> list[BreakerStatus]:
 
 
 def _counts(error: BaseException, failures: Failure) -> bool:
-    if isinstance(error, Directive) or not isinstance(error, Exception):
+    if isinstance(error, Directive) or not isinstance(error, Exception) or trouble_of_redis(error):
         return False
     if isinstance(failures, type | tuple):
         return isinstance(error, failures)

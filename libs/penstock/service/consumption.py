@@ -175,7 +175,7 @@ class Consumption:
             checkpoints=checkpoints,
             outlet=runtime.publisher,
             breakers=runtime.breakers,
-            redis=runtime.redis,
+            redis=runtime.lanes.handlers_client(),
             telemetry=runtime.telemetry,
         )
 

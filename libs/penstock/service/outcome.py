@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigurationError, InvalidEvent, Reject, Snooze, TryAgain, Unavailable
+from penstock.errors import ConfigurationError, InvalidEvent, Reject, Snooze, TryAgain, trouble_of_redis
 from penstock.retry import Retry
 from penstock.text import described, writable
 from penstock.times import LONGEST_DELAY
@@ -56,8 +56,9 @@ def outcome_of(error: BaseException, event_type: str, attempt: int, retry: Retry
     """Decide what becomes of an event whose handler raised `error` on attempt number `attempt`."""
     if isinstance(error, Snooze):
         return Retried(error.seconds, "snoozed", snoozed=True)
-    if isinstance(error, Unavailable):  # Redis is away, and so for everybody: no event is to blame
-        return Retried(_WHILE_AWAY, str(error), snoozed=True)
+    away = trouble_of_redis(error)
+    if away is not None:
+        return Retried(_WHILE_AWAY, str(away), snoozed=True)
     if isinstance(error, Reject):
         return dead(event_type, "rejected", error.reason, error)
     if isinstance(error, ConfigurationError | InvalidEvent):
