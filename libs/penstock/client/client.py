@@ -175,7 +175,7 @@ class Penstock:
         )
         if published.duplicate and watch is not None:
             watch.is_complete = False
-        return JobHandle(self, event_id, type=type, duplicate=published.duplicate, watch=watch)
+        return JobHandle(self, event_id, type=type, source=self._source, duplicate=published.duplicate, watch=watch)
 
     async def submit_all(self, jobs: Iterable[NewJob]) -> list[JobHandle]:
         """Submit many jobs at once; return their handles in the same order once Redis has them all.

@@ -35,37 +35,48 @@ _decoder = msgspec.json.Decoder(JobEvent)
 
 
 class Watch:
-    """One job, as those in this process who wait for it see it."""
+    """The job of an id, or the jobs of that id of several sources, as those in this process who wait for one see it.
+
+    Who waits says of which source; None is any.
+    """
 
     def __init__(self) -> None:
-        self.ended: Job | None = None
-        """What has become of it, once that was told."""
         self.is_complete = True
         """Whether all that was told of it has come here; if not, its record may know more."""
-        self._queues: set[asyncio.Queue[Job | None]] = set()
+        self._ended: dict[str, Job] = {}  # by source, which older releases do not tell
+        self._queues: dict[asyncio.Queue[Job | None], str | None] = {}
+
+    def ended(self, source: str | None) -> Job | None:
+        """Return what has become of it, once that was told."""
+        return next((job for told, job in self._ended.items() if _is_of(source, told)), None)
 
     @contextlib.contextmanager
-    def changes(self) -> Iterator[asyncio.Queue[Job | None]]:
+    def changes(self, source: str | None) -> Iterator[asyncio.Queue[Job | None]]:
         """Yield a queue of what is told from here on; None stands for a gap, after which the record must be read."""
         queue: asyncio.Queue[Job | None] = asyncio.Queue()
-        self._queues.add(queue)
+        self._queues[queue] = source
         try:
             yield queue
         finally:
-            self._queues.discard(queue)
+            del self._queues[queue]
 
-    def tell(self, job: Job) -> None:
-        """Take what is told."""
+    def tell(self, job: Job, source: str) -> None:
+        """Take what is told of the job of a source, '' where that is not told."""
         if job.is_over:
-            self.ended = job
-        for queue in self._queues:
-            queue.put_nowait(job)
+            self._ended[source] = job
+        for queue, wanted in self._queues.items():
+            if _is_of(wanted, source):
+                queue.put_nowait(job)
 
     def miss(self) -> None:
         """Take note that something may have been missed."""
         self.is_complete = False
         for queue in self._queues:
             queue.put_nowait(None)
+
+
+def _is_of(wanted: str | None, told: str) -> bool:
+    return wanted is None or told in ("", wanted)
 
 
 class Feed:
@@ -85,7 +96,7 @@ class Feed:
         return self._task is not None
 
     def watch(self, job_id: str) -> Watch:
-        """Return the watch of a job; it lasts for as long as somebody has it."""
+        """Return the watch of an id; it lasts for as long as somebody has it."""
         watch = self._watches.get(job_id)
         if watch is None:
             watch = self._watches[job_id] = Watch()
@@ -180,7 +191,8 @@ class Feed:
                     next_attempt_at=report.next_attempt_at,
                     duration=report.duration,
                     queue_wait=report.queue_wait,
-                )
+                ),
+                entry.get(b"causesource", b"").decode(errors="replace"),
             )
 
     def _miss(self) -> None:

@@ -101,7 +101,7 @@ class JobHandle:
             Unavailable: Redis was away at the beginning.
         """
         watch = await self.watched()
-        with watch.changes() as changes:
+        with watch.changes(self._source) as changes:
             last = await self._known()
             yield last
             while not last.is_over:
@@ -140,10 +140,11 @@ class JobHandle:
 
     async def _end(self) -> Job:
         watch = await _patiently(self.watched)
-        with watch.changes() as changes:
+        with watch.changes(self._source) as changes:
             while True:
-                if watch.ended is not None:
-                    return watch.ended
+                ended = watch.ended(self._source)
+                if ended is not None:
+                    return ended
                 if not watch.is_complete:
                     watch.is_complete = True
                     job = await self._known()
@@ -160,7 +161,7 @@ class JobHandle:
 
     async def _letter(self) -> str | None:
         mesh = self._mesh
-        return await _patiently(lambda: find_dead_letter(mesh.redis, mesh.keys, self.id))
+        return await _patiently(lambda: find_dead_letter(mesh.redis, mesh.keys, self.id, source=self._source))
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:

@@ -66,15 +66,14 @@ async def _recorded(client: AsyncRedis, keys: Keys, job_id: str, source: str | N
     return next(iter(jobs.values()), None)
 
 
-async def find_dead_letter(client: AsyncRedis, keys: Keys, job_id: str) -> str | None:
-    """Return the entry id of the newest dead letter of an event of this id, None if it has none or is long dead.
+async def find_dead_letter(client: AsyncRedis, keys: Keys, job_id: str, *, source: str | None = None) -> str | None:
+    """Return the entry id of the newest dead letter of an event of this id (and source), None if none is found.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
-    found = await _entry(
-        client, [keys.stream(DEAD_LETTERS)], [DEAD_LETTERS, job_id, "+", "-", _SEARCHED, "XREVRANGE", UNKNOWN_SOURCE]
-    )
+    arguments: list[str | int] = [DEAD_LETTERS, job_id, "+", "-", _SEARCHED, "XREVRANGE", UNKNOWN_SOURCE]
+    found = await _entry(client, [keys.stream(DEAD_LETTERS)], [*arguments, *([] if source is None else [source])])
     return found[0].decode() if found else None
 
 
