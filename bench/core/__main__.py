@@ -10,11 +10,12 @@ from bench.core.drain import measure, report
 from bench.core.idle import idle
 from bench.core.latency import latency
 from bench.core.publish import publish
+from bench.core.results import results
 from bench.core.tracing import tracing
 from bench.machine import SERVERS, fresh_server, take_server_core
 from bench.tables import conditions
 
-PARTS = ("drain", "publish", "latency", "tracing")
+PARTS = ("drain", "publish", "latency", "results", "tracing")
 
 
 def main() -> None:
@@ -42,6 +43,8 @@ def main() -> None:
             publish(server, given.jobs, given.runs)
         if "latency" in given.parts:
             latency(server, given.seconds, given.runs)
+        if "results" in given.parts:
+            results(server, given.seconds, given.runs)
         if "tracing" in given.parts:
             tracing(server, given.jobs, given.runs)
 

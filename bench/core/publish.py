@@ -5,6 +5,7 @@ Run as a program it publishes in one of these ways for itself and prints the sec
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -17,15 +18,19 @@ import uvloop
 from bench.machine import ROOT, WORKER_CORE
 from bench.peers.produce import payload
 from bench.tables import Run, medians, ratio, table
+from penstock import NewJob, Penstock, sync
 from penstock.event import encode
 from penstock.keys import Keys
 from penstock.redis.connection import client
 from penstock.streams.publish import Publisher
+from penstock.topology import parse
 from tests.servers import Server
 
 AT_ONCE = 500
-RAW, OURS = "raw redis-py", "Penstock"
-_DATA = json.dumps(payload("noop", 0.0))
+RAW, OURS = "raw redis-py", "Publisher"
+PAYLOAD = payload("noop", 0.0)
+_DATA = json.dumps(PAYLOAD)
+TOPOLOGY = parse("streams: {ingest: {}, events: {}}")
 
 
 async def _raw(count: int, at_once: int) -> None:
@@ -51,7 +56,28 @@ async def _ours(count: int, at_once: int) -> None:
     await server.aclose()
 
 
-WAYS = {RAW: _raw, OURS: _ours}
+async def _client(count: int, at_once: int) -> None:
+    async with Penstock.connect(topology=TOPOLOGY) as mesh:
+        for _ in range(0, count, at_once):
+            if at_once == 1:
+                await mesh.submit("noop", PAYLOAD)
+            else:
+                await mesh.submit_all([NewJob("noop", PAYLOAD)] * at_once)
+
+
+async def _threads(count: int, at_once: int) -> None:
+    def submit() -> None:
+        with sync.Penstock.connect(topology=TOPOLOGY) as mesh:
+            for _ in range(0, count, at_once):
+                if at_once == 1:
+                    mesh.submit("noop", PAYLOAD)
+                else:
+                    mesh.submit_all([NewJob("noop", PAYLOAD)] * at_once)
+
+    await asyncio.to_thread(submit)
+
+
+WAYS = {RAW: _raw, OURS: _ours, "client": _client, "client for threads": _threads}
 
 
 def _measure(server: Server, who: str, count: int, at_once: int) -> Run:

@@ -27,7 +27,7 @@ from penstock.streams.running_topology import stored
 from penstock.telemetry.current import current
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.setup import telemetry
-from penstock.telemetry.spans import messaging, span
+from penstock.telemetry.spans import Span, send_span
 from penstock.times import rfc3339, seconds_of
 from penstock.topology import Topology, is_given, load
 from penstock.trace_context import TraceContext
@@ -45,6 +45,17 @@ class NewJob(msgspec.Struct, frozen=True):
     delay: float | None = None
     at: datetime | str | None = None
     extra: Mapping[str, str] | None = None
+
+
+class _Outgoing(msgspec.Struct):
+    """An event on its way; `watch` keeps what is told of it meanwhile."""
+
+    stream: str
+    event_id: str
+    fields: list[str]
+    delay: float
+    span: Span | None
+    watch: Watch | None
 
 
 class Penstock:
@@ -167,30 +178,48 @@ class Penstock:
         """
         stream = self._work_stream(stream)
         text = encode_data(data)
-        wait = _delay(delay, at)
         event_id, once = await self._identify(idempotency_key, [type, text])
-        watch = self._feed.watch(event_id) if self._feed.is_running else None
-        published = await self._publish(
-            stream, type, text, event_id, subject=subject, tenant=tenant, extra=extra, delay=wait, once=once
+        outgoing = self._outgoing(
+            stream, type, text, event_id, subject=subject, tenant=tenant, extra=extra, delay=_delay(delay, at)
         )
-        if published.duplicate and watch is not None:
-            watch.is_complete = False
-        return JobHandle(self, event_id, type=type, source=self._source, duplicate=published.duplicate, watch=watch)
+        published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
+        return self._handle(type, outgoing, published)
 
     async def submit_all(self, jobs: Iterable[NewJob]) -> list[JobHandle]:
-        """Submit many jobs at once; return their handles in the same order once Redis has them all.
+        """Submit many jobs at once; return their handles once Redis has them all; those for a stream keep their order.
 
         Raises:
             PenstockError: what `submit` raises, of the first that could not be submitted; the others may have been.
         """
         given = list(jobs)
-        if any(job.idempotency_key is not None for job in given):  # those with a key must not fall behind the others
-            with telling_unavailable():
-                await self._identities.prepare()
-        submitting = [asyncio.ensure_future(self.submit(**msgspec.structs.asdict(job))) for job in given]
+        plain: dict[str, list[int]] = {}
+        alone: list[int] = []
+        for index, job in enumerate(given):
+            if job.idempotency_key is None and job.delay is None and job.at is None:
+                plain.setdefault(self._work_stream(job.stream), []).append(index)
+            else:
+                alone.append(index)
+        with telling_unavailable():
+            await self._identities.prepare()  # those with a key must not fall behind the others
+        handles: dict[int, JobHandle] = {}
+
+        async def submit_plain(stream: str, indexes: list[int]) -> None:
+            some = [given[index] for index in indexes]
+            outgoing = [self._plain(stream, job) for job in some]
+            published = await self._publisher.publish_all(stream, [one.fields for one in outgoing])
+            for index, job, one, done in zip(indexes, some, outgoing, published, strict=True):
+                handles[index] = self._handle(job.type, one, done)
+
+        async def submit_alone(index: int) -> None:
+            handles[index] = await self.submit(**msgspec.structs.asdict(given[index]))
+
+        submitting = [asyncio.ensure_future(submit_plain(*one)) for one in plain.items()]
+        submitting += [asyncio.ensure_future(submit_alone(index)) for index in alone]
         if submitting:
             await asyncio.wait(submitting)
-        return [one.result() for one in submitting]
+        for one in submitting:
+            one.result()
+        return [handles[index] for index in range(len(given))]
 
     async def publish(
         self,
@@ -216,13 +245,13 @@ class Penstock:
         """
         self._check_stream(stream)
         text = encode_data(data)
-        wait = _delay(delay, at)
         made, once = await self._identify(idempotency_key, [stream, type, text])
-        chosen = event_id or made
-        await self._publish(
-            stream, type, text, chosen, subject=subject, tenant=tenant, extra=extra, delay=wait, once=once
+        outgoing = self._outgoing(
+            stream, type, text, event_id or made, subject=subject, tenant=tenant, extra=extra, delay=_delay(delay, at)
         )
-        return chosen
+        published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
+        self._sent(outgoing, published)
+        return outgoing.event_id
 
     def job(self, job_id: str, *, source: str | None = None) -> JobHandle:
         """Return the handle of a job that was submitted before, here or elsewhere; `source` tells which of that id."""
@@ -269,7 +298,11 @@ class Penstock:
         name = msgspec.json.encode([self._source, key]).decode()
         return event_id, [Deduplication("client", name, self._settings.dedupe_ttl, digest)]
 
-    async def _publish(
+    def _plain(self, stream: str, job: NewJob) -> _Outgoing:
+        text, event_id = encode_data(job.data), self._identities.fresh()
+        return self._outgoing(stream, job.type, text, event_id, subject=job.subject, tenant=job.tenant, extra=job.extra)
+
+    def _outgoing(
         self,
         stream: str,
         type: str,  # noqa: A002 - the attribute's name
@@ -279,31 +312,43 @@ class Penstock:
         subject: str | None,
         tenant: str | None,
         extra: Mapping[str, str] | None,
-        delay: float,
-        once: list[Deduplication],
-    ) -> Published:
+        delay: float = 0.0,
+    ) -> _Outgoing:
+        """Return an event of the caller's trace, ready to be published, and have what is told of it kept."""
         if not type:
             raise InvalidEvent("the event has no type")
         trace = caller_trace() or TraceContext.new()
         if not trace.span_id:
             trace = self._telemetry.begin(trace)
-        about = messaging("send", "send", stream, **{"messaging.message.id": event_id})
-        with span(self._telemetry, trace, f"send {stream}", kind="producer", attributes=about) as sent:
-            fields = encode(
-                type,
-                data,
-                event_id=event_id,
-                source=self._source,
-                time=rfc3339(time.time()),
-                subject=subject,
-                tenant=tenant,
-                traceparent=sent.context.traceparent,
-                extra=extra,
-            )
-            published = await self._publisher.publish(stream, fields, delay=delay, dedupe=once)
-        if not published.duplicate:
-            self._telemetry.sent(1, stream=stream)
-        return published
+        sent = send_span(trace, stream, event_id) if trace.sampled else None
+        fields = encode(
+            type,
+            data,
+            event_id=event_id,
+            source=self._source,
+            time=rfc3339(time.time()) if delay else None,  # else its entry tells it
+            subject=subject,
+            tenant=tenant,
+            traceparent=(trace.child() if sent is None else sent.context).traceparent,
+            extra=extra,
+        )
+        watch = self._feed.watch(event_id) if self._feed.is_running else None
+        return _Outgoing(stream, event_id, fields, delay, sent, watch)
+
+    def _handle(self, type: str, outgoing: _Outgoing, published: Published) -> JobHandle:  # noqa: A002
+        self._sent(outgoing, published)
+        watch, duplicate = outgoing.watch, published.duplicate
+        if duplicate and watch is not None:
+            watch.is_complete = False
+        return JobHandle(self, outgoing.event_id, type=type, source=self._source, duplicate=duplicate, watch=watch)
+
+    def _sent(self, outgoing: _Outgoing, published: Published) -> None:
+        if published.duplicate:
+            return
+        self._telemetry.sent(1, stream=outgoing.stream)
+        if outgoing.span is not None:
+            outgoing.span.end = time.time_ns()
+            self._telemetry.record(outgoing.span)
 
     async def _make_publisher(self) -> Publisher:
         settings = self._settings

@@ -16,9 +16,9 @@ from penstock.event import Event, derived_id, encode_data
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Pending
-from penstock.service.effects import Effects, Scope, State, caused_fields, send_span
+from penstock.service.effects import Effects, Scope, State, caused_fields
 from penstock.service.outcome import Done, Outcome, Retried
-from penstock.telemetry.spans import Active, Attributes, Kind, span
+from penstock.telemetry.spans import Active, Attributes, Kind, send_span, span
 from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 

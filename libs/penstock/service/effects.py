@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
@@ -18,7 +17,7 @@ from penstock.resilience.checkpoint import Checkpoints
 from penstock.service.time_limits import TimeLimits
 from penstock.streams.commit import Output
 from penstock.telemetry.measures import Measures
-from penstock.telemetry.spans import Span, messaging
+from penstock.telemetry.spans import Span, send_span
 from penstock.times import check_delay
 from penstock.trace_context import LINKS, TraceContext, format_links
 
@@ -178,21 +177,6 @@ class Effects:
     def seal(self) -> None:
         """Take nothing more."""
         self.sealed = True
-
-
-def send_span(trace: TraceContext, stream: str, event_id: str, links: Sequence[TraceContext] = ()) -> Span:
-    """Return the span of publishing one event; its context is what the event carries on."""
-    now = time.time_ns()
-    return Span(
-        name=f"send {stream}",
-        kind="producer",
-        context=trace.child(),
-        parent=trace.span_id,
-        start=now,
-        end=now,
-        attributes=messaging("send", "send", stream, **{"messaging.message.id": event_id}),
-        links=tuple(links),
-    )
 
 
 def caused_fields(

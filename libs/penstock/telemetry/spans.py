@@ -133,3 +133,18 @@ def broker_of(redis_url: str) -> Attributes:
         return {"server.address": parts.hostname or "localhost", "server.port": parts.port or _PORT}
     except ValueError:
         return {}
+
+
+def send_span(trace: TraceContext, stream: str, event_id: str, links: Sequence[TraceContext] = ()) -> Span:
+    """Return the span of publishing one event; its context is what the event carries on."""
+    now = time.time_ns()
+    return Span(
+        name=f"send {stream}",
+        kind="producer",
+        context=trace.child(),
+        parent=trace.span_id,
+        start=now,
+        end=now,
+        attributes=messaging("send", "send", stream, **{"messaging.message.id": event_id}),
+        links=tuple(links),
+    )
