@@ -89,6 +89,13 @@ async def test_a_job_is_submitted_and_its_result_awaited(server: Server, raw: Ra
     }
 
 
+async def test_a_result_that_was_there_before_it_was_asked_for_is_there_again(server: Server, raw: Raw) -> None:
+    async with running(shop(), MESH, server), client(server) as mesh:
+        job = await mesh.submit("order.placed", {"price": 7})
+        await eventually(lambda: raw.xlen("events") == 1, what="it is done, and nobody has listened")
+        assert [await job.result(DEADLINE) for _ in range(2)] == [{"paid": 7}] * 2
+
+
 async def test_a_dead_job_raises_why_and_where_its_letter_is(server: Server, raw: Raw) -> None:
     async with running(shop(), MESH, server), client(server) as mesh:
         refused = await mesh.submit("order.refused")

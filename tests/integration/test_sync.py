@@ -162,7 +162,7 @@ def test_a_program_ends_in_order_while_threads_publish(server: Server, folder: P
         """,
     )
 
-    assert raw.xlen("orders") >= 2
+    assert raw.xlen("orders") in (2, 2001)  # it had begun, or had not
 
 
 def test_a_mistake_is_told_where_it_is_made(mesh: Penstock, server: Server) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Self
 
@@ -78,6 +78,8 @@ class Penstock:
         self._stack = contextlib.AsyncExitStack()
         self._telemetry = Measures()
         self._is_open = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
         self.keys = Keys(settings.prefix)
 
     @classmethod
@@ -134,9 +136,22 @@ class Penstock:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Send what waits to be sent, and close it."""
+        """Send what is being sent, and close it."""
         self._is_open = False
+        while self._under_way:
+            self._idle.clear()
+            await self._idle.wait()
         await self._stack.aclose()
+
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Have the client stay open until what is inside is done: it takes a bounded time."""
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._idle.set()
 
     @property
     def topology(self) -> Topology:
@@ -182,7 +197,8 @@ class Penstock:
         outgoing = self._outgoing(
             stream, type, text, event_id, subject=subject, tenant=tenant, extra=extra, delay=_delay(delay, at)
         )
-        published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
+        with self._sending():
+            published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
         return self._handle(type, outgoing, published)
 
     async def submit_all(self, jobs: Iterable[NewJob]) -> list[JobHandle]:
@@ -215,8 +231,9 @@ class Penstock:
 
         submitting = [asyncio.ensure_future(submit_plain(*one)) for one in plain.items()]
         submitting += [asyncio.ensure_future(submit_alone(index)) for index in alone]
-        if submitting:
-            await asyncio.wait(submitting)
+        with self._sending():
+            if submitting:
+                await asyncio.wait(submitting)
         for one in submitting:
             one.result()
         return [handles[index] for index in range(len(given))]
@@ -249,7 +266,8 @@ class Penstock:
         outgoing = self._outgoing(
             stream, type, text, event_id or made, subject=subject, tenant=tenant, extra=extra, delay=_delay(delay, at)
         )
-        published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
+        with self._sending():
+            published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
         self._sent(outgoing, published)
         return outgoing.event_id
 

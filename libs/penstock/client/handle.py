@@ -149,6 +149,7 @@ class JobHandle:
                     watch.is_complete = True
                     job = await self._known()
                     if job.is_over:
+                        watch.is_complete = False  # its end may have been told before: who asks again reads again
                         return job
                 try:
                     async with asyncio.timeout(self._patience):
