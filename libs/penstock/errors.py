@@ -4,6 +4,7 @@ PenstockError
 ├── ConfigurationError      a file, variable or declaration is wrong: stops at start-up
 ├── UnsuitableRedis         the server is too old or set up so that events would be lost
 ├── Unavailable             Redis cannot be reached or refuses writes now: try again
+│   └── SpoolFull           and what local disk may hold in its place, it holds
 ├── RestartNeeded           too many threads hang: only a new process can go on
 ├── InvalidEvent            an entry or payload breaks the event format
 ├── JobDead                 a job that somebody waits for was given up
@@ -35,11 +36,19 @@ class UnsuitableRedis(PenstockError):
 
 
 class Unavailable(PenstockError):
-    """Redis cannot take the command now. `reason` is one short phrase, such as `out of memory`."""
+    """Redis cannot take the command now. `reason` is one short phrase, such as `out of memory`.
 
-    def __init__(self, reason: str) -> None:
+    `is_denial`: it is this user who may not do that, and others can go on.
+    """
+
+    def __init__(self, reason: str, *, is_denial: bool = False) -> None:
         super().__init__(f"Redis is unavailable: {reason}")
         self.reason = reason
+        self.is_denial = is_denial
+
+
+class SpoolFull(Unavailable):
+    """Redis is away, and the spool takes no more."""
 
 
 def trouble_of_redis(error: BaseException) -> Unavailable | None:

@@ -58,6 +58,15 @@ class Keys(msgspec.Struct, frozen=True):
         """What was published under a delivery id or idempotency key."""
         return f"{self.prefix}dedupe:{scope}:{key}"
 
+    def spool(self, name: str) -> str:
+        """How far a publisher that spools has come: the last of its events that is published."""
+        return f"{self.prefix}spool:{name}"
+
+    @property
+    def spools(self) -> str:
+        """What waits in spools, as their processes tell it."""
+        return f"{self.prefix}spools"
+
     def state(self, service: str, name: str) -> str:
         """State that a service keeps."""
         return f"{self.prefix}state:{service}:{name}"

@@ -46,6 +46,11 @@ class JobHandle:
         """Whether its idempotency key was used before."""
         return self._handle.duplicate
 
+    @property
+    def spooled(self) -> bool:
+        """Whether it was kept on local disk as Redis was away."""
+        return self._handle.spooled
+
     def status(self) -> Job:
         """Return what has become of it so far.
 

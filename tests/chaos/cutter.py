@@ -45,7 +45,12 @@ class Cutter:
             except OSError:
                 return
             upstream = socket.socket(socket.AF_UNIX)
-            upstream.connect(str(self._upstream))
+            try:
+                upstream.connect(str(self._upstream))
+            except OSError:  # the server is away, and so it is for whoever comes through here
+                _close(downstream)
+                upstream.close()
+                continue
             doomed = threading.Event()
             for pump in (self._requests, self._replies):
                 threading.Thread(target=pump, args=(downstream, upstream, doomed), daemon=True).start()

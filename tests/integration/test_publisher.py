@@ -12,15 +12,8 @@ import pytest
 from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
 from penstock.event import encode
 from penstock.keys import Keys
-from penstock.streams.publish import (
-    Deduplication,
-    DuplicateConflict,
-    Durability,
-    Published,
-    Publisher,
-    check_durability,
-    confirm,
-)
+from penstock.streams.durability import Durability, check_durability, confirm
+from penstock.streams.publish import Deduplication, DuplicateConflict, Published, Publisher
 from tests.chaos.cutter import cutter
 from tests.hands import Raw, connected, fields_of
 from tests.mesh import eventually

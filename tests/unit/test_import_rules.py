@@ -34,7 +34,7 @@ FLOORS = (
         "times",
     }
     | {"topology", "trace_context"},
-    {"redis"},
+    {"redis", "spool"},
     {"resilience", "streams", "telemetry"},
     {"dlq", "jobs", "metrics"},
     {"client", "traces"},

@@ -19,10 +19,12 @@ from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
 from penstock.event import encode, encode_data
 from penstock.jobs.identities import Identities
 from penstock.keys import INGEST, Keys
-from penstock.redis.connection import AsyncRedis, check_url, telling_unavailable, unavailable
+from penstock.redis.connection import AsyncRedis, check_url, hide_password, telling_unavailable, unavailable
 from penstock.redis.lanes import Lanes
 from penstock.settings import Settings, redis_url
-from penstock.streams.publish import Deduplication, Published, Publisher, check_durability
+from penstock.spool.spooling import Spooling
+from penstock.streams.durability import check_durability
+from penstock.streams.publish import Deduplication, Published, Publisher
 from penstock.streams.running_topology import stored
 from penstock.telemetry.current import current
 from penstock.telemetry.measures import Measures
@@ -126,8 +128,14 @@ class Penstock:
             self.redis: AsyncRedis = lanes.client()
             if self._topology is None:
                 self._topology = await self._running_topology()
-            self._identities = Identities(self.redis, self.keys)
             self._publisher = await stack.enter_async_context(await self._make_publisher())
+            spooling = self._publisher.spooling
+            self._identities = Identities(
+                self.redis, self.keys, copy=None if spooling is None else spooling.secret_path
+            )
+            if spooling is not None:  # later may be too late
+                with contextlib.suppress(Unavailable), telling_unavailable():
+                    await self._identities.prepare()
             reports = {self._topology.reports(stream) for stream in self._topology.work}
             self._feed = Feed(self.redis, self.keys, sorted(filter(None, reports)))
             stack.push_async_callback(self._feed.aclose)
@@ -178,7 +186,7 @@ class Penstock:
         at: datetime | str | None = None,
         extra: Mapping[str, str] | None = None,
     ) -> JobHandle:
-        """Hand a job to the mesh; return once Redis has it.
+        """Hand a job to the mesh; return once Redis has it, or the spool (PENSTOCK_SPOOL_DIR) while Redis is away.
 
         It goes to `stream`: `ingest`, unless only another one carries work. With an `idempotency_key` a job is
         submitted once, however often this is called (for PENSTOCK_DEDUPE_TTL); the others get the handle of the first.
@@ -200,6 +208,17 @@ class Penstock:
         with self._sending():
             published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
         return self._handle(type, outgoing, published)
+        if published.duplicate and watch is not None:
+            watch.is_complete = False
+        return JobHandle(
+            self,
+            event_id,
+            type=type,
+            source=self._source,
+            duplicate=published.duplicate,
+            spooled=published.spooled,
+            watch=watch,
+        )
 
     async def submit_all(self, jobs: Iterable[NewJob]) -> list[JobHandle]:
         """Submit many jobs at once; return their handles once Redis has them all; those for a stream keep their order.
@@ -376,7 +395,13 @@ class Penstock:
         except Exception as error:
             if unavailable(error) is None:  # else it is what it is: it is waited for in each call
                 raise
-        return Publisher(self.redis, self.keys, durability=durability, durability_timeout=settings.durability_timeout)
+        return Publisher(
+            self.redis,
+            self.keys,
+            durability=durability,
+            durability_timeout=settings.durability_timeout,
+            spooling=Spooling.of(settings, self._source, hide_password(redis_url(settings))),
+        )
 
     async def _running_topology(self) -> Topology:
         try:

@@ -36,6 +36,7 @@ class JobHandle:
         type: str = "",  # noqa: A002 - the attribute's name
         source: str | None = None,
         duplicate: bool = False,
+        spooled: bool = False,
         watch: Watch | None = None,
     ) -> None:
         self._mesh = mesh
@@ -45,6 +46,8 @@ class JobHandle:
         self.id = job_id
         self.duplicate = duplicate
         """Whether its idempotency key was used before: it is the job that was submitted then."""
+        self.spooled = spooled
+        """Whether it was kept on local disk as Redis was away; it is published once Redis is back."""
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

@@ -135,9 +135,10 @@ def unavailable(error: BaseException) -> Unavailable | None:
     if isinstance(error, exceptions.TimeoutError):
         return Unavailable("no reply in time")
     if isinstance(error, exceptions.ResponseError | exceptions.ConnectionError):
-        reason = _REFUSALS.get(_code(error)) or _denial(error)
-        if reason is not None:
+        if (reason := _REFUSALS.get(_code(error))) is not None:
             return Unavailable(reason)
+        if (denial := _denial(error)) is not None:
+            return Unavailable(denial, is_denial=True)
     # redis-py makes its ConnectionError of every OSError of its sockets; the others come from beside it, and
     # are about files, or ours or a handler's own.
     if isinstance(error, exceptions.ConnectionError | ConnectionError | TimeoutError | socket.gaierror):

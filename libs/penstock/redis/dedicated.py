@@ -20,16 +20,17 @@ class DedicatedConnection:
     the server says of "this connection" (WAIT, WAITAOF) holds for the calls of its owner.
     """
 
-    def __init__(self, client: AsyncRedis) -> None:
-        """Take a client that says where to connect."""
+    def __init__(self, client: AsyncRedis, *, patience: float = _PATIENCE) -> None:
+        """Take a client that says where to connect; a reply may take `patience` seconds."""
+        self._patience = patience
         from redis import exceptions  # noqa: PLC0415 - see penstock.redis.connection
 
         self._exceptions = exceptions
         self._client = client
         self._connection: Any = None
 
-    async def execute_command(self, *command: Any, timeout: float = _PATIENCE) -> Any:
-        """Send a command and return its reply, within `timeout` seconds.
+    async def execute_command(self, *command: Any, timeout: float | None = None) -> Any:
+        """Send a command and return its reply, within `timeout` seconds, if that is not to be as always.
 
         Raises:
             redis.exceptions.RedisError: it failed; unless the server has answered, it may have been carried out.
@@ -38,7 +39,7 @@ class DedicatedConnection:
             self._connection = self._client.connection_pool.make_connection()
         connection = self._connection
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._patience if timeout is None else timeout):
                 await connection.send_command(*command)
                 return await connection.read_response(timeout=math.inf)
         except self._exceptions.ResponseError:

@@ -28,13 +28,15 @@ class Service:
     ```
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, spools: bool = False) -> None:
+        """`spools`: what its tasks publish is kept on local disk while Redis is away, if PENSTOCK_SPOOL_DIR is set."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9._\-]*", name):
             raise ConfigurationError(
                 f"Service({name!r}): a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, "
                 "hyphen and underscore"
             )
         self.name = name
+        self.spools = spools
         self.tasks: list[Task] = []
         self._handlers: list[Handler] = []
         self._on_start: list[StartHook] = []

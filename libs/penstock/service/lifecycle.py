@@ -27,9 +27,11 @@ from penstock.service.main import RESTART
 from penstock.service.runtime import Runtime
 from penstock.service.threads import Threads
 from penstock.settings import Settings, redis_url
+from penstock.spool.spooling import Spooling
 from penstock.streams.delay import Promoter
+from penstock.streams.durability import Durability, check_durability
 from penstock.streams.groups import consumer_prefix
-from penstock.streams.publish import Durability, Publisher, check_durability
+from penstock.streams.publish import Publisher
 from penstock.streams.running_topology import store
 from penstock.tasks import end
 from penstock.telemetry import logs
@@ -39,6 +41,7 @@ from penstock.topology import Topology, load
 
 _CLOSING = 1.0  # seconds for what handlers have begun and left behind
 _FEWEST_HUNG, _MOST_HUNG = 4, 32  # threads: between them it is `concurrency` that may hang before a restart
+_PATIENCE = 3.0  # seconds that a service with a spool waits for Redis before it takes events without it
 _PAUSE = 0.5  # seconds between tries while Redis is away
 _log = structlog.get_logger("penstock.service")
 
@@ -177,15 +180,25 @@ async def _runtime(
     consumer = consumer_prefix(service.name, os.getpid()) + os.urandom(3).hex()
     lanes = Lanes(url, name=consumer)
     redis = lanes.client()
-    try:
-        durability = await _introduce(redis, url, settings, topology)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(lanes.aclose)
         publisher = Publisher(
             redis,
             Keys(settings.prefix),
-            durability=durability,
+            durability=settings.durability,
             durability_timeout=settings.durability_timeout,
             observe=functools.partial(measures.operated, "send"),
+            spooling=Spooling.of(settings, service.name, hide_password(url)) if service.spools else None,
         )
+
+        async def introduce() -> None:
+            publisher.use(await _introduce(redis, url, settings, topology))
+
+        introducing = asyncio.create_task(introduce())
+        stack.push_async_callback(end, [introducing])
+        await asyncio.wait({introducing}, timeout=None if publisher.spooling is None else _PATIENCE)
+        if introducing.done():
+            introducing.result()
         async with publisher:
             runtime = Runtime(
                 service.name,
@@ -197,12 +210,11 @@ async def _runtime(
                 publisher=publisher,
                 telemetry=measures,
             )
+            runtime.introduced = introducing
             loop = asyncio.get_running_loop()
             stop = functools.partial(loop.call_soon_threadsafe, runtime.stopping.set)
             with children_are_strangers(), signals(stop, ending, grace=settings.drain_timeout):
                 yield runtime
-    finally:
-        await lanes.aclose()
 
 
 async def _introduce(redis: AsyncRedis, url: str, settings: Settings, topology: Topology) -> Durability:
@@ -224,12 +236,20 @@ async def _introduce(redis: AsyncRedis, url: str, settings: Settings, topology: 
         await asyncio.sleep(_PAUSE)
 
 
+async def _introduced(runtime: Runtime) -> None:
+    """End when Redis knows us, at the latest with the process; it may turn out to be one that cannot be used."""
+    if runtime.introduced is not None:
+        await runtime.introduced
+
+
 async def _serve_tasks(service: Service, runtime: Runtime) -> None:
     async with asyncio.TaskGroup() as tasks:
         for task in service.tasks:
             tasks.create_task(named(task(runtime)))
         promoter = Promoter(runtime.redis, scheduled(runtime))
-        support = [tasks.create_task(coroutine) for coroutine in (promoter.run(), *trimming(runtime))]
+        support = [
+            tasks.create_task(coroutine) for coroutine in (promoter.run(), *trimming(runtime), _introduced(runtime))
+        ]
         _log.info("started")
         try:
             await runtime.stopping.wait()

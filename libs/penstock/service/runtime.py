@@ -68,6 +68,8 @@ class Runtime:
             events=events_key(self.keys, topology),
         )
         self.breakers.watch(set(needs))
+        self.introduced: asyncio.Task[None] | None = None
+        """Done when Redis was found fit, and knows the topology. Only a service with a spool begins without."""
         self.stopping = asyncio.Event()
         """Set when the process has been asked to stop."""
         self.trouble: Callable[[], str] = _no_trouble

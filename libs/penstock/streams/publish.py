@@ -8,25 +8,28 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 
-from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
+from penstock.errors import InvalidEvent, Unavailable
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.dedicated import DedicatedConnection
-from penstock.redis.scripts import Script
+from penstock.spool.spool import Accepted
+from penstock.spool.spooling import Spooling
+from penstock.streams.durability import Durability, confirm
+from penstock.streams.kept import KeptEvents
+from penstock.streams.rows import CONFLICT, KEPT, MOST_VALUES, SEEN, Row, pack, publish
+from penstock.tasks import end
 from penstock.times import check_delay
 
-Durability = Literal["memory", "aof", "replica"]
-
-_publish = Script("penstock.streams", "publish")
 _TOKEN_SECONDS = 60  # a lost reply is asked for again within seconds
 _MARGIN = 5  # seconds that clocks may go apart meanwhile
+_SPOOL_AFTER = 0.5  # seconds of trying, where there is a spool to go to
+_SPOOL_PATIENCE = 2.0  # seconds that a reply may take there
 _MOST_EVENTS = 500
 _MOST_BYTES = 1_000_000
-_SEEN, _CONFLICT = 1, 2
 
 
 class Deduplication(msgspec.Struct, frozen=True):
@@ -44,30 +47,23 @@ class Deduplication(msgspec.Struct, frozen=True):
 class Published(msgspec.Struct, frozen=True):
     """Where an event lies. `duplicate`: the key was seen before, and `entry_id` is that first event's.
 
-    `entry_id` is empty for an event that is scheduled for later.
+    `entry_id` is empty for an event that is scheduled for later. `spooled`: it is kept on local disk, until Redis is
+    back; where it will lie, and whether it is a duplicate, is not known yet.
     """
 
     entry_id: str
     duplicate: bool = False
+    spooled: bool = False
 
 
 class DuplicateConflict(InvalidEvent):
     """The deduplication key was used before, for another payload."""
 
 
-class _Row(msgspec.Struct):
-    """An event to publish: its key, fields and delay, and what it must not have been seen under."""
-
-    key: str
-    fields: list[str]
-    delay_ms: int
-    guards: list[tuple[str, int, str]]
-
-
 class _Order(msgspec.Struct):
     """What one caller wants to have published, and waits for."""
 
-    rows: list[_Row]
+    rows: list[Row]
     size: int
     done: asyncio.Future[list[Published]]
 
@@ -77,6 +73,7 @@ class _Batch(msgspec.Struct):
 
     orders: list[_Order]
     token: str
+    numbers: list[int]  # of its events, if they are numbered
     keys: list[str]
     packed: bytes
     tried_at: float | None = None  # on the loop's clock
@@ -86,7 +83,8 @@ class Publisher:
     """Publishes to streams: what gathers while one call is under way goes out with the next.
 
     Start it as an async context manager. Any number of tasks may publish at once.
-    A batch whose reply is lost is sent again under the same token, so it is never published twice.
+    A batch whose reply is lost is sent again under the same token, so it is never published twice. With a spool, what
+    Redis does not take is kept there: its events have numbers instead, and Redis knows the last one that it took.
     """
 
     def __init__(
@@ -98,17 +96,23 @@ class Publisher:
         durability_timeout: float = 2.0,
         retry_for: float = 2.0,
         observe: Callable[[float], None] = lambda _: None,
+        spooling: Spooling | None = None,
     ) -> None:
         """Resend for `retry_for` seconds at most; `observe` gets the seconds each batch takes.
 
         It has a connection of its own, made as those of `client` are.
         """
+        self.spooling = spooling
+        """Where events go while Redis is away, if anywhere."""
+        self._outlet = KeptEvents(client, keys, durability, durability_timeout)
+        self._replay: asyncio.Task[None] | None = None
+        self._numbered = 0
         self._observe = observe
-        self._connection = DedicatedConnection(client)
+        self._connection = DedicatedConnection(client, **({} if spooling is None else {"patience": _SPOOL_PATIENCE}))
         self._keys = keys
-        self._durability: Durability = durability
+        self.use(durability)
         self._durability_timeout = durability_timeout
-        self._retry_for = retry_for
+        self._retry_for = retry_for if spooling is None else min(retry_for, _SPOOL_AFTER)
         self._waiting: list[_Order] = []
         self._name = os.urandom(12).hex()
         self._batches = 0
@@ -120,7 +124,15 @@ class Publisher:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
+    def use(self, durability: Durability) -> None:
+        """Wait for this from now on."""
+        self._durability: Durability = durability
+        self._outlet.durability = durability
+
     async def __aenter__(self) -> Self:
+        if self.spooling is not None:
+            await self.spooling.open()
+            self._replay = asyncio.create_task(self.spooling.run(self._outlet), name="spool")
         self._task = asyncio.create_task(self._run(), name="publisher")
         return self
 
@@ -131,6 +143,10 @@ class Publisher:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await self._connection.disconnect()
+        if self.spooling is not None and self._replay is not None:
+            await end([self._replay])
+            await self.spooling.close(self._outlet)
+        await self._outlet.disconnect()
 
     async def publish(
         self,
@@ -166,7 +182,7 @@ class Publisher:
             published += await self._order(rows[start : start + _MOST_EVENTS])
         return published
 
-    def _row(self, stream: str, fields: list[str], delay: float, dedupe: Sequence[Deduplication]) -> _Row:
+    def _row(self, stream: str, fields: list[str], delay: float, dedupe: Sequence[Deduplication]) -> Row:
         try:
             check_delay("delay", delay)
         except ValueError as error:
@@ -174,11 +190,14 @@ class Publisher:
         guards = [
             (self._keys.dedupe(one.scope, one.key), one.lifetime, one.digest or _digest(fields)) for one in dedupe
         ]
+        if self.spooling is not None and len(fields) > MOST_VALUES:  # later would be too late to say so
+            raise InvalidEvent(f"more than {MOST_VALUES // 2} fields")
         if delay > 0:
-            return _Row(self._keys.scheduled(stream), _identified(fields), max(1, round(delay * 1000)), guards)
-        return _Row(self._keys.stream(stream), fields, 0, guards)
+            due = round((time.time() + delay) * 1000)
+            return Row(self._keys.scheduled(stream), _identified(fields), max(1, round(delay * 1000)), guards, due)
+        return Row(self._keys.stream(stream), fields, 0, guards)
 
-    async def _order(self, rows: list[_Row]) -> list[Published]:
+    async def _order(self, rows: list[Row]) -> list[Published]:
         if self._closing:
             raise Unavailable("shutting down")
         size = sum(sum(map(len, row.fields)) for row in rows)
@@ -232,30 +251,37 @@ class Publisher:
         if not orders:
             return None
         try:
-            keys, packed = _pack(orders)
+            return self._batch(orders)
         except (TypeError, ValueError, OverflowError) as error:
             if len(orders) > 1:  # one of them cannot be sent; the others are no worse for it
                 self._waiting[:0] = orders[1:]
                 return self._only(orders[0])
             orders[0].done.set_exception(InvalidEvent(str(error)))
             return None
-        return _Batch(orders, self._token(), keys, packed)
-
-    def _token(self) -> str:
-        self._batches += 1
-        return self._keys.dedupe("batch", f"{self._name}-{self._batches:x}")
 
     def _only(self, order: _Order) -> _Batch | None:
         try:
-            keys, packed = _pack([order])
+            return self._batch([order])
         except (TypeError, ValueError, OverflowError) as error:
             order.done.set_exception(InvalidEvent(str(error)))
             return None
-        return _Batch([order], self._token(), keys, packed)
+
+    def _batch(self, orders: list[_Order]) -> _Batch:
+        keys, packed = pack(row for order in orders for row in order.rows)
+        if self.spooling is None:
+            self._batches += 1
+            return _Batch(orders, self._keys.dedupe("batch", f"{self._name}-{self._batches:x}"), [], keys, packed)
+        first = self._numbered + 1
+        self._numbered += sum(len(order.rows) for order in orders)
+        numbers = list(range(first, self._numbered + 1))
+        return _Batch(orders, self._keys.spool(self.spooling.id), numbers, keys, packed)
 
     async def _send(self, batch: _Batch) -> None:
         try:
-            answers = await self._call(batch)
+            if self.spooling is not None and self.spooling.waiting:  # what came before it goes before it
+                answers = await self._keep(batch, self.spooling)
+            else:
+                answers = await self._call(batch)
         except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
             for order in batch.orders:
                 if not order.done.done():
@@ -286,11 +312,25 @@ class Publisher:
                     raise
                 lost = refused.reason in {"cannot connect", "no reply in time"}
                 if not lost or self._closing or clock() + pause > deadline:
+                    if self.spooling is not None and not refused.is_denial:
+                        return await self._keep(batch, self.spooling)
                     raise refused from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
+    async def _keep(self, batch: _Batch, spooling: Spooling) -> list[Any]:
+        rows = [row for order in batch.orders for row in order.rows]
+        await spooling.keep(
+            [
+                Accepted(number, row.key, row.due, row.fields, row.guards)
+                for number, row in zip(batch.numbers, rows, strict=True)
+            ]
+        )
+        return ["", KEPT] * len(rows)
+
     async def _once(self, batch: _Batch, now: float) -> list[Any]:
+        if batch.numbers:
+            return await self._numbered_once(batch)
         if self._clock is None:
             seconds, microseconds = await self._connection.execute_command("TIME")
             self._clock = int(seconds) * 1000 + int(microseconds) // 1000, now
@@ -300,66 +340,20 @@ class Publisher:
         else:  # the token may have been set at the first try, and lives from then on
             server_ms, said_at = self._clock
             until = server_ms + round((batch.tried_at - said_at + _TOKEN_SECONDS - _MARGIN) * 1000)
-        reply = await _publish(self._connection, [batch.token, *batch.keys], [_TOKEN_SECONDS, until, batch.packed])
+        reply = await publish(self._connection, [batch.token, *batch.keys], [_TOKEN_SECONDS, until, batch.packed, ""])
         await confirm(self._connection, self._durability, self._durability_timeout)
         server_ms, answers = msgspec.msgpack.decode(reply)
         self._clock = server_ms, now
         found: list[Any] = answers
         return found
 
-
-def _pack(orders: list[_Order]) -> tuple[list[str], bytes]:
-    """Return every key of a batch, and the batch as publish.lua reads it."""
-    flat: list[Any] = []
-    keys: dict[str, None] = {}
-    for order in orders:
-        for row in order.rows:
-            keys[row.key] = None
-            flat += (row.key, row.delay_ms, len(row.fields))
-            flat += row.fields
-            flat.append(len(row.guards))
-            for guard in row.guards:
-                keys[guard[0]] = None
-                flat += guard
-    return list(keys), msgspec.msgpack.encode(flat)
-
-
-async def confirm(client: AsyncRedis | DedicatedConnection, durability: Durability, timeout: float) -> None:
-    """Wait until what `client`'s connection wrote is on disk (aof) or on a replica.
-
-    Raises:
-        Unavailable: it is not within `timeout` seconds; the write itself has happened.
-    """
-    milliseconds = round(timeout * 1000)
-    if durability == "aof":
-        local, _ = await client.execute_command("WAITAOF", 1, 0, milliseconds)
-        if local < 1:
-            raise Unavailable("not yet on disk")
-    elif durability == "replica" and await client.execute_command("WAIT", 1, milliseconds) < 1:
-        raise Unavailable("no replica has it yet")
-
-
-async def check_durability(client: AsyncRedis, durability: Durability) -> Durability:
-    """Return what has to be waited for to reach `durability` on this server.
-
-    Raises:
-        ConfigurationError: the server cannot give it; the message says what to set.
-    """
-    if durability != "aof":
-        return durability
-    config = await client.config_get("appendfsync", "appendonly")
-    values = {_text(name): _text(value) for name, value in config.items()}
-    if values.get("appendonly") != "yes":
-        raise ConfigurationError(
-            "PENSTOCK_DURABILITY=aof needs the append-only file: set `appendonly yes` in redis.conf"
-        )
-    if values.get("appendfsync") == "always":
-        return "memory"  # every reply then comes after the disk has it
-    if not (await client.execute_command("COMMAND INFO", "WAITAOF"))[0]:
-        raise ConfigurationError(
-            "PENSTOCK_DURABILITY=aof needs WAITAOF (Redis 7.2, Valkey 8) or `appendfsync always` in redis.conf"
-        )
-    return durability
+    async def _numbered_once(self, batch: _Batch) -> list[Any]:
+        numbers = msgspec.msgpack.encode(batch.numbers)
+        reply = await publish(self._connection, [batch.token, *batch.keys], [0, 0, batch.packed, numbers])
+        await confirm(self._connection, self._durability, self._durability_timeout)
+        _, answers = msgspec.msgpack.decode(reply)
+        found: list[Any] = answers
+        return found
 
 
 def _identified(fields: list[str]) -> list[str]:
@@ -371,18 +365,14 @@ def _digest(fields: list[str]) -> str:
     return hashlib.sha256("\0".join(fields).encode()).hexdigest()
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def _resolve(done: asyncio.Future[list[Published]], answers: list[Any]) -> None:
     published = []
     for entry_id, outcome in zip(answers[::2], answers[1::2], strict=True):
         if isinstance(outcome, str):
             done.set_exception(InvalidEvent(outcome))
             return
-        if outcome == _CONFLICT:
+        if outcome == CONFLICT:
             done.set_exception(DuplicateConflict("this key was used before, for another payload"))
             return
-        published.append(Published(entry_id, duplicate=outcome == _SEEN))
+        published.append(Published(entry_id, duplicate=outcome == SEEN, spooled=outcome == KEPT))
     done.set_result(published)

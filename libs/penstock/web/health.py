@@ -30,10 +30,11 @@ class Lively(msgspec.Struct, frozen=True):
     status: Literal["alive"] = "alive"
 
 
-class Ready(msgspec.Struct, frozen=True):
-    """What /readyz answers if so."""
+class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What /readyz answers if so. `degraded`: it does, as well as it can; `why` is a sentence."""
 
-    status: Literal["ready"] = "ready"
+    status: Literal["ready", "degraded"]
+    why: str = ""
 
 
 def common_routes(runtime: Runtime, own: Sequence[HttpRoute] = ()) -> list[HttpRoute]:
@@ -74,7 +75,7 @@ def _readiness(runtime: Runtime) -> Endpoint:
         if trouble := runtime.trouble():
             raise Problem(503, f"not ready: {trouble}")
         await runtime.redis.ping()
-        return json(Ready())
+        return json(Ready("ready"))
 
     return ready
 
@@ -82,6 +83,8 @@ def _readiness(runtime: Runtime) -> Endpoint:
 def _measurements(runtime: Runtime) -> Endpoint:
     async def measurements(_: Request) -> web.Response:
         text = runtime.telemetry.exposition(hung_threads=runtime.hung())
+        if (spooling := runtime.publisher.spooling) is not None:
+            text += spooling.exposition()
         return web.Response(text=text, content_type="text/plain", charset="utf-8")
 
     return measurements

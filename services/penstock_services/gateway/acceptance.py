@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -68,12 +69,14 @@ class Origin(msgspec.Struct, frozen=True):
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="status", tag="accepted"):
     """An event that Redis has, as its sender is answered.
 
-    `trace_id` is absent for a duplicate: the first one has its own.
+    `trace_id` is absent for a duplicate: the first one has its own. `durability` is there only while Redis is away:
+    the event is on the gateway's own disk, and is published, once, when Redis is back.
     """
 
     job_id: str
     trace_id: str | None = None
     duplicate: bool = False
+    durability: Literal["spooled"] | None = None
 
 
 class AcceptedBatch(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag="accepted"):
@@ -120,7 +123,8 @@ class Acceptance:
         if published.duplicate:
             return Accepted(job_id=event_id, duplicate=True)
         self._telemetry.sent(1, stream=stream)
-        return Accepted(job_id=event_id, trace_id=origin.trace.trace_id)
+        durability: Literal["spooled"] | None = "spooled" if published.spooled else None
+        return Accepted(job_id=event_id, trace_id=origin.trace.trace_id, durability=durability)
 
     async def accept_all(
         self,

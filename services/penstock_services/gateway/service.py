@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from importlib import resources
 
 from aiohttp import web
 
-from penstock import ConfigurationError, Service
+from penstock import ConfigurationError, Service, Unavailable
 from penstock.jobs.identities import Identities
+from penstock.redis.connection import telling_unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import Settings, is_loopback
 from penstock.topology import Topology
@@ -41,7 +43,7 @@ def build(settings: Settings, topology: Topology) -> Service:
     for stream in sorted({source.hook.stream for source in sources.values()}.difference(publishes)):
         raise ConfigurationError(f"streams.yaml: services.{NAME}.publishes does not list {stream}; add it")
     _check_address(settings, topology)
-    service = Service(NAME)
+    service = Service(NAME, spools=True)
 
     @service.task
     async def serve(runtime: Runtime) -> None:
@@ -49,7 +51,7 @@ def build(settings: Settings, topology: Topology) -> Service:
             source.warn()
         upstream = Upstream(runtime, frozenset(publishes))
         await upstream.look()
-        identities = Identities(runtime.redis, runtime.keys)
+        identities = await _identities(runtime)
         host, port = settings.gateway_host, settings.gateway_port
         table = routes(runtime, identities, upstream, sources)
         server = Server(runtime, table, host=host, limits=Limits.of(settings), opened=settings.gateway_open)
@@ -60,6 +62,15 @@ def build(settings: Settings, topology: Topology) -> Service:
             await server.finish(listening)
 
     return service
+
+
+async def _identities(runtime: Runtime) -> Identities:
+    spooling = runtime.publisher.spooling
+    identities = Identities(runtime.redis, runtime.keys, copy=None if spooling is None else spooling.secret_path)
+    if spooling is not None:  # later may be too late
+        with contextlib.suppress(Unavailable), telling_unavailable():
+            await identities.prepare()
+    return identities
 
 
 def routes(

@@ -30,14 +30,22 @@ class Upstream:
         self._trouble = ""
 
     @property
-    def ready(self) -> bool:
-        """Whether Redis answered when last asked, and the process is not about to end."""
-        return self._runtime.ready and not self._trouble
+    def trouble(self) -> str:
+        """Why it takes no events: the process is about to end, or Redis did not answer when last asked."""
+        if not self._runtime.ready:
+            return "stopping"
+        spooling = self._runtime.publisher.spooling
+        if self._trouble and spooling is not None:
+            return spooling.why_full and f"{self._trouble}, and {spooling.why_full}"
+        return self._trouble
 
     @property
-    def trouble(self) -> str:
-        """Why it is not ready."""
-        return self._trouble or "stopping"
+    def degraded(self) -> str:
+        """Why events go to the spool, or do not reach Redis at once; nothing if they do."""
+        spooling = self._runtime.publisher.spooling
+        if spooling is None or not (self._trouble or spooling.waiting):
+            return ""
+        return f"{spooling.waiting:,} events wait in the spool" + (f": {self._trouble}" if self._trouble else "")
 
     def check_backlog(self, stream: str) -> None:
         """Refuse an event for a stream whose readers are too far behind.
@@ -51,9 +59,9 @@ class Upstream:
 
     async def answer_ready(self, _: Request) -> web.Response:
         """Answer whether it is ready."""
-        if not self.ready:
-            raise Problem(503, f"not ready: {self.trouble}", headers={"Retry-After": "1"})
-        return json(Ready())
+        if trouble := self.trouble:
+            raise Problem(503, f"not ready: {trouble}", headers={"Retry-After": "1"})
+        return json(Ready("degraded", self.degraded) if self.degraded else Ready("ready"))
 
     async def watch(self) -> None:
         """Look until the process is asked to stop."""
@@ -88,7 +96,8 @@ class Upstream:
     def _note(self, trouble: str) -> None:
         if trouble != self._trouble:
             if trouble:
-                _log.warning("Redis is away: answering 503", reason=trouble)
+                spools = self._runtime.publisher.spooling is not None
+                _log.warning(f"Redis is away: {'spooling' if spools else 'answering 503'}", reason=trouble)
             else:
                 _log.info("Redis is back", after=self._trouble)
             self._trouble = trouble

@@ -1,0 +1,1 @@
+"""The spool: accepted events on local disk while Redis is away, until each has been published once."""
