@@ -96,6 +96,7 @@ GAUGES: Final[Mapping[str, tuple[str, ...]]] = {
         ("stream", "group"),
     ),
     **dict.fromkeys(("memory", "memory_share", "time_to_full"), ()),
+    **dict.fromkeys(("spool_events", "spool_bytes", "spool_age", "spool_aside"), ("program", "host")),
 }
 """The series that tell a state of the mesh, with their labels."""
 MEASURED: Final[Mapping[str, tuple[str, ...]]] = {"skew": ("service",), "malformed": ("service",), "overflow": ()}
@@ -117,7 +118,9 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     the first undelivered event has waited), `lag`, `oldest_pending` (seconds), `pending`, `delayed`, `retry`,
     `dead` (dead letters not replayed), `consumers` (processes alive) and, where it is so, `ids_ahead` (seconds that the
     ids of the stream are ahead of Redis's clock: they tell no time). Without labels: `memory` (bytes that Redis
-    uses) and, if it has a maxmemory, `memory_share` of that and, while it grows, `time_to_full` (seconds).
+    uses) and, if it has a maxmemory, `memory_share` of that and, while it grows, `time_to_full` (seconds). By program
+    and host, where there is something to tell: `spool_events`, `spool_bytes` and `spool_age` (seconds that the first
+    has waited) of what waits in spools, and `spool_aside` (files of what was put aside).
 
     Beside the counted series come, with a `value` and only where there is something to tell: `skew` (label service:
     seconds between the time that a source's events state and their arrival, the least of the window; its clock

@@ -14,6 +14,7 @@ from penstock.keys import Keys
 from penstock.metrics.windows import KEPT, WindowReader
 from penstock.redis.connection import AsyncRedis, client
 from penstock.schemas import MetricsWindow
+from penstock.spool.spooling import State
 from penstock.topology import Topology, parse
 from penstock_services.metrics.mesh import MeshWatch, gauges
 from tests.metrics import EPOCH_MS, published
@@ -108,3 +109,28 @@ async def test_windows_during_which_nobody_watched_have_no_gauges(raw: Any, redi
     await MeshWatch(redis_client, KEYS, TOPOLOGY).tick(EPOCH_MS)
     await MeshWatch(redis_client, KEYS, TOPOLOGY).tick(EPOCH_MS + 3_600_000)
     assert sorted(published(raw, 10, "mesh")) == [START - 10, START + 3_590]
+
+
+async def test_gauges_tell_what_waits_in_spools(raw: Any, redis_client: AsyncRedis) -> None:
+    now = time.time_ns() // 1_000_000
+    one = State(program="gateway", host="a", events=3, bytes=300, oldest=now - 90_000, aside=1)
+    raw.hset("spools", "1", msgspec.json.encode(one))
+    raw.hset("spools", "2", msgspec.json.encode(msgspec.structs.replace(one, events=4, oldest=now, bytes=50)))
+    raw.hset("spools", "3", msgspec.json.encode(State(program="shop", host="b", events=7)))
+    told = {
+        (series.labels["program"], series.name): series.value
+        for series in await gauges(redis_client, KEYS, TOPOLOGY)
+        if series.name.startswith("spool_")
+    }
+    age = told.pop(("gateway", "spool_age"))
+    assert age is not None
+    assert 90 <= age < 120
+    assert told == {
+        ("gateway", "spool_events"): 7,
+        ("gateway", "spool_bytes"): 350,
+        ("gateway", "spool_aside"): 1,
+        ("shop", "spool_events"): 7,
+        ("shop", "spool_bytes"): 0,
+        ("shop", "spool_age"): 0,
+        ("shop", "spool_aside"): 0,
+    }

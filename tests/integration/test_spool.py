@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -401,3 +403,40 @@ async def test_a_segment_that_is_gone_stops_nothing(own_server: Server, tmp_path
         await made.publish("ingest", event(2))
     with own_server.client() as raw:
         assert numbers(raw) == [2]
+
+
+async def test_what_is_lost_behind_the_first_record_is_counted_too(own_server: Server, tmp_path: Path) -> None:
+    await leave_behind(own_server, tmp_path, range(3))
+    (segment,) = segment_files(tmp_path)
+    flip(segment, segment.read_bytes().index(b"e-1"))
+    own_server.start()
+    with capture_logs() as logs:
+        async with opened(own_server, tmp_path) as made:
+            await emptied(made)
+    assert [line["events"] for line in logs if line["event"] == "events of the spool are lost"] == [1]
+
+
+# Fork
+
+
+async def test_a_forked_child_does_not_keep_the_spool_of_its_parent_from_being_adopted(
+    own_server: Server, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("fork")
+    release = context.Event()
+    async with opened(own_server, tmp_path) as made:
+        own_server.stop()
+        await made.publish("ingest", event(1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, from Python 3.12 on
+            child = context.Process(target=release.wait)
+            child.start()
+    try:
+        own_server.start()
+        async with opened(own_server, tmp_path) as made:
+            await emptied(made)
+            with own_server.client() as raw:
+                assert numbers(raw) == [1]
+    finally:
+        release.set()
+        child.join()

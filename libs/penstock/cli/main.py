@@ -48,6 +48,9 @@ COMMANDS = {
     "notify": Command("penstock.cli.notify:app", "Test a channel, preview a message, check and reload notify.yaml."),
     "dlq": Command("penstock.cli.dlq:app", "Find the causes among the dead letters, replay or delete them."),
     "breakers": Command("penstock.cli.breakers:app", "Show circuit breakers, open or close them by hand."),
+    "spool": Command(
+        "penstock.cli.spool:app", "Show, check and empty the spool: what was accepted while Redis was away."
+    ),
     "webhook": Command("penstock.cli.webhook:app", "Try a webhook source."),
     "secret": Command(
         "penstock.cli.secret:secret",

@@ -290,10 +290,10 @@ class Spool:
                 segment.size = len(data)
                 for found in walk(data, segment.salt):
                     if isinstance(found, Found):
-                        segment.left += 1
+                        if not self._written:
+                            self.oldest, self._seen = found.record.kept_at, found.record.number - 1
                         self._written = max(self._written, found.record.number)
-                        self.oldest = self.oldest or found.record.kept_at
-                        self._seen = self._seen or found.record.number - 1
+                        segment.left += 1
             self._segments.append(segment)
             self._segment_number = int(segment.path.name[:8])
             self.waiting += segment.left

@@ -44,6 +44,21 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     aside: int = 0
 
     @property
+    def age(self) -> float:
+        """Seconds that the first of them has waited."""
+        return max(0.0, time.time() - self.oldest / 1000) if self.oldest else 0.0
+
+    def joined(self, other: State) -> State:
+        """Return how two processes of one program and host stand together; they share a directory."""
+        return msgspec.structs.replace(
+            self,
+            events=self.events + other.events,
+            bytes=self.bytes + other.bytes,
+            oldest=min(self.oldest or other.oldest, other.oldest or self.oldest),
+            aside=max(self.aside, other.aside),
+        )
+
+    @property
     def is_quiet(self) -> bool:
         """Whether there is nothing to tell."""
         return not (self.events or self.aside)
@@ -80,7 +95,8 @@ class Spooling:
         self._adopted: list[Spool] = []
         self._aside = 0
         self._told = State(program=owner.program, host=owner.host)
-        self._away = ""
+        self.away = ""
+        """Why what waits is not published now, as far as is known."""
         self._wake = asyncio.Event()
         self._looked = 0.0
 
@@ -158,6 +174,20 @@ class Spooling:
         self.kept += len(events)
         self._wake.set()
 
+    async def drain(self, outlet: Outlet, names: Sequence[str] | None = None) -> None:
+        """Without a spool of our own: publish what dead processes left, or those of `names` of whatever mesh.
+
+        Raises:
+            Unavailable: Redis does not take it; what is left stays.
+        """
+        try:
+            await self._do(functools.partial(self._adopt, names))
+            await self._drain(outlet)
+        finally:
+            for spool in self._adopted:
+                await self._do(spool.close)
+            self._thread.shutdown(wait=False)
+
     async def run(self, outlet: Outlet) -> None:
         """Publish what waits, whenever Redis takes it, until cancelled."""
         while True:
@@ -180,11 +210,10 @@ class Spooling:
     def exposition(self) -> str:
         """Return the gauges in Prometheus' text format."""
         state = self.state
-        age = max(0.0, time.time() - state.oldest / 1000) if state.oldest else 0.0
         rows = (
             ("spool_events", "gauge", "Accepted events that wait on local disk for Redis.", state.events),
             ("spool_bytes", "gauge", "Bytes that they take.", state.bytes),
-            ("spool_age_seconds", "gauge", "Seconds that the first of them has waited.", f"{age:.3f}"),
+            ("spool_age_seconds", "gauge", "Seconds that the first of them has waited.", f"{state.age:.3f}"),
             ("spool_aside", "gauge", "Files of what was put aside because it cannot be published.", state.aside),
             ("spool_kept_events_total", "counter", "Events that were kept on local disk.", self.kept),
             ("spool_replayed_events_total", "counter", "Events that were published from there.", self.replayed),
@@ -214,7 +243,8 @@ class Spooling:
             await outlet.retire(spool.id)
             await self._do(spool.remove)
             self._adopted.pop(0)
-        await self._replay(self.own, outlet)
+        if self._own is not None:
+            await self._replay(self._own, outlet)
 
     async def _replay(self, spool: Spool, outlet: Outlet) -> None:
         while (
@@ -237,30 +267,34 @@ class Spooling:
         _log.error("an event of the spool can never be published: put aside", why=why, path=name)
 
     def _look_round(self) -> None:
+        self._adopt(None)
+        self._measure()
+        self._looked = time.monotonic()
+
+    def _adopt(self, names: Sequence[str] | None) -> None:
         for name in self._directory.names():
             owner = self._directory.owner(name)
-            if owner is None or owner.mesh != self._owner.mesh:
+            if owner is None or (owner.mesh != self._owner.mesh if names is None else name not in names):
                 continue
             place = self._directory.adopt(name)
             if place is not None:
                 adopted = Spool(place, self._directory, self._bounds)
                 _log.info("took over the spool of a process that is gone", spool=name, events=adopted.waiting)
                 self._adopted.append(adopted)
-        self._measure()
-        self._looked = time.monotonic()
 
     def _measure(self) -> None:
         self._aside = len(self._directory.put_aside_names())
-        self.own.others = self._directory.size() - self.own.size
+        if self._own is not None:
+            self._own.others = self._directory.size() - self._own.size
 
     def _note(self, reason: str) -> None:
-        if reason != self._away and (reason or not self.waiting):
+        if reason != self.away and (reason or not self.waiting):
             if reason:
                 if self.waiting:
                     _log.warning("events wait in the spool", why=reason, events=self.waiting)
             else:
-                _log.info("the spool is empty", after=self._away, replayed=self.replayed)
-            self._away = reason
+                _log.info("the spool is empty", after=self.away, replayed=self.replayed)
+            self.away = reason
 
     async def _do(self, work: Callable[[], T]) -> T:
         """Run what touches the disk in the thread for it, one after the other."""

@@ -45,7 +45,8 @@ class Upstream:
         spooling = self._runtime.publisher.spooling
         if spooling is None or not (self._trouble or spooling.waiting):
             return ""
-        return f"{spooling.waiting:,} events wait in the spool" + (f": {self._trouble}" if self._trouble else "")
+        why = self._trouble or spooling.away
+        return f"{spooling.waiting:,} events wait in the spool" + (f": {why}" if why else "")
 
     def check_backlog(self, stream: str) -> None:
         """Refuse an event for a stream whose readers are too far behind.

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import structlog
 from redis.exceptions import WatchError
 
@@ -15,6 +16,7 @@ from penstock.mesh.state import GroupState, mesh_state
 from penstock.metrics.windows import KEPT, LONG, SERVICE, SHORT, gauges_encoder, mesh
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
+from penstock.spool.spooling import State
 from penstock.streams.memory import Memory, measure
 from penstock.streams.position import Position, position
 from penstock.times import rfc3339
@@ -42,13 +44,26 @@ async def gauges(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Ser
         stood = await position(client, keys, state.stream, state.group)
         labels = {"stream": state.stream, "group": state.group}
         series += [Series(name=name, labels=labels, value=value) for name, value in _values(state, stood).items()]
-    return [*series, *_of_memory(await measure(client))]
+    return [*series, *_of_memory(await measure(client)), *_of_spools(await client.hgetall(keys.spools))]
 
 
 def _of_memory(memory: Memory) -> Iterator[Series]:
     yield Series(name="memory", value=memory.used)
     if memory.limit:
         yield Series(name="memory_share", value=memory.share)
+
+
+def _of_spools(told: dict[bytes, bytes]) -> Iterator[Series]:
+    """Yield what programs say of their spools, joined where several run on one host."""
+    joined: dict[tuple[str, str], State] = {}
+    for text in told.values():
+        state = msgspec.json.decode(text, type=State)
+        about = state.program, state.host
+        joined[about] = joined[about].joined(state) if about in joined else state
+    for (program, host), state in sorted(joined.items()):
+        values = {"events": state.events, "bytes": state.bytes, "age": state.age, "aside": state.aside}
+        for name, value in values.items():
+            yield Series(name=f"spool_{name}", labels={"program": program, "host": host}, value=value)
 
 
 class Growth:

@@ -26,6 +26,10 @@ _GAUGES = {
     "dead": ("dead_events", "Dead letters that were not replayed."),
     "consumers": ("consumers", "Processes of the group that are alive."),
     "ids_ahead": ("ids_ahead_seconds", "Seconds that the ids of the stream are ahead of the clock of Redis."),
+    "spool_events": ("spool_waiting_events", "Accepted events that wait on local disks for Redis, by program."),
+    "spool_bytes": ("spool_waiting_bytes", "Bytes of the files in which they wait."),
+    "spool_age": ("spool_waiting_seconds", "Seconds that the first of them has waited."),
+    "spool_aside": ("spool_aside_files", "Files of what was put aside, as it cannot be published."),
     "memory": ("redis_memory_bytes", "Bytes that Redis uses, as it counts them against maxmemory."),
     "memory_share": ("redis_memory_share", "How full Redis is: share of maxmemory, if it has one."),
 }

@@ -8,7 +8,7 @@ from typing import Self
 from penstock.config import Duration
 from penstock.times import duration
 
-_SECONDS = ("lag_age", "oldest_pending", "skew", "ids_ahead", "time_to_full")
+_SECONDS = ("lag_age", "oldest_pending", "skew", "ids_ahead", "time_to_full", "spool_age")
 
 
 class DurationOrZero(Duration):
