@@ -19,7 +19,7 @@ import pytest
 
 from tests.gateways import JSON, Gateway, running_gateway
 from tests.hands import Raw, fields_of
-from tests.processes import eventually
+from tests.processes import eventually, service_process
 from tests.servers import Server
 from tests.spools import aside, segment_files
 
@@ -223,3 +223,44 @@ def test_what_waits_is_told_by_readyz_and_metrics(own_server: Server, tmp_path: 
         own_server.start()
         eventually(lambda: drained(gateway))
         eventually(lambda: b"penstock_spool_replayed_events_total 2\n" in gateway.get("/metrics").body)
+
+
+def test_a_gateway_that_has_never_seen_its_redis_takes_what_needs_no_secret_of_it(
+    own_server: Server, tmp_path: Path
+) -> None:
+    own_server.stop()
+    with spooling_gateway(own_server, tmp_path) as gateway:
+        assert gateway.post(EVENT).json["durability"] == "spooled"
+        for event, headers in (({**EVENT, "id": "E"}, {}), (EVENT, {"Idempotency-Key": "k"})):
+            refused = gateway.post(event, headers)
+            assert refused.status == 503, "the id that it would get is not known"
+            assert refused.headers["Retry-After"]
+        own_server.start()
+        eventually(lambda: drained(gateway))
+        assert gateway.post({**EVENT, "id": "E"}).status == 202
+        with own_server.client() as raw:
+            assert raw.xlen("ingest") == 2
+            assert raw.exists("topology"), "it has introduced itself meanwhile"
+
+
+def test_a_gateway_stops_in_order_while_redis_is_away(own_server: Server, tmp_path: Path) -> None:
+    with spooling_gateway(own_server, tmp_path) as gateway:
+        own_server.stop()
+        assert gateway.post(EVENT).json["durability"] == "spooled"
+        gateway.process.terminate()
+        assert gateway.process.wait(20) == 0
+    own_server.start()
+    with spooling_gateway(own_server, tmp_path) as gateway:
+        eventually(lambda: drained(gateway))
+        with own_server.client() as raw:
+            assert raw.xlen("ingest") == 1
+
+
+def test_a_folder_that_cannot_be_used_is_a_sentence_that_names_the_variable(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("no folder")
+    log = tmp_path / "log"
+    env = {"REDIS_URL": server.url, "PENSTOCK_SPOOL_DIR": str(tmp_path / "spool")}
+    with service_process("-m", "penstock_services.gateway", env=env, log=log) as process:
+        assert process.wait(20) == 2
+    assert "PENSTOCK_SPOOL_DIR: " in log.read_text()
+    assert "Traceback" not in log.read_text()

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -40,6 +41,7 @@ from tests.alerts import ALERT, make_notification
 from tests.hands import Raw, connected
 from tests.processes import ROOT, eventually, service_process
 from tests.servers import Server
+from tests.spools import spooling
 
 SCRIPTS = {
     hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest(): str(path.relative_to(ROOT))
@@ -142,10 +144,11 @@ async def trip(client: Any) -> None:
         pass
 
 
-async def publish(client: Any) -> None:
-    async with Publisher(client, KEYS) as publisher:
-        for _ in range(2):
-            await publisher.publish("ingest", encode("t", "1"), dedupe=[Deduplication("event", "one")])
+async def publish(client: Any, folder: Path) -> None:
+    for spool in (None, spooling(folder)):
+        async with Publisher(client, KEYS, spooling=spool) as publisher:
+            for _ in range(2):
+                await publisher.publish("ingest", encode("t", "1"), dedupe=[Deduplication("event", "one")])
 
 
 async def notify(client: Any) -> None:
@@ -182,13 +185,13 @@ async def call(client: Any, raw: Raw) -> None:
         await fan_out(client, ["record"], [episode, "firing", episode, "", "{}", 60_000, "slack"])
 
 
-async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, raw: Raw) -> None:
+async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, raw: Raw, tmp_path: Path) -> None:
     with watching(raw) as found:
         await work_the_core(server, raw)
         async with connected(server) as client:
             await look(client, raw)
             await trip(client)
-            await publish(client)
+            await publish(client, tmp_path)
             await notify(client)
             await lease(client)
             await call(client, raw)

@@ -156,7 +156,8 @@ class Acceptance:
             accepting = self.accept(stream, drafts[index], sender, request, key=claim, digest=digest, alone=alone)
             return asyncio.ensure_future(accepting)
 
-        await self._identities.prepare()  # those with an id of their own must not fall behind the others
+        if key is not None or any(draft.id is not None for draft in drafts):
+            await self._identities.prepare()  # those with an id of their own must not fall behind the others
         try:
             first = await accept(0)
         except DuplicateConflict:

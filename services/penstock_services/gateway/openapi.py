@@ -37,8 +37,9 @@ _TAKING = (
         scope="publish",
         summary="Publish an event, or several",
         description=(
-            "The answer comes once Redis has them. As CloudEvents in binary mode the attributes are `ce-` headers "
-            "and the body is the data. Unknown attributes are kept as text; objects and arrays belong into `data`."
+            "The answer comes once Redis has them, or the gateway's spool, which it then says. As CloudEvents in "
+            "binary mode the attributes are `ce-` headers and the body is the data. Unknown attributes are kept as text; "
+            "objects and arrays belong into `data`."
         ),
         parameters=(
             Parameter(
