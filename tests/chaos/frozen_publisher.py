@@ -12,7 +12,7 @@ from penstock.errors import Unavailable
 from penstock.event import encode
 from penstock.keys import Keys
 from penstock.redis.connection import client
-from penstock.streams import publish
+from penstock.streams import publish, rows
 
 
 class Freezing:
@@ -34,7 +34,7 @@ async def main(url: str, token_seconds: int) -> None:
     redis = client(url)
     async with publish.Publisher(redis, Keys()) as publisher:
         await publisher.publish("events", encode("first", "0"))  # so that the server has the script
-        publish._publish = Freezing(publish._publish)  # type: ignore[assignment]
+        vars(publish)["publish"] = Freezing(rows.publish)
         try:
             published = await publisher.publish("ingest", encode("order.placed", "1"))
         except Unavailable as error:

@@ -7,7 +7,6 @@ orphan: whoever gets its lock adopts it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -171,6 +170,8 @@ def _size(path: Path) -> int:
 
 def _lock(path: Path, *, create: bool = False) -> int | None:
     """Lock a file; return its descriptor, or None if somebody else has it, or it is gone."""
+    import fcntl  # noqa: PLC0415 - absent on Windows, where there is no spool
+
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
     except FileNotFoundError:
@@ -193,4 +194,5 @@ def _let_go() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

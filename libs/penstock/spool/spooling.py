@@ -120,15 +120,18 @@ class Spooling:
 
     async def close(self, outlet: Outlet) -> None:
         """Publish what waits, if that can be done at once; leave the rest to whoever adopts it."""
-        with contextlib.suppress(Unavailable, TimeoutError, OSError):
+        try:
             async with asyncio.timeout(_CLOSING):
                 await self._drain(outlet)
                 await outlet.retire(self.id)
                 await self._do(self.own.remove)
                 self._own = None
-        for spool in filter(None, [*self._adopted, self._own]):
-            await self._do(spool.close)
-        self._thread.shutdown(wait=False)
+        except Exception as error:  # noqa: BLE001 - what is left is for the next one
+            _log.warning("left in the spool", why=str(error), events=self.waiting)
+        finally:
+            for spool in filter(None, [*self._adopted, self._own]):
+                await self._do(spool.close)
+            self._thread.shutdown(wait=False)
 
     @property
     def own(self) -> Spool:
@@ -233,8 +236,9 @@ class Spooling:
     async def _tell(self, outlet: Outlet) -> None:
         state = self.state
         if state != self._told:
-            await outlet.tell(self.id, state)
-            self._told = state
+            with contextlib.suppress(Unavailable):  # what is published matters more than what is told of it
+                await outlet.tell(self.id, state)
+                self._told = state
 
     async def _drain(self, outlet: Outlet) -> None:
         while self._adopted:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from penstock.errors import Unavailable
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, telling_unavailable, unavailable
 from penstock.redis.dedicated import DedicatedConnection
@@ -44,9 +45,14 @@ class KeptEvents:
 
     async def retire(self, spool: str) -> None:
         """Let the position of a spool that is empty for good expire."""
+        try:
+            with telling_unavailable():
+                await self._connection.execute_command("HDEL", self._keys.spools, spool)
+        except Unavailable as error:
+            if not error.is_denial:  # else nothing was told there either
+                raise
         with telling_unavailable():
             await self._connection.execute_command("EXPIRE", self._keys.spool(spool), _RETIRED)
-            await self._connection.execute_command("HDEL", self._keys.spools, spool)
 
     async def tell(self, spool: str, state: State) -> None:
         """Write down how a process stands with its spool, for the metrics service."""

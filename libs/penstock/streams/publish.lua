@@ -42,10 +42,13 @@ if ARGV[4] ~= '' then
   numbers = cmsgpack.unpack(ARGV[4])
   kept = redis.call('GET', KEYS[1])
   if kept then
-    local before, answers = unpack(cmsgpack.unpack(kept))
-    last = before[#before]
-    for place = 1, numbers[1] <= last and #before or 0 do
-      known[before[place]] = {answers[2 * place - 1], answers[2 * place]}
+    local digits = string.match(kept, '^%d+')
+    last = tonumber(digits)
+    if numbers[1] <= last then
+      local before, answers = unpack(cmsgpack.unpack(string.sub(kept, #digits + 2)))
+      for place = 1, #before do
+        known[before[place]] = {answers[2 * place - 1], answers[2 * place]}
+      end
     end
   end
 end
@@ -109,7 +112,9 @@ while at <= #flat do
   at = guards + 1 + 3 * flat[guards]
 end
 if numbers then
-  if numbers[#numbers] > last then kept = cmsgpack.pack({numbers, answers}) end
+  if numbers[#numbers] > last then
+    kept = string.format('%.0f ', numbers[#numbers]) .. cmsgpack.pack({numbers, answers})
+  end
   redis.call('SET', KEYS[1], kept) -- also if nothing is new: WAIT and WAITAOF wait for what this connection wrote
 else
   redis.call('SET', KEYS[1], cmsgpack.pack(answers), 'EX', ARGV[1])

@@ -38,8 +38,8 @@ _TAKING = (
         summary="Publish an event, or several",
         description=(
             "The answer comes once Redis has them, or the gateway's spool, which it then says. As CloudEvents in "
-            "binary mode the attributes are `ce-` headers and the body is the data. Unknown attributes are kept as text; "
-            "objects and arrays belong into `data`."
+            "binary mode the attributes are `ce-` headers and the body is the data. Unknown attributes are kept as "
+            "text; objects and arrays belong into `data`."
         ),
         parameters=(
             Parameter(
