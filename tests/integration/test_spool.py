@@ -106,6 +106,42 @@ async def test_a_batch_whose_reply_was_lost_and_that_was_kept_is_published_once(
         assert numbers(raw) == [0, 1, 2, 3]
 
 
+async def test_a_batch_whose_reply_was_lost_is_asked_for_again_and_answered_as_at_first(
+    server: Server, raw: Raw, tmp_path: Path
+) -> None:
+    once = [Deduplication("shop", "k", digest="same")]
+    with cutter(server) as proxy:
+        async with opened(proxy.url, tmp_path) as made:
+            await made.publish("ingest", event(0), dedupe=once)
+            proxy.cut_reply_to(b"e-1")
+            answers = await asyncio.gather(
+                made.publish("ingest", event(1)),
+                made.publish("ingest", event(2), dedupe=once),
+                made.publish("ingest", event(3)),
+            )
+    assert proxy.cuts == 1
+    assert numbers(raw) == [0, 1, 3]
+    first, second, third = (entry_id.decode() for entry_id, _ in raw.xrange("ingest"))
+    assert [(one.entry_id, one.duplicate) for one in answers] == [(second, False), (first, True), (third, False)]
+
+
+async def test_what_was_refused_in_a_replay_whose_reply_was_lost_is_put_aside(
+    own_server: Server, tmp_path: Path
+) -> None:
+    with own_server.client() as raw:
+        raw.set("text", "no stream")
+    with cutter(own_server) as proxy:
+        async with opened(proxy.url, tmp_path) as made:
+            own_server.stop()
+            await made.publish("ingest", event(0))
+            await made.publish("text", event(1))
+            proxy.cut_reply_to(b"e-1")
+            own_server.start()
+            await emptied(made)
+    assert proxy.cuts == 1
+    assert len(aside(tmp_path)) == 1
+
+
 async def test_a_replay_whose_reply_was_lost_publishes_once(own_server: Server, tmp_path: Path) -> None:
     with cutter(own_server) as proxy:
         async with opened(proxy.url, tmp_path) as made:

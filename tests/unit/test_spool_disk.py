@@ -71,6 +71,13 @@ def test_a_disk_that_goes_on_failing_is_full_and_leaves_no_empty_files(
     assert segment_files(tmp_path) == []
 
 
+def test_what_comes_twice_is_kept_once(spool: Spool) -> None:
+    spool.append([accepted(1), accepted(2)])
+    spool.append([accepted(1), accepted(2)])  # its caller was cancelled, and nobody knew that it was kept
+    spool.append([accepted(2), accepted(3)])
+    assert (spool.waiting, sequences(spool)) == (3, [1, 2, 3])
+
+
 def test_segments_are_cut_and_go_as_they_are_published(spool: Spool, tmp_path: Path) -> None:
     for number in range(1, 6):
         spool.append([accepted(number, SEGMENT // 2)])

@@ -156,11 +156,7 @@ class Spool:
                         start = end = self._offset = found.end
                         continue
                     break
-                if records and (
-                    len(records) >= most_events
-                    or found.end - start > most_bytes
-                    or found.record.sequence <= records[-1].sequence
-                ):
+                if records and (len(records) >= most_events or found.end - start > most_bytes):
                     break
                 records.append(found.record)
                 end = found.end
