@@ -476,3 +476,38 @@ async def test_a_forked_child_does_not_keep_the_spool_of_its_parent_from_being_a
     finally:
         release.set()
         child.join()
+
+
+# What is told
+
+
+async def test_the_mesh_is_told_what_waits_and_what_was_put_aside_and_no_more_once_it_is_over(
+    own_server: Server, tmp_path: Path
+) -> None:
+    def told() -> list[dict[str, Any]]:
+        with own_server.client() as raw:
+            return [json.loads(text) for text in raw.hvals("spools")]
+
+    with own_server.client() as raw:
+        raw.set("text", "no stream")
+    async with opened(own_server, tmp_path) as made:
+        own_server.stop()
+        await made.publish("text", event(1))
+        own_server.start()
+        await eventually(lambda: [(one["program"], one["events"], one["aside"]) for one in told()] == [("shop", 0, 1)])
+    assert told() == []
+
+
+async def test_events_that_redis_does_not_take_when_it_is_back_are_told_of_by_their_age(
+    own_server: Server, tmp_path: Path
+) -> None:
+    async with opened(own_server, tmp_path, durability="replica", durability_timeout=0.05) as made:
+        kept_at = time.time()
+        assert (await made.publish("ingest", event(1))).spooled, "there is no replica"
+        with own_server.client() as raw:
+            await eventually(lambda: raw.hlen("spools") == 1)
+            (text,) = raw.hvals("spools")
+            assert raw.xlen("ingest") == 1, "it is there, but not as safe as was asked"
+    told = json.loads(text)
+    assert told["events"] == 1
+    assert abs(told["oldest"] / 1000 - kept_at) < 60
