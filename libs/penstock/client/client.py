@@ -208,17 +208,6 @@ class Penstock:
         with self._sending():
             published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
         return self._handle(type, outgoing, published)
-        if published.duplicate and watch is not None:
-            watch.is_complete = False
-        return JobHandle(
-            self,
-            event_id,
-            type=type,
-            source=self._source,
-            duplicate=published.duplicate,
-            spooled=published.spooled,
-            watch=watch,
-        )
 
     async def submit_all(self, jobs: Iterable[NewJob]) -> list[JobHandle]:
         """Submit many jobs at once; return their handles once Redis has them all; those for a stream keep their order.
@@ -234,8 +223,9 @@ class Penstock:
                 plain.setdefault(self._work_stream(job.stream), []).append(index)
             else:
                 alone.append(index)
-        with telling_unavailable():
-            await self._identities.prepare()  # those with a key must not fall behind the others
+        if any(job.idempotency_key is not None for job in given):  # those with a key must not fall behind the others
+            with telling_unavailable():
+                await self._identities.prepare()
         handles: dict[int, JobHandle] = {}
 
         async def submit_plain(stream: str, indexes: list[int]) -> None:
@@ -363,7 +353,8 @@ class Penstock:
             data,
             event_id=event_id,
             source=self._source,
-            time=rfc3339(time.time()) if delay else None,  # else its entry tells it
+            # Else its entry tells it.
+            time=rfc3339(time.time()) if delay or self._publisher.spooling else None,
             subject=subject,
             tenant=tenant,
             traceparent=(trace.child() if sent is None else sent.context).traceparent,
@@ -377,7 +368,15 @@ class Penstock:
         watch, duplicate = outgoing.watch, published.duplicate
         if duplicate and watch is not None:
             watch.is_complete = False
-        return JobHandle(self, outgoing.event_id, type=type, source=self._source, duplicate=duplicate, watch=watch)
+        return JobHandle(
+            self,
+            outgoing.event_id,
+            type=type,
+            source=self._source,
+            duplicate=duplicate,
+            spooled=published.spooled,
+            watch=watch,
+        )
 
     def _sent(self, outgoing: _Outgoing, published: Published) -> None:
         if published.duplicate:
