@@ -275,10 +275,15 @@ async def test_a_full_spool_refuses_and_drops_nothing(
     async with opened(own_server, tmp_path, bounds=msgspec.structs.replace(ROOMY, **bound)) as made:
         own_server.stop()
         accepted = 0
-        with pytest.raises(SpoolFull, match=why):
+
+        async def fill() -> None:
+            nonlocal accepted
             while True:
                 await made.publish("ingest", event(accepted))
                 accepted += 1
+
+        with pytest.raises(SpoolFull, match=why):
+            await fill()
         for _ in range(2):
             with pytest.raises(SpoolFull, match=why):
                 await made.publish("ingest", event("refused"))
