@@ -314,11 +314,11 @@ async def test_what_a_handler_submits_is_of_its_trace(server: Server, raw: Raw) 
 
 
 async def test_a_job_whose_record_has_expired_is_over_and_nobody_waits_for_it(server: Server, raw: Raw) -> None:
-    async with running(shop(), MESH, server), client(server) as mesh:
+    async with running(shop(), MESH, server), client(server) as mesh, client(server) as other:
         job = await mesh.submit("order.placed", {"price": 7})
         await job.result(DEADLINE)
         raw.delete(f"job:{job.id}")
-        later = mesh.job(job.id)
+        later = other.job(job.id)
         with pytest.raises(NoRecord, match=f"job {job.id} is over, and there is no record of how"):
             await later.result(DEADLINE)
         seen = [change.state async for change in later.watch()]

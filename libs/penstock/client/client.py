@@ -376,6 +376,7 @@ class Penstock:
             duplicate=duplicate,
             spooled=published.spooled,
             watch=watch,
+            is_new=True,
         )
 
     def _sent(self, outgoing: _Outgoing, published: Published) -> None:

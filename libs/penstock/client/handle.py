@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import msgspec
 
 from penstock.errors import InvalidEvent, JobDead, NoRecord, Unavailable
-from penstock.jobs.find import find_dead_letter, find_job
+from penstock.jobs.find import find_dead_letter, find_job, find_record
 from penstock.jobs.record import Job
 from penstock.redis.connection import telling_unavailable
 
@@ -38,11 +38,13 @@ class JobHandle:
         duplicate: bool = False,
         spooled: bool = False,
         watch: Watch | None = None,
+        is_new: bool = False,
     ) -> None:
         self._mesh = mesh
         self._type = type
         self._source = source
         self._watch = watch
+        self._is_new = is_new and not duplicate
         self.id = job_id
         self.duplicate = duplicate
         """Whether its idempotency key was used before: it is the job that was submitted then."""
@@ -150,8 +152,8 @@ class JobHandle:
                     return ended
                 if not watch.is_complete:
                     watch.is_complete = True
-                    job = await self._known()
-                    if job.is_over:
+                    job = await self._looked_up()
+                    if job is not None and job.is_over:
                         watch.is_complete = False  # its end may have been told before: who asks again reads again
                         return job
                 try:
@@ -159,6 +161,13 @@ class JobHandle:
                         await changes.get()
                 except TimeoutError:
                     watch.is_complete = False
+
+    async def _looked_up(self) -> Job | None:
+        """Return what is known of it: of a new job its record tells all there is, and looking further is dear."""
+        if not self._is_new:
+            return await self._known()
+        self._is_new, mesh = False, self._mesh
+        return await _patiently(lambda: find_record(mesh.redis, mesh.keys, self.id, self._source))
 
     async def _known(self) -> Job:
         return await _patiently(self.status)

@@ -39,7 +39,7 @@ async def find_job(
     Raises:
         AmbiguousEvent: there are records of several sources, and none was given.
     """
-    recorded = await _recorded(client, keys, job_id, source, tenant)
+    recorded = await find_record(client, keys, job_id, source, tenant)
     if recorded is not None:
         return recorded
     for stream in topology.work:
@@ -50,11 +50,19 @@ async def find_job(
             for group in topology.workers(stream):  # one at most, in a sound mesh
                 job = await _look(client, keys, job, stream=stream, group=group, entry_id=entry_id)
             # What is over since we looked for its record has one now: the commit writes both.
-            return (await _recorded(client, keys, job_id, source, tenant) if job.is_over else None) or job
+            return (await find_record(client, keys, job_id, source, tenant) if job.is_over else None) or job
     return None
 
 
-async def _recorded(client: AsyncRedis, keys: Keys, job_id: str, source: str | None, tenant: str | None) -> Job | None:
+async def find_record(
+    client: AsyncRedis, keys: Keys, job_id: str, source: str | None, tenant: str | None = None
+) -> Job | None:
+    """Return the record of the job, None if there is none yet, or no more.
+
+    Raises:
+        AmbiguousEvent: there are records of several sources, and none was given.
+        redis.exceptions.RedisError: Redis is away.
+    """
     records = {name.decode(): decode(record) for name, record in (await client.hgetall(keys.job(job_id))).items()}
     jobs = {
         name: job
