@@ -84,6 +84,15 @@ class Keys(msgspec.Struct, frozen=True):
         """What became of the jobs of one id: a hash by source."""
         return f"{self.prefix}job:{event_id}"
 
+    def progress_of(self, event_id: str) -> str:
+        """How far the handlers of the jobs of one id said that they were: a hash by source."""
+        return f"{self.prefix}progress:{event_id}"
+
+    @property
+    def progress(self) -> str:
+        """The stream of what handlers say of their progress, for whoever reads along."""
+        return f"{self.prefix}progress"
+
     @property
     def identity(self) -> str:
         """The secret from which follow the ids of what is sent under a key."""

@@ -79,7 +79,7 @@ class JobHandle:
         return self._mesh.run(self._here().result(timeout, type=type))
 
     def watch(self) -> Iterator[Job]:
-        """Yield what has become of it so far, then every change until its end.
+        """Yield what has become of it so far, then every change until its end, and what its handler says of progress.
 
         Raises:
             Unavailable: Redis was away at the beginning.

@@ -20,7 +20,7 @@ Unhandled = Literal["dead", "skip"]
 Kind = Literal["work", "facts"]
 
 
-_TAKEN = ("topology", "breakers")
+_TAKEN = ("topology", "breakers", "progress")
 
 
 class Start(str):

@@ -86,6 +86,8 @@ def test_a_job_is_queued_then_running_then_what_its_record_says(cli: Cli, raw: A
         "queue_wait": None,
         "trace_id": None,
         "tenant": None,
+        "progress": None,
+        "note": None,
     }
     shown = cli("job", job_id).stdout
     assert f"{job_id} dead" in shown

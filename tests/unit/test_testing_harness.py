@@ -227,6 +227,36 @@ async def test_a_call_through_an_open_breaker_ends_the_run() -> None:
     assert refused.outcome == Retried(30, "snoozed", snoozed=True)
 
 
+async def test_what_is_said_of_progress_is_on_the_run() -> None:
+    service = Service("parser")
+
+    @service.on("ingest")
+    async def parse_all(notes: list[str], ctx: Context) -> None:
+        for done, note in enumerate(notes):
+            ctx.progress(done / len(notes), note)
+
+    harness = Harness(service, publishes=[])
+    run, silent = await harness.send_all("ingest", [Given(type="t", data=["a", "b" * 300]), Given(type="t", data=[])])
+
+    assert run.progress == [(0.0, "a"), (0.5, "b" * 199 + "…")]
+    assert silent.progress == []
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, float("nan"), float("inf")])
+async def test_progress_is_a_share(share: float) -> None:
+    service = Service("parser")
+
+    @service.on("ingest")
+    async def parse_all(_: Any, ctx: Context) -> None:
+        ctx.progress(share)
+
+    run = await Harness(service, publishes=[]).send("ingest", "t")
+
+    assert isinstance(run.outcome, Retried)
+    assert run.outcome.error == f"ValueError: progress is a share of the work, from 0 to 1, not {share}"
+    assert run.progress == []
+
+
 async def test_a_batch_is_handled_as_one(harness: Harness) -> None:
     runs = await harness.send_all(
         "events", [Given(type="visit", data=number, id=f"V-{number}", tenant="acme") for number in range(5)]

@@ -14,7 +14,7 @@ from tests.processes import ROOT
 
 PAGE = (ROOT / "docs/writing-a-service.md").read_text()
 # What the library's own parts use of a context.
-INTERNAL = {"scope", "effects", "settle_steps", "failed", "trace_of"}
+INTERNAL = {"scope", "effects", "says_progress", "settle_steps", "failed", "trace_of"}
 
 
 @pytest.fixture(scope="module")

@@ -296,6 +296,16 @@ class Penstock:
         watch.is_complete = False
         return watch
 
+    async def follow_progress(self) -> None:
+        """Have what handlers say of their progress told to watches too, from now on.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        with telling_unavailable():
+            await self._feed.follow_progress()
+            await self._feed.start()
+
     def _work_stream(self, stream: str | None) -> str:
         work = self.topology.work
         if stream is None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 import msgspec
 import structlog
 
+from penstock.jobs.progress import Progress, read_progress
 from penstock.jobs.record import Job, JobState
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.dedicated import DedicatedConnection
 from penstock.schemas import JobEvent
 from penstock.tasks import end
+from penstock.times import entry_order
 
 _BLOCK_MS = 1_000
 _PATIENCE = 5.0  # seconds that a reply may take beyond that
@@ -28,9 +31,9 @@ _STATES: dict[str, JobState] = {
     "job.completed": "completed",
     "job.dead": "dead",
 }
+Told: TypeAlias = Job | Progress | None
+_Read: TypeAlias = list[tuple[str, list[tuple[bytes, list[bytes]]]]]
 _log = structlog.get_logger("penstock.client")
-
-
 _decoder = msgspec.json.Decoder(JobEvent)
 
 
@@ -44,29 +47,29 @@ class Watch:
         self.is_complete = True
         """Whether all that was told of it has come here; if not, its record may know more."""
         self._ended: dict[str, Job] = {}  # by source, which older releases do not tell
-        self._queues: dict[asyncio.Queue[Job | None], str | None] = {}
+        self._queues: dict[asyncio.Queue[Told], str | None] = {}
 
     def ended(self, source: str | None) -> Job | None:
         """Return what has become of it, once that was told."""
         return next((job for told, job in self._ended.items() if _is_of(source, told)), None)
 
     @contextlib.contextmanager
-    def changes(self, source: str | None) -> Iterator[asyncio.Queue[Job | None]]:
+    def changes(self, source: str | None) -> Iterator[asyncio.Queue[Told]]:
         """Yield a queue of what is told from here on; None stands for a gap, after which the record must be read."""
-        queue: asyncio.Queue[Job | None] = asyncio.Queue()
+        queue: asyncio.Queue[Told] = asyncio.Queue()
         self._queues[queue] = source
         try:
             yield queue
         finally:
             del self._queues[queue]
 
-    def tell(self, job: Job, source: str) -> None:
+    def tell(self, told: Job | Progress, source: str) -> None:
         """Take what is told of the job of a source, '' where that is not told."""
-        if job.is_over:
-            self._ended[source] = job
+        if isinstance(told, Job) and told.is_over:
+            self._ended[source] = told
         for queue, wanted in self._queues.items():
             if _is_of(wanted, source):
-                queue.put_nowait(job)
+                queue.put_nowait(told)
 
     def miss(self) -> None:
         """Take note that something may have been missed."""
@@ -85,6 +88,7 @@ class Feed:
     def __init__(self, client: AsyncRedis, keys: Keys, streams: Iterable[str]) -> None:
         self._client = client
         self._connection = DedicatedConnection(client)
+        self._progress = keys.progress
         self._positions = dict.fromkeys(map(keys.stream, streams), "0-0")
         self._watches: weakref.WeakValueDictionary[str, Watch] = weakref.WeakValueDictionary()
         self._starting = asyncio.Lock()
@@ -114,6 +118,16 @@ class Feed:
                     self._positions[key] = await self._end_of(key)
                 self._task = asyncio.create_task(self._run(), name="feed")
 
+    async def follow_progress(self) -> None:
+        """Read what handlers say of their progress too, from now on.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        async with self._starting:
+            if self._progress not in self._positions:
+                self._positions[self._progress] = await self._end_of(self._progress)
+
     async def aclose(self) -> None:
         """Stop reading."""
         if self._task is not None:
@@ -127,12 +141,12 @@ class Feed:
                 if said and await self._is_gap():
                     self._miss()
                 said = ""
-                for key, rows in await self._read():
-                    for entry_id, fields in rows:
-                        self._take(fields)
-                        self._positions[key] = entry_id.decode()
-                    if len(rows) == _MOST and await self._is_gap():
-                        self._miss()
+                read = await self._read()
+                for key, entry_id, fields in _merged(read):
+                    self._take(key, entry_id, fields)
+                    self._positions[key] = entry_id
+                if any(len(rows) == _MOST for _, rows in read) and await self._is_gap():
+                    self._miss()
             except Exception as error:
                 away = unavailable(error)
                 if away is None:
@@ -142,9 +156,19 @@ class Feed:
                     _log.warning("what becomes of jobs is not seen for now", reason=said)
                 await asyncio.sleep(_PAUSE)
 
-    async def _read(self) -> list[tuple[str, list[tuple[bytes, list[bytes]]]]]:
+    async def _read(self) -> _Read:
         timeout = _BLOCK_MS / 1000 + _PATIENCE
-        command = ("XREAD", "COUNT", _MOST, "BLOCK", _BLOCK_MS, "STREAMS", *self._positions, *self._positions.values())
+        # Progress first: of what came in one ms, it is what was said before.
+        positions = sorted(self._positions.items(), key=lambda position: position[0] != self._progress)
+        command = (
+            "XREAD",
+            "COUNT",
+            _MOST,
+            "BLOCK",
+            _BLOCK_MS,
+            "STREAMS",
+            *(part for pair in zip(*positions, strict=True) for part in pair),
+        )
         reply = await self._connection.execute_command(*command, timeout=timeout)
         return [(key.decode(), rows) for key, rows in reply or ()]
 
@@ -158,19 +182,25 @@ class Feed:
         What was there being gone, reading begins anew at the first entry.
         """
         gap = False
-        for key, position in self._positions.items():
+        for key, position in list(self._positions.items()):
             if position == "0-0":
                 continue
             newest = await self._end_of(key)
+            if key == self._progress:  # what was said and missed is of no use any more
+                self._positions[key] = newest
+                continue
             oldest = await self._client.xrange(key, count=1)
-            if _order(newest) < _order(position):
+            if entry_order(newest) < entry_order(position):
                 self._positions[key], gap = "0-0", True
-            elif oldest and _order(oldest[0][0].decode()) > _order(position):
+            elif oldest and entry_order(oldest[0][0]) > entry_order(position):
                 gap = True
         return gap
 
-    def _take(self, fields: list[bytes]) -> None:
+    def _take(self, key: str, entry_id: str, fields: list[bytes]) -> None:
         entry = dict(zip(fields[::2], fields[1::2], strict=True))
+        if key == self._progress:
+            self._take_progress(entry_id, entry)
+            return
         state = _STATES.get(entry.get(b"type", b"").decode(errors="replace"))
         if state is None or not self._watches:
             return
@@ -191,15 +221,28 @@ class Feed:
                     next_attempt_at=report.next_attempt_at,
                     duration=report.duration,
                     queue_wait=report.queue_wait,
+                    tenant=entry[b"tenant"].decode(errors="replace") if b"tenant" in entry else None,
                 ),
                 entry.get(b"causesource", b"").decode(errors="replace"),
             )
+
+    def _take_progress(self, entry_id: str, entry: Mapping[bytes, bytes]) -> None:
+        try:
+            job_id, source, progress = read_progress(entry_id, entry)
+        except ValueError:  # somebody else's words
+            return
+        watch = self._watches.get(job_id)
+        if watch is not None:
+            watch.tell(progress, source)
 
     def _miss(self) -> None:
         for watch in list(self._watches.values()):
             watch.miss()
 
 
-def _order(entry_id: str) -> tuple[int, int]:
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number)
+def _merged(read: _Read) -> list[tuple[str, str, list[bytes]]]:
+    """Return entries of several streams in the order in which they came to be; in one ms progress comes first."""
+    entries = [(key, entry_id.decode(), fields) for key, rows in read for entry_id, fields in rows]
+    if len(read) > 1:
+        entries.sort(key=lambda entry: entry_order(entry[1])[0])
+    return entries

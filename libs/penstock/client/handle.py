@@ -11,6 +11,8 @@ import msgspec
 
 from penstock.errors import InvalidEvent, JobDead, NoRecord, Unavailable
 from penstock.jobs.find import find_dead_letter, find_job, find_record
+from penstock.jobs.find import find_dead_letter, find_job
+from penstock.jobs.progress import Progress, advanced
 from penstock.jobs.record import Job
 from penstock.redis.connection import telling_unavailable
 
@@ -22,7 +24,7 @@ T = TypeVar("T")
 _LOOK_AGAIN = 30.0  # seconds after which the record is read whatever was told
 _WITHOUT_REPORTS = 1.0  # the same where nothing is told of jobs
 _PAUSE = 0.5  # seconds between tries while Redis is away
-_PROGRESS = ("queued", "running", "retrying", "completed", "dead", "settled")
+_STATES = ("queued", "running", "retrying", "completed", "dead", "settled")
 
 
 class JobHandle:
@@ -100,11 +102,12 @@ class JobHandle:
             raise InvalidEvent(f"the result of job {self.id} does not fit {type!r}: {error}") from None
 
     async def watch(self) -> AsyncGenerator[Job]:
-        """Yield what has become of it so far, then every change until its end.
+        """Yield what has become of it so far, then every change until its end, and what its handler says of progress.
 
         Raises:
             Unavailable: Redis was away at the beginning.
         """
+        await self._mesh.follow_progress()
         watch = await self.watched()
         with watch.changes(self._source) as changes:
             last = await self._known()
@@ -112,11 +115,15 @@ class JobHandle:
             while not last.is_over:
                 try:
                     async with asyncio.timeout(self._patience):
-                        job = await changes.get()
+                        told = await changes.get()
                 except TimeoutError:
-                    job = None
-                job = job or await self._known()
-                if job.is_over or _place(job) > _place(last):
+                    told = None
+                job = advanced(last, told) if isinstance(told, Progress) else told or await self._known()
+                if (
+                    job.is_over
+                    or _place(job) > _place(last)
+                    or (job.progress is not None and _said(job) != _said(last))
+                ):
                     last = job
                     yield last
 
@@ -185,6 +192,10 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(_PAUSE)
 
 
+def _said(job: Job) -> tuple[int, float | None, str | None]:
+    return job.attempts, job.progress, job.note
+
+
 def _place(job: Job) -> tuple[int, int]:
     """Return how far it has come, so that what is told late tells nothing."""
-    return job.attempts, min(_PROGRESS.index(job.state), 3)
+    return job.attempts, min(_STATES.index(job.state), 3)

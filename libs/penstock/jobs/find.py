@@ -10,6 +10,7 @@ import msgspec
 from penstock.errors import AmbiguousEvent
 from penstock.event import UNKNOWN_SOURCE, parse_identity
 from penstock.jobs.ids import time_of
+from penstock.jobs.progress import advanced, decode_progress
 from penstock.jobs.record import Job, decode
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
@@ -35,6 +36,7 @@ async def find_job(
     """Return what became of the job, or None if nothing is known of it (or nothing of this source, or tenant).
 
     The commit writes a record once there is an outcome. Before that, and where none is left, the streams tell.
+    While it runs there is its progress, if its handler says any.
 
     Raises:
         AmbiguousEvent: there are records of several sources, and none was given.
@@ -45,10 +47,12 @@ async def find_job(
     for stream in topology.work:
         found = await _find_entry(client, keys, stream, job_id, source)
         if found is not None and tenant in (None, found[2]):
-            entry_id, event_type, of_tenant = found
+            entry_id, event_type, of_tenant, of_source = found
             job = Job(state="queued", type=event_type, tenant=of_tenant or None)
             for group in topology.workers(stream):  # one at most, in a sound mesh
                 job = await _look(client, keys, job, stream=stream, group=group, entry_id=entry_id)
+            if job.state == "running":
+                job = _advanced(job, await client.hget(keys.progress_of(job_id), of_source))
             # What is over since we looked for its record has one now: the commit writes both.
             return (await find_record(client, keys, job_id, source, tenant) if job.is_over else None) or job
     return None
@@ -64,6 +68,12 @@ async def find_record(
         redis.exceptions.RedisError: Redis is away.
     """
     records = {name.decode(): decode(record) for name, record in (await client.hgetall(keys.job(job_id))).items()}
+async def _recorded(client: AsyncRedis, keys: Keys, job_id: str, source: str | None, tenant: str | None) -> Job | None:
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.hgetall(keys.job(job_id))
+        pipeline.hgetall(keys.progress_of(job_id))
+        stored, said = await pipeline.execute()
+    records = {name.decode(): _advanced(decode(record), said.get(name)) for name, record in stored.items()}
     jobs = {
         name: job
         for name, job in records.items()
@@ -72,6 +82,10 @@ async def find_record(
     if len(jobs) > 1:
         raise AmbiguousEvent(job_id, sorted(jobs))
     return next(iter(jobs.values()), None)
+
+
+def _advanced(job: Job, said: bytes | None) -> Job:
+    return job if said is None else advanced(job, decode_progress(said))
 
 
 async def find_dead_letter(client: AsyncRedis, keys: Keys, job_id: str, *, source: str | None = None) -> str | None:
@@ -87,14 +101,14 @@ async def find_dead_letter(client: AsyncRedis, keys: Keys, job_id: str, *, sourc
 
 async def _find_entry(
     client: AsyncRedis, keys: Keys, stream: str, job_id: str, source: str | None
-) -> tuple[str, str, str] | None:
-    """Return entry, type and tenant of the event of that id, searched for on the server: entries may be large."""
+) -> tuple[str, str, str, str] | None:
+    """Return entry, type, tenant and source of the event of that id, found on the server: entries may be large."""
     for command, begin, end in _searches(stream, job_id):
         arguments: list[str | int] = [stream, job_id, begin, end, _SEARCHED, command, UNKNOWN_SOURCE]
         found = await _entry(client, [keys.stream(stream)], [*arguments, *([] if source is None else [source])])
         if found:
-            entry_id, event_type, tenant = (text.decode(errors="replace") for text in found)
-            return entry_id, event_type, tenant
+            entry_id, event_type, tenant, of_source = (text.decode(errors="replace") for text in found)
+            return entry_id, event_type, tenant, of_source
     return None
 
 

@@ -10,7 +10,7 @@
 -- ARGV[6]  XRANGE: from the oldest on, or XREVRANGE: from the newest on
 -- ARGV[7]  the source of entries without one
 -- ARGV[8]  source, if only that one is meant
--- returns  {entry id, type, tenant}, or nil
+-- returns  {entry id, type, tenant, source}, or nil
 
 local PAGE = 50  -- entries in memory at a time: each may be large
 local from, left = ARGV[3], tonumber(ARGV[5])
@@ -24,7 +24,7 @@ while left > 0 do
     local source = fields['source'] or ''
     if source == '' then source = ARGV[7] end
     if own == ARGV[2] and (not ARGV[8] or source == ARGV[8]) then
-      return {row[1], fields['type'] or '', fields['tenant'] or ''}
+      return {row[1], fields['type'] or '', fields['tenant'] or '', source}
     end
   end
   if #rows < PAGE then return nil end

@@ -13,6 +13,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a job. Durations are in seconds, times RFC 3339.
 
     `settled`: nothing more will become of it, and there is no record of how it ended: none was made, or none is left.
+    While it runs, `progress` is the share of the work that its handler said is done, from 0 to 1, and `note` its word.
     """
 
     state: JobState
@@ -27,6 +28,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queue_wait: float | None = None
     trace_id: str | None = None
     tenant: str | None = None
+    progress: float | None = None
+    note: str | None = None
 
     @property
     def is_over(self) -> bool:

@@ -16,6 +16,7 @@ from penstock.service.chores import named, scheduled, trimming
 from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
 from penstock.service.intake import Intake
+from penstock.service.progress import ProgressWriter
 from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime
@@ -56,7 +57,8 @@ class Consumption:
         promoter = Promoter(runtime.redis, [*retries, *scheduled(runtime)])
         committer = self._committer(promoter)
         runs = Runs()
-        dispatcher = self._dispatcher(committer, runs)
+        progress = self._progress()
+        dispatcher = self._dispatcher(committer, runs, self._scope(progress))
         reader = Reader(runtime.redis, group=self._group, consumer=self._consumer, sources=self._sources)
         groups = self._groups()
         rescuer = self._rescuer(groups)
@@ -69,6 +71,7 @@ class Consumption:
                 tasks.create_task(coroutine)
                 for coroutine in (
                     committer.run(),
+                    progress.run(),
                     rescuer.run(),
                     promoter.run(),
                     runtime.breakers.run(),
@@ -91,16 +94,12 @@ class Consumption:
             await heartbeat.stop()
             await reader.aclose()
 
-    def _dispatcher(self, committer: Committer, runs: Runs) -> Dispatcher:
+    def _dispatcher(self, committer: Committer, runs: Runs, scope: Scope) -> Dispatcher:
         topology, settings = self._runtime.topology, self._runtime.settings
-        reports = {
-            stream: Reports(topology.reports(stream), ttl=settings.job_ttl)
-            for stream in self._spec.consumes
-            if self._group in topology.workers(stream)
-        }
+        reports = {stream: Reports(topology.reports(stream), ttl=settings.job_ttl) for stream in self._work}
         hooks = self._service.hooks
         return Dispatcher(
-            self._scope(),
+            scope,
             self._spec,
             self._service.handlers,
             consumer=self._consumer,
@@ -114,6 +113,14 @@ class Consumption:
             committer=committer,
             runs=runs,
         )
+
+    @property
+    def _work(self) -> list[str]:
+        """The streams whose entries are jobs of this service."""
+        return [name for name in self._spec.consumes if self._group in self._runtime.topology.workers(name)]
+
+    def _progress(self) -> ProgressWriter:
+        return ProgressWriter(self._runtime.redis, self._runtime.keys, streams=self._work)
 
     def _groups(self) -> Groups:
         runtime = self._runtime
@@ -162,7 +169,7 @@ class Consumption:
             observe=rescuer.observe,
         )
 
-    def _scope(self) -> Scope:
+    def _scope(self, progress: ProgressWriter) -> Scope:
         runtime = self._runtime
         settings = runtime.settings
         checkpoints: Checkpoints = NoCheckpoints()
@@ -177,6 +184,7 @@ class Consumption:
             breakers=runtime.breakers,
             redis=runtime.lanes.handlers_client(),
             telemetry=runtime.telemetry,
+            progress=progress,
         )
 
     def _committer(self, promoter: Promoter) -> Committer:

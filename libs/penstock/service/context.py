@@ -13,6 +13,7 @@ import structlog
 from penstock import models
 from penstock.errors import InvalidEvent
 from penstock.event import Event, derived_id, encode_data
+from penstock.jobs.progress import make_progress
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Pending
@@ -41,6 +42,7 @@ class Context:
         "_trace",
         "attempt",
         "event",
+        "says_progress",
         "started_at",
         "stream",
     )
@@ -63,6 +65,8 @@ class Context:
         self._steps: dict[str, bytes] | None = None
         self._step_counts: dict[str, int] | None = None
         self._published = 0
+        self.says_progress = False
+        """Whether this run has said how far it is."""
         self._trace = None if batch is None else batch.trace_of(event)
         self.started_at = time.time_ns() if batch is None else batch.started_at
         """When this run of the handler began, in nanoseconds since the epoch."""
@@ -201,6 +205,21 @@ class Context:
         self._scope.check_publishes(stream)
         self._published += 1
         await publish_now(self, stream, type, data, index=f"{type}#{self.attempt}.{self._published}")
+
+    def progress(self, share: float, note: str = "") -> None:
+        """Say how far this job is: a share of the work, from 0 to 1, and a few words.
+
+        It returns at once and is no part of the commit: what is said last is written within a third of a second,
+        and when the handler ends, for `penstock job`, the client's `watch` and live streams to show. It may be lost
+        with the process, or while Redis is away. Of events that are no jobs nothing is written.
+
+        Raises:
+            ValueError: the share is not from 0 to 1.
+            RuntimeError: this run of the handler is over.
+        """
+        self._effects.check_open()
+        self._scope.progress.tell(self.event, self.stream, make_progress(self.event, self.attempt, share, note))
+        self.says_progress = True
 
     async def step(self, name: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """Run `function` once for this event, even through crashes and retries, and return its result.

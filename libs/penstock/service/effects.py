@@ -14,6 +14,7 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Checkpoints
+from penstock.service.progress import NoProgress, ProgressSink
 from penstock.service.time_limits import TimeLimits
 from penstock.streams.commit import Output
 from penstock.telemetry.measures import Measures
@@ -50,6 +51,7 @@ class Scope(msgspec.Struct, frozen=True):
     breakers: Breakers
     redis: AsyncRedis | None = None
     telemetry: Measures = msgspec.field(default_factory=Measures)
+    progress: ProgressSink = msgspec.field(default_factory=NoProgress)
     time_limits: TimeLimits = msgspec.field(default_factory=TimeLimits)
 
     def check_publishes(self, stream: str) -> None:

@@ -83,6 +83,8 @@ async def execute(handler: Handler, context: Context, policy: Policy, hooks: Hoo
         if _comes_from_outside(error):
             raise
         outcome = outcome_of(error, event.type, context.attempt, policy.retry)
+    if context.says_progress:
+        await context.scope.progress.settle(event)
     return conclude(context, outcome, policy, hooks)
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from penstock.event import Event
+from penstock.jobs.progress import Progress
 from penstock.resilience.breaker import CircuitOpen, Failure
 from penstock.resilience.checkpoint import Pending
 from penstock.testing.run import Emitted, decoded
@@ -58,6 +59,26 @@ class Outlet:
         for one in self._published:
             (taken if (one.event.cause, one.event.causesource) in ids else left).append(one)
         self._published = left
+        return taken
+
+
+class ProgressLog:
+    """Keeps what handlers say of their progress."""
+
+    def __init__(self) -> None:
+        self._said: list[tuple[str, tuple[float, str]]] = []
+
+    def tell(self, event: Event, stream: str, progress: Progress) -> None:
+        """Keep it."""
+        self._said.append((event.id, (progress.share, progress.note)))
+
+    async def settle(self, event: Event) -> None:
+        """Do nothing: all of it is kept."""
+
+    def take(self, events: Sequence[str]) -> list[tuple[float, str]]:
+        """Return what the handlers of these events said since the last call."""
+        taken = [said for event, said in self._said if event in events]
+        self._said = [one for one in self._said if one[0] not in events]
         return taken
 
 

@@ -15,7 +15,7 @@ from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler
 from penstock.service.outcome import Done, dead, parked, unhandled
-from penstock.testing.doubles import Breakers, Checkpoints, Outlet
+from penstock.testing.doubles import Breakers, Checkpoints, Outlet, ProgressLog
 from penstock.testing.run import Emitted, Given, Run, decoded, read
 from penstock.topology import ServiceSpec, Subscription, Topology, load
 
@@ -56,6 +56,7 @@ class Harness:
         self._checkpoints = Checkpoints()
         self._outlet = Outlet()
         self._breakers = Breakers()
+        self._progress = ProgressLog()
         self._scope = Scope(
             service=service.name,
             keys=Keys(),
@@ -64,6 +65,7 @@ class Harness:
             outlet=self._outlet,
             breakers=self._breakers,
             redis=redis,
+            progress=self._progress,
         )
 
     def open_breaker(self, name: str, seconds: float = 60.0) -> None:
@@ -149,6 +151,7 @@ class Harness:
             state=self._operations(effects, events),
             guards=[(self._relative(key), field, value or None) for key, field, value in effects.guards],
             steps=self._checkpoints.take([event.unique_id for event in events]),
+            progress=self._progress.take(ids),
         )
 
     def _emitted(self, effects: Effects) -> list[Emitted]:

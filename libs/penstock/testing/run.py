@@ -56,7 +56,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     `ids` are the events it settles: one, or those of a batch. `events` are emitted with the commit,
     `published` at once and whatever the outcome. `state` holds the state operations, such as
     `("HINCRBY", "counts", "new", "1")`, and `guards` what `ctx.state.expect` asked for. `steps` names the steps
-    that really ran; one that was done on an earlier attempt is not among them.
+    that really ran; one that was done on an earlier attempt is not among them. `progress` is what was said with
+    `ctx.progress`, every word of it.
     """
 
     ids: tuple[str, ...]
@@ -66,6 +67,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     state: list[tuple[str, ...]] = []
     guards: list[tuple[str, str, str | None]] = []
     steps: list[str] = []
+    progress: list[tuple[float, str]] = []
 
     @property
     def done(self) -> bool:
