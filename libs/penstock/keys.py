@@ -94,6 +94,11 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}progress"
 
     @property
+    def epoch(self) -> str:
+        """Names the time since which nothing was flushed: positions of another epoch mean nothing."""
+        return f"{self.prefix}epoch"
+
+    @property
     def identity(self) -> str:
         """The secret from which follow the ids of what is sent under a key."""
         return self.state("gateway", "identity")

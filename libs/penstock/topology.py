@@ -20,7 +20,7 @@ Unhandled = Literal["dead", "skip"]
 Kind = Literal["work", "facts"]
 
 
-_TAKEN = ("topology", "breakers", "progress")
+_TAKEN = ("topology", "breakers", "progress", "epoch")
 
 
 class Start(str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -47,16 +48,16 @@ class Port:
 
     def __init__(self, session: aiohttp.ClientSession, port: int, routes: tuple[HttpRoute, ...]) -> None:
         self._session = session
-        self._port = port
+        self.number = port
         self.requests = [
-            (route, method, route.path.partition("{")[0] + ("x" if "{" in route.path else ""))
+            (route, method, re.sub(r"\{\w+\}", "x", route.path))
             for route in routes
             for method in ((route.method, "HEAD") if route.method == "GET" else (route.method,))
         ]
 
     async def __call__(self, method: str, path: str, **headers: str) -> int:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self._session.request(method, f"http://127.0.0.1:{self._port}{path}", headers=names) as answer:
+        async with self._session.request(method, f"http://127.0.0.1:{self.number}{path}", headers=names) as answer:
             return answer.status
 
 

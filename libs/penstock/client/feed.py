@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 import structlog
@@ -24,7 +25,7 @@ _BLOCK_MS = 1_000
 _PATIENCE = 5.0  # seconds that a reply may take beyond that
 _MOST = 500  # entries of one read
 _PAUSE = 0.5  # seconds between tries while Redis is away
-_STATES: dict[str, JobState] = {
+STATES: dict[str, JobState] = {
     "job.started": "running",
     "job.failed": "retrying",
     "job.snoozed": "retrying",
@@ -82,11 +83,31 @@ def _is_of(wanted: str | None, told: str) -> bool:
     return wanted is None or told in ("", wanted)
 
 
+class Listener(Protocol):
+    """Takes all that is read, and not only what is told of jobs that somebody watches."""
+
+    def take(self, key: str, entry_id: str, fields: list[bytes]) -> None:
+        """Take an entry of one of the streams."""
+
+    def take_progress(self, job_id: str, progress: Progress, fields: Mapping[bytes, bytes]) -> None:
+        """Take what the handler of a job says, with the fields that say of which job."""
+
+    def miss(self) -> None:
+        """Take note that entries may have been missed, and that positions are others now."""
+
+
 class Feed:
     """Reads the streams on which it is told what becomes of jobs, from where they end when it starts."""
 
-    def __init__(self, client: AsyncRedis, keys: Keys, streams: Iterable[str]) -> None:
+    def __init__(
+        self, client: AsyncRedis, keys: Keys, streams: Iterable[str], *, listener: Listener | None = None
+    ) -> None:
+        """With a listener it keeps an eye on the epoch too: after FLUSHALL there is another."""
         self._client = client
+        self._listener = listener
+        self._epoch_key = keys.epoch
+        self.epoch = ""
+        self._turn = asyncio.Event()
         self._connection = DedicatedConnection(client)
         self._progress = keys.progress
         self._positions = dict.fromkeys(map(keys.stream, streams), "0-0")
@@ -113,9 +134,10 @@ class Feed:
             redis.exceptions.RedisError: Redis is away.
         """
         async with self._starting:
-            if self._task is None and self._positions:
-                for key in self._positions:
-                    self._positions[key] = await self._end_of(key)
+            if (self._task is None or self._task.done()) and self._positions:
+                if self._listener is not None:
+                    self.epoch = await self._current_epoch()
+                await self._go_to_the_end()
                 self._task = asyncio.create_task(self._run(), name="feed")
 
     async def follow_progress(self) -> None:
@@ -128,25 +150,52 @@ class Feed:
             if self._progress not in self._positions:
                 self._positions[self._progress] = await self._end_of(self._progress)
 
+    def position(self, key: str) -> str:
+        """Return up to which entry of a stream all has been taken."""
+        return self._positions[key]
+
+    async def catch_up(self) -> None:
+        """Return once all is taken that is there now.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        ends = [(key, entry_order(await self._end_of(key))) for key in list(self._positions) if key != self._progress]
+        epoch = self.epoch
+        while self.epoch == epoch and any(entry_order(self._positions[key]) < last for key, last in ends):
+            self._turn.clear()
+            await self._turn.wait()
+
+    async def failure(self) -> BaseException | None:
+        """Return why it has stopped reading, once it has done so by itself."""
+        assert self._task is not None
+        await asyncio.wait([self._task])
+        return None if self._task is None or self._task.cancelled() else self._task.exception()
+
     async def aclose(self) -> None:
-        """Stop reading."""
-        if self._task is not None:
-            await end([self._task])
+        """Stop reading; it may be started again."""
+        task, self._task = self._task, None
+        if task is not None:
+            await end([task])
         await self._connection.disconnect()
 
     async def _run(self) -> None:
         said = ""
         while True:
             try:
-                if said and await self._is_gap():
+                if said and (await self._is_anew() or await self._is_gap()):
                     self._miss()
                 said = ""
                 read = await self._read()
+                if await self._is_anew():
+                    self._miss()
+                    continue
                 for key, entry_id, fields in _merged(read):
-                    self._take(key, entry_id, fields)
                     self._positions[key] = entry_id
+                    self._take(key, entry_id, fields)
                 if any(len(rows) == _MOST for _, rows in read) and await self._is_gap():
                     self._miss()
+                self._turn.set()
             except Exception as error:
                 away = unavailable(error)
                 if away is None:
@@ -171,6 +220,25 @@ class Feed:
         )
         reply = await self._connection.execute_command(*command, timeout=timeout)
         return [(key.decode(), rows) for key, rows in reply or ()]
+
+    async def _current_epoch(self) -> str:
+        epoch: bytes | None = await self._client.get(self._epoch_key)
+        while not epoch:
+            await self._client.set(self._epoch_key, os.urandom(8).hex(), nx=True)
+            epoch = await self._client.get(self._epoch_key)
+        return epoch.decode(errors="replace")
+
+    async def _is_anew(self) -> bool:
+        """Whether all was flushed that had been there; then reading goes on from where the streams end now."""
+        if self._listener is None or (epoch := await self._current_epoch()) == self.epoch:
+            return False
+        self.epoch = epoch
+        await self._go_to_the_end()
+        return True
+
+    async def _go_to_the_end(self) -> None:
+        for key in list(self._positions):
+            self._positions[key] = await self._end_of(key)
 
     async def _end_of(self, key: str) -> str:
         last = await self._client.xrevrange(key, count=1)
@@ -201,7 +269,9 @@ class Feed:
         if key == self._progress:
             self._take_progress(entry_id, entry)
             return
-        state = _STATES.get(entry.get(b"type", b"").decode(errors="replace"))
+        if self._listener is not None:
+            self._listener.take(key, entry_id, fields)
+        state = STATES.get(entry.get(b"type", b"").decode(errors="replace"))
         if state is None or not self._watches:
             return
         try:
@@ -231,11 +301,15 @@ class Feed:
             job_id, source, progress = read_progress(entry_id, entry)
         except ValueError:  # somebody else's words
             return
+        if self._listener is not None:
+            self._listener.take_progress(job_id, progress, entry)
         watch = self._watches.get(job_id)
         if watch is not None:
             watch.tell(progress, source)
 
     def _miss(self) -> None:
+        if self._listener is not None:
+            self._listener.miss()
         for watch in list(self._watches.values()):
             watch.miss()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -47,6 +48,7 @@ class Connection(web.RequestHandler):
         "_send_timer",
         "_served",
         "_server",
+        "on_lost",
         "peer",
         "spare",
         "stuck_since",
@@ -68,6 +70,8 @@ class Connection(web.RequestHandler):
         self._began = 0
         self._busy = False
         self._served = False
+        self.on_lost: Callable[[], None] | None = None
+        """What to call when it has ended."""
         self.peer = ""
         self.spare = False
         """Whether there was no room: only what is vital is answered."""
@@ -97,6 +101,8 @@ class Connection(web.RequestHandler):
         self._reads()
         self._server.gone(self)
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def pause_writing(self) -> None:
         """Start the clock of a client that does not read its answers."""

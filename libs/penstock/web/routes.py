@@ -62,7 +62,7 @@ Endpoint = Callable[[Request], Awaitable[web.StreamResponse]]
 
 
 class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path; a path that ends in `{name}` takes the rest of the address.
+    """One method of one path; `{name}` in it takes what of the address nothing else there is for.
 
     `own_tenant`: the endpoint keeps callers to their tenant by itself. `navigable`: a page that links from elsewhere
     may open. `vital`: answered also when there is no room for anything else.
@@ -108,10 +108,11 @@ class RouteTable:
     def __init__(self, routes: Iterable[HttpRoute]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[str, dict[str, HttpRoute]] = {}
-        self._prefixes: dict[str, dict[str, HttpRoute]] = {}
-        for route in self.routes:
-            prefix, brace, _ = route.path.partition("{")
-            methods = (self._prefixes if brace else self._exact).setdefault(prefix, {})
+        self._open: dict[tuple[str, str], dict[str, HttpRoute]] = {}  # by what is before and behind the braces
+        for route in sorted(self.routes, key=lambda route: route.path.endswith("}")):
+            prefix, brace, behind = route.path.partition("{")
+            suffix = behind.partition("}")[2]
+            methods = self._open.setdefault((prefix, suffix), {}) if brace else self._exact.setdefault(prefix, {})
             methods[route.method] = route
             if route.method == "GET":
                 methods["HEAD"] = route
@@ -131,9 +132,9 @@ class RouteTable:
     def _resolve(self, path: str) -> tuple[Mapping[str, HttpRoute], str]:
         if methods := self._exact.get(path):
             return methods, ""
-        for prefix, methods in self._prefixes.items():
-            if path.startswith(prefix) and len(path) > len(prefix):
-                return methods, _decoded(path[len(prefix) :])
+        for (prefix, suffix), methods in self._open.items():
+            if path.startswith(prefix) and path.endswith(suffix) and len(path) > len(prefix) + len(suffix):
+                return methods, _decoded(path[len(prefix) : len(path) - len(suffix)])
         raise Problem(404, "there is nothing at this address; /openapi.json of the gateway describes what there is")
 
 

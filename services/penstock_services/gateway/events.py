@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from aiohttp import web
 
 from penstock.errors import AmbiguousEvent
 from penstock.jobs.find import find_job
 from penstock.jobs.identities import Identities
+from penstock.jobs.record import Job
 from penstock.keys import INGEST
 from penstock.service.runtime import Runtime
 from penstock.topology import Topology
@@ -62,16 +65,28 @@ class Events:
         return stream
 
     async def _job(self, request: Request) -> web.Response:
-        job_id, tenant = request.rest, request.caller.tenant
-        source = request.query.get("source")
-        try:
-            here = self._runtime
-            job = await find_job(here.redis, here.keys, here.topology, job_id, source=source, tenant=tenant)
-        except AmbiguousEvent as error:
-            raise Problem(409, f"{error} with ?source=") from None
-        if job is None:
-            raise Problem(404, "nothing is known of this job: it never was, or its record has expired")
-        return json({"job_id": job_id, **msgspec.to_builtins(job)})
+        return json(present(request.rest, await asked_job(self._runtime, request)))
+
+
+async def asked_job(runtime: Runtime, request: Request) -> Job:
+    """Return what has become of the job that a request names, if its caller may know.
+
+    Raises:
+        Problem: 404, 409.
+    """
+    source, tenant = request.query.get("source"), request.caller.tenant
+    try:
+        job = await find_job(runtime.redis, runtime.keys, runtime.topology, request.rest, source=source, tenant=tenant)
+    except AmbiguousEvent as error:
+        raise Problem(409, f"{error} with ?source=") from None
+    if job is None:
+        raise Problem(404, "nothing is known of this job: it never was, or its record has expired")
+    return job
+
+
+def present(job_id: str, job: Job) -> dict[str, Any]:
+    """Return a job as it is answered with."""
+    return {"job_id": job_id, **msgspec.to_builtins(job)}
 
 
 def answer(accepted: list[Accepted], content: Accepted | AcceptedBatch) -> web.Response:

@@ -97,6 +97,10 @@ _TAKING = (
     ),
 )
 
+_EVENTS = "text/event-stream"
+_LAST_EVENT_ID = Parameter(
+    name="Last-Event-ID", place="header", description="The last `id` of such a stream: it goes on behind it."
+)
 _TELLING = (
     look(
         "findJob",
@@ -112,6 +116,42 @@ _TELLING = (
                 description="Whose event, where several have the id; an id that the gateway made is one event's.",
             ),
         ),
+    ),
+    Operation(
+        name="followJob",
+        path="/v1/jobs/{job_id}/events",
+        summary="What becomes of a job, as it happens (Server-Sent Events)",
+        description=(
+            "First an event `state` as findJob has it, then its job.* events as messages and `progress`, until `end`. "
+            "With `resync`, what was told before is too old to go on from; `state` follows."
+        ),
+        parameters=(
+            Parameter(name="job_id", place="path", description="The id that its publication answered with."),
+            Parameter(name="source", description="Whose event, where several have the id."),
+            _LAST_EVENT_ID,
+        ),
+        answers={
+            200: answer(str, "The stream.", media_type=_EVENTS),
+            204: Content(description="The job is over, and all of it was told: do not come back.", types={}),
+        },
+        errors=(404, 409, 503),
+    ),
+    Operation(
+        name="followMesh",
+        path="/v1/stream",
+        summary="What happens, as it happens (Server-Sent Events)",
+        description=(
+            "First an event `ready`, then the events of the streams on which work is reported, as messages, and "
+            "`progress` of jobs. After `resync`, look at the state again of whatever you show."
+        ),
+        parameters=(
+            Parameter(name="subject", description="Only what is about this."),
+            Parameter(name="type", description="Only these types, or patterns such as `job.*`, separated by commas."),
+            Parameter(name="tenant", description="Only this tenant's; a client that is bound to one has no other."),
+            _LAST_EVENT_ID,
+        ),
+        answers={200: answer(str, "The stream.", media_type=_EVENTS)},
+        errors=(400, 503),
     ),
     look(
         "listTraces",
