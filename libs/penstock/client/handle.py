@@ -11,7 +11,6 @@ import msgspec
 
 from penstock.errors import InvalidEvent, JobDead, NoRecord, Unavailable
 from penstock.jobs.find import find_dead_letter, find_job, find_record
-from penstock.jobs.find import find_dead_letter, find_job
 from penstock.jobs.progress import Progress, advanced
 from penstock.jobs.record import Job
 from penstock.redis.connection import telling_unavailable

@@ -67,8 +67,6 @@ async def find_record(
         AmbiguousEvent: there are records of several sources, and none was given.
         redis.exceptions.RedisError: Redis is away.
     """
-    records = {name.decode(): decode(record) for name, record in (await client.hgetall(keys.job(job_id))).items()}
-async def _recorded(client: AsyncRedis, keys: Keys, job_id: str, source: str | None, tenant: str | None) -> Job | None:
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.hgetall(keys.job(job_id))
         pipeline.hgetall(keys.progress_of(job_id))
