@@ -26,9 +26,10 @@ assert "topology" in said.getvalue()
         ("import penstock", set()),
         ("from penstock import Reject, Retry, Snooze", set()),
         ("from penstock import Context, Service", {"rich", "structlog", "yaml"}),
+        ("import penstock.asgi", HEAVY - {"aiohttp", "jinja2", "typer", "uvloop"}),
         (HELP, {"rich", "typer"}),
     ],
-    ids=["import penstock", "outcomes and retries", "a service", "penstock --help"],
+    ids=["import penstock", "outcomes and retries", "a service", "over ASGI", "penstock --help"],
 )
 def test_nothing_heavy_is_imported(code: str, needed: set[str]) -> None:
     printing = f"{code}\nimport sys\nprint(*sys.modules)"

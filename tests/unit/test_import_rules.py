@@ -20,6 +20,7 @@ FLOORS = (
         "config",
         "errors",
         "event",
+        "extras",
         "keys",
         "matchers",
         "models",
@@ -29,6 +30,7 @@ FLOORS = (
         "retry",
         "schemas",
         "settings",
+        "single_flight",
         "tasks",
         "text",
         "times",
@@ -40,7 +42,8 @@ FLOORS = (
     {"client", "traces"},
     {"mesh", "service", "sync"},
     {"web"},
-    {"cli", "testing"},
+    {"asgi"},
+    {"cli", "fastapi", "flask", "testing"},
 )
 ROOT = Path(__file__).parents[2]
 

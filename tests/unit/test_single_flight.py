@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from penstock.web.single_flight import SingleFlight
+from penstock.single_flight import SingleFlight
 
 
 class Looks:

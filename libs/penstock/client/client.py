@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -26,7 +25,7 @@ from penstock.spool.spooling import Spooling
 from penstock.streams.durability import check_durability
 from penstock.streams.publish import Deduplication, Published, Publisher
 from penstock.streams.running_topology import stored
-from penstock.telemetry.current import current
+from penstock.telemetry.current import Parent, parent
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.setup import telemetry
 from penstock.telemetry.spans import Span, send_span
@@ -78,7 +77,8 @@ class Penstock:
         self._topology = topology
         self._source = source
         self._stack = contextlib.AsyncExitStack()
-        self._telemetry = Measures()
+        self.telemetry = Measures()
+        """Where it counts what it does; spans go there too, while it is open."""
         self._is_open = False
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -122,7 +122,7 @@ class Penstock:
             ConfigurationError: nobody has kept a topology there, or Redis does not give the durability asked for.
         """
         async with contextlib.AsyncExitStack() as stack:
-            self._telemetry = stack.enter_context(telemetry(self._source, redis_url(self._settings)))
+            self.telemetry = stack.enter_context(telemetry(self._source, redis_url(self._settings)))
             lanes = Lanes(redis_url(self._settings), name=f"penstock-client-{self._source}")
             stack.push_async_callback(lanes.aclose)
             self.redis: AsyncRedis = lanes.client()
@@ -169,6 +169,11 @@ class Penstock:
         return self._topology
 
     @property
+    def spools(self) -> bool:
+        """Whether it keeps on local disk what Redis cannot take."""
+        return self._publisher.spooling is not None
+
+    @property
     def is_told(self) -> bool:
         """Whether it is told on a stream what becomes of jobs."""
         return all(self.topology.reports(stream) for stream in self.topology.work)
@@ -199,11 +204,11 @@ class Penstock:
             InvalidEvent: the data cannot be written as JSON, or another attribute is senseless.
             DuplicateConflict: the idempotency key was used for another type or other data.
         """
-        stream = self._work_stream(stream)
+        stream = self.stream_for(stream)
         text = encode_data(data)
         event_id, once = await self._identify(idempotency_key, [type, text])
         outgoing = self._outgoing(
-            stream, type, text, event_id, subject=subject, tenant=tenant, extra=extra, delay=_delay(delay, at)
+            stream, type, text, event_id, subject=subject, tenant=tenant, extra=extra, delay=delay_of(delay, at)
         )
         with self._sending():
             published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
@@ -220,7 +225,7 @@ class Penstock:
         alone: list[int] = []
         for index, job in enumerate(given):
             if job.idempotency_key is None and job.delay is None and job.at is None:
-                plain.setdefault(self._work_stream(job.stream), []).append(index)
+                plain.setdefault(self.stream_for(job.stream), []).append(index)
             else:
                 alone.append(index)
         if any(job.idempotency_key is not None for job in given):  # those with a key must not fall behind the others
@@ -269,16 +274,40 @@ class Penstock:
             InvalidEvent: as for `submit`.
             DuplicateConflict: as for `submit`.
         """
-        self._check_stream(stream)
+        self.check_stream(stream)
         text = encode_data(data)
         made, once = await self._identify(idempotency_key, [stream, type, text])
+        chosen, wait = event_id or made, delay_of(delay, at)
+        await self.send(stream, type, text, chosen, subject=subject, tenant=tenant, extra=extra, delay=wait, once=once)
+        return chosen
+
+    async def send(
+        self,
+        stream: str,
+        type: str,  # noqa: A002 - the attribute's name
+        data: str,
+        event_id: str,
+        *,
+        subject: str | None,
+        tenant: str | None,
+        extra: Mapping[str, str] | None,
+        delay: float,
+        once: Sequence[Deduplication],
+    ) -> Published:
+        """Publish an event whose data is JSON already, unless one of `once` has seen it. The rest is as for `submit`.
+
+        Raises:
+            Unavailable: as for `submit`.
+            InvalidEvent: as for `submit`.
+            DuplicateConflict: as for `submit`.
+        """
         outgoing = self._outgoing(
-            stream, type, text, event_id or made, subject=subject, tenant=tenant, extra=extra, delay=_delay(delay, at)
+            stream, type, data, event_id, subject=subject, tenant=tenant, extra=extra, delay=delay
         )
         with self._sending():
             published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
         self._sent(outgoing, published)
-        return outgoing.event_id
+        return published
 
     def job(self, job_id: str, *, source: str | None = None) -> JobHandle:
         """Return the handle of a job that was submitted before, here or elsewhere; `source` tells which of that id."""
@@ -306,14 +335,19 @@ class Penstock:
             await self._feed.follow_progress()
             await self._feed.start()
 
-    def _work_stream(self, stream: str | None) -> str:
+    def stream_for(self, stream: str | None) -> str:
+        """Return the stream that jobs go to if `stream` is said.
+
+        Raises:
+            ConfigurationError: there is no such stream, it carries no work, or it must be said which.
+        """
         work = self.topology.work
         if stream is None:
             others = [name for name in work if name != INGEST]
             if INGEST not in work and len(others) != 1:
                 raise ConfigurationError(f"submit: say which stream: {', '.join(others) or 'none'} carry work")
             return INGEST if INGEST in work else others[0]
-        self._check_stream(stream)
+        self.check_stream(stream)
         if stream not in work:
             raise ConfigurationError(
                 f"submit: {stream} carries facts, so nobody would do the job; declare kind: work in streams.yaml, or "
@@ -321,7 +355,12 @@ class Penstock:
             )
         return stream
 
-    def _check_stream(self, stream: str) -> None:
+    def check_stream(self, stream: str) -> None:
+        """Refuse a stream that there is not.
+
+        Raises:
+            ConfigurationError: with those that there are.
+        """
         if stream not in self.topology.streams:
             known = ", ".join(self.topology.streams)
             raise ConfigurationError(f"streams.yaml has no stream {stream} (it has {known})")
@@ -354,9 +393,8 @@ class Penstock:
         """Return an event of the caller's trace, ready to be published, and have what is told of it kept."""
         if not type:
             raise InvalidEvent("the event has no type")
-        trace = caller_trace() or TraceContext.new()
-        if not trace.span_id:
-            trace = self._telemetry.begin(trace)
+        above = parent() or Parent(TraceContext.new())
+        trace = above.trace if above.trace.span_id else self.telemetry.begin(above.trace)
         sent = send_span(trace, stream, event_id) if trace.sampled else None
         fields = encode(
             type,
@@ -368,6 +406,7 @@ class Penstock:
             subject=subject,
             tenant=tenant,
             traceparent=(trace.child() if sent is None else sent.context).traceparent,
+            tracestate=above.tracestate,
             extra=extra,
         )
         watch = self._feed.watch(event_id) if self._feed.is_running else None
@@ -392,10 +431,10 @@ class Penstock:
     def _sent(self, outgoing: _Outgoing, published: Published) -> None:
         if published.duplicate:
             return
-        self._telemetry.sent(1, stream=outgoing.stream)
+        self.telemetry.sent(1, stream=outgoing.stream)
         if outgoing.span is not None:
             outgoing.span.end = time.time_ns()
-            self._telemetry.record(outgoing.span)
+            self.telemetry.record(outgoing.span)
 
     async def _make_publisher(self) -> Publisher:
         settings = self._settings
@@ -429,21 +468,7 @@ class Penstock:
         return running
 
 
-def caller_trace() -> TraceContext | None:
-    """Return the trace that the code which is running belongs to: a handler's, or a span of OpenTelemetry's."""
-    running = current.get()
-    if running is not None:
-        return running.trace
-    otel = sys.modules.get("opentelemetry.trace")  # whoever has a span has imported it
-    if otel is None:
-        return None
-    context = otel.get_current_span().get_span_context()
-    if not context.is_valid:
-        return None
-    return TraceContext(f"{context.trace_id:032x}", f"{context.span_id:016x}", f"{int(context.trace_flags):02x}")
-
-
-def _delay(delay: float | None, at: datetime | str | None) -> float:
+def delay_of(delay: float | None, at: datetime | str | None) -> float:
     """Return the seconds until an event is due.
 
     Raises:

@@ -13,9 +13,9 @@ from penstock.keys import Keys
 from penstock.mesh.health import breakers_health, dlq_health
 from penstock.redis.connection import AsyncRedis
 from penstock.service.runtime import Runtime
+from penstock.single_flight import SingleFlight
 from penstock.web.problems import Problem
 from penstock.web.routes import Endpoint, HttpRoute, Request, get, json
-from penstock.web.single_flight import SingleFlight
 
 HEALTH: dict[str, Callable[[AsyncRedis, Keys], Awaitable[object]]] = {
     "/health/circuit-breakers": breakers_health,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import web
 
 from penstock.errors import Unavailable
 from penstock.web.openapi import PROBLEM, ProblemDetails
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 _COME_BACK = "2"  # seconds; about what a restart or failover of Redis takes
 
@@ -31,6 +34,8 @@ class Problem(Exception):
 
     def response(self) -> web.Response:
         """Return the answer."""
+        from aiohttp import web  # noqa: PLC0415 - what answers over ASGI has no need of it
+
         return web.Response(status=self.status, body=self.body, headers=self.headers, content_type=PROBLEM)
 
     def raw(self) -> bytes:

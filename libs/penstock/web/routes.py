@@ -9,12 +9,12 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
+from penstock.telemetry.server_spans import ServerSpan
 from penstock.web import body
 from penstock.web.clients import Caller
 from penstock.web.limits import Limits
 from penstock.web.problems import Problem
 from penstock.web.scopes import Scope
-from penstock.web.spans import ServerSpan
 
 
 class Request(msgspec.Struct, frozen=True):

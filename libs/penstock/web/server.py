@@ -17,6 +17,7 @@ from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
 from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import is_loopback
+from penstock.telemetry.server_spans import ServerSpan, record_unread
 from penstock.web.access import Access, AccessPolicy
 from penstock.web.clients import Clients
 from penstock.web.connections import SEND_BUFFER, SPARE, Connection
@@ -24,7 +25,7 @@ from penstock.web.health import common_routes
 from penstock.web.limits import Limits
 from penstock.web.problems import Problem, away, overloaded
 from penstock.web.routes import HttpRoute, Request, RouteTable
-from penstock.web.spans import ServerSpan, record_unread
+from penstock.web.spans import server_span
 
 _QUEUE = 1024  # connections that the kernel holds for us
 _log = structlog.get_logger("penstock.http")
@@ -159,7 +160,7 @@ class Server(web.Server):
 
     async def answer(self, request: web.BaseRequest, *, spare: bool = False) -> web.StreamResponse:
         """Answer a request; every failure becomes a problem document, and every answer ends its span."""
-        span = ServerSpan(self._telemetry, request)
+        span = server_span(self._telemetry, request)
         try:
             route, rest = self._find(request, span, spare=spare)
             caller = self._access.admit(request, route.scope, own_tenant=route.own_tenant)

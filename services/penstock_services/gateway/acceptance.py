@@ -20,10 +20,10 @@ from penstock.event import encode
 from penstock.jobs.identities import Identities
 from penstock.streams.publish import Deduplication, DuplicateConflict, Published, Publisher
 from penstock.telemetry.measures import Measures
+from penstock.telemetry.server_spans import ServerSpan
 from penstock.telemetry.spans import messaging, span
 from penstock.trace_context import LINKS, TraceContext
 from penstock.web.problems import Problem
-from penstock.web.spans import ServerSpan
 
 SENDER_ID, DELIVERY = "sender_id", "delivery"
 RESERVED = frozenset({SENDER_ID, DELIVERY, LINKS, "attempt"})

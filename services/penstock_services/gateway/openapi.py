@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from penstock.jobs.record import Job
+from penstock.mesh.status import MeshStatus, MeshWindows, OpenAlerts
 from penstock.settings import Settings
 from penstock.traces import Trace, TraceList
 from penstock.web.common import COMMON
@@ -14,7 +15,6 @@ from penstock.web.openapi import JSON, TEXT, Api, Content, Operation, Parameter,
 from penstock_services.gateway import cloudevents
 from penstock_services.gateway.acceptance import Accepted, AcceptedBatch
 from penstock_services.gateway.cloudevents import CloudEvent
-from penstock_services.gateway.orchestrator import MeshStatus, MeshWindows, OpenAlerts
 from penstock_services.gateway.submission import MOST_EVENTS, Submission
 
 _NOT_TAKEN = (400, 408, 413, 415, 422, 429, 503)

@@ -18,9 +18,9 @@ from penstock.topology import Topology
 from penstock.web.limits import Limits
 from penstock.web.routes import HttpRoute, Request, get
 from penstock.web.server import Server
+from penstock_services.gateway import orchestrator
 from penstock_services.gateway.events import NAME, Events, publishable
 from penstock_services.gateway.live import LiveRoutes
-from penstock_services.gateway.orchestrator import Orchestrator
 from penstock_services.gateway.sources import WebhookSource
 from penstock_services.gateway.sources import sources as webhook_sources
 from penstock_services.gateway.traces import TracePages
@@ -88,7 +88,7 @@ def routes(
         *LiveRoutes(runtime).routes,
         *Webhooks(runtime, identities, upstream, sources).routes,
         *TracePages(runtime).routes,
-        *Orchestrator(runtime).routes,
+        *orchestrator.routes(runtime),
         get("/openapi.json", describe),
         get("/readyz", upstream.answer_ready, scope="public", vital=True),
     ]

@@ -1,0 +1,28 @@
+"""ASGI in types (https://asgi.readthedocs.io/en/latest/specs/main.html), and what is read of a scope."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from penstock.client.client import Penstock
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+STATE = "mesh"
+"""Where a lifespan puts the client: the name in the state of the application and of each request."""
+
+
+def client_of(scope: Scope) -> Penstock | None:
+    """Return the client that a lifespan has opened, None if there is none."""
+    found = (scope.get("state") or {}).get(STATE)
+    return found if isinstance(found, Penstock) else None
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the first header of a name, which is in lower case."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
