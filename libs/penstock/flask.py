@@ -20,7 +20,6 @@ from penstock import sync
 from penstock.errors import Unavailable
 from penstock.extras import extra
 from penstock.telemetry.current import Parent, request
-from penstock.trace_context import TraceContext
 from penstock.web.openapi import PROBLEM
 from penstock.web.problems import away
 
@@ -64,8 +63,8 @@ class Penstock:
 
 
 def _begin() -> None:
-    sender = TraceContext.parse(flask.request.headers.get("traceparent"))
-    request.set(Parent(sender, flask.request.headers.get("tracestate")) if sender else None)
+    headers = flask.request.headers
+    request.set(Parent.of(headers.get("traceparent"), headers.get("tracestate")))
 
 
 def _end(_: BaseException | None) -> None:

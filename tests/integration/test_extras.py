@@ -22,7 +22,7 @@ def run(code: str, *hidden: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["fastapi", "flask"])
+@pytest.mark.parametrize("name", ["django", "fastapi", "flask"])
 def test_a_module_without_its_framework_says_what_to_install(name: str) -> None:
     said = run(f"import penstock.{name}", name).splitlines()[-1]
 

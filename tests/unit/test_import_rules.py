@@ -43,7 +43,7 @@ FLOORS = (
     {"mesh", "service", "sync"},
     {"web"},
     {"asgi"},
-    {"cli", "fastapi", "flask", "testing"},
+    {"cli", "django", "fastapi", "flask", "testing"},
 )
 ROOT = Path(__file__).parents[2]
 

@@ -30,6 +30,12 @@ class Parent(msgspec.Struct, frozen=True):
     trace: TraceContext
     tracestate: str | None = None
 
+    @classmethod
+    def of(cls, traceparent: str | None, tracestate: str | None) -> Parent | None:
+        """Return what a sender says in its headers; None if it names no trace."""
+        trace = TraceContext.parse(traceparent)
+        return cls(trace, tracestate if tracestate and tracestate.isascii() else None) if trace else None
+
 
 current: ContextVar[InHand | None] = ContextVar("penstock_current", default=None)
 request: ContextVar[Parent | None] = ContextVar("penstock_request", default=None)
