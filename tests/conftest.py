@@ -18,7 +18,7 @@ ABOVE_THE_SERVER = (
     "test_cli_",
     "test_alerts_",
     "test_asgi",
-    "test_fastapi",
+    "test_fastapi",  # and the shop that is an example
     "test_flask",
     "test_django",
     "test_frameworks_page",
