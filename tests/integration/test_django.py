@@ -250,14 +250,14 @@ def test_an_event_may_be_due_later(raw: Any) -> None:
         ({"data": float("nan")}, "it holds nan"),
         ({"subject": 7}, "subject must be text"),
         ({"delay": 1.0, "at": "2030-01-01T00:00:00Z"}, "give one of them"),
+        ({"delay": -1.0}, "delay is 0 to"),
+        ({"type": ""}, "no type"),
     ],
 )
 def test_what_is_senseless_is_told_within_the_transaction(given: dict[str, Any], why: str) -> None:
-    with pytest.raises(InvalidEvent, match=why):
-        submit_in_transaction("order.placed", **given)
-    if "data" in given:
+    for call in (submit_in_transaction, submit_on_commit):
         with pytest.raises(InvalidEvent, match=why):
-            submit_on_commit("order.placed", **given)
+            call(**{"type": "order.placed", **given})
     assert not OutboxEvent.objects.exists()
 
 

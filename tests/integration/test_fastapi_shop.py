@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import running_chromium, tab
 from tests.hands import fields_of
 from tests.processes import ROOT, eventually, service_process
 from tests.servers import Server
@@ -69,6 +70,21 @@ def test_an_order_is_taken_and_its_receipt_shown(site: Site, own_server: Server)
     assert status["services"] == [{"name": "shop", "alive": True, "processes": 1}]
     with own_server.client() as raw:
         assert {entry["source"] for entry in fields_of(raw, "orders")} == {"shop-web"}
+
+
+async def test_the_page_shows_the_progress_of_an_order(site: Site, tmp_path: Path) -> None:
+    with running_chromium(tmp_path) as port:
+        async with tab(port) as browser:
+            await browser.open(f"http://127.0.0.1:{site.port}/")
+            await browser.until("document.querySelector('button')")
+            for total in (30, 0):
+                await browser.run(
+                    f"document.querySelector('input').value = {total}, document.querySelector('button').click()"
+                )
+            await browser.until("document.querySelector('#orders').innerText.includes('30: completed')")
+            await browser.until(
+                "document.querySelector('#orders').innerText.includes('0: dead there is nothing to pay')"
+            )
 
 
 def test_a_worker_is_killed_and_no_order_is_lost_or_doubled(site: Site, own_server: Server) -> None:

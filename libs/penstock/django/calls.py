@@ -13,9 +13,11 @@ from django.apps import apps
 from django.db import transaction
 
 from penstock.client.client import NewJob, delay_of
+from penstock.errors import InvalidEvent
 from penstock.event import encode, encode_data
 from penstock.sync import Penstock
 from penstock.telemetry.current import parent
+from penstock.times import check_delay
 
 
 def mesh() -> Penstock:
@@ -48,10 +50,11 @@ def submit_on_commit(
     as for `penstock.Penstock.submit`.
 
     Raises:
-        InvalidEvent: the data cannot be written as JSON.
+        InvalidEvent: the data cannot be written as JSON, or another attribute is senseless.
     """
-    text = msgspec.Raw(encode_data(data).encode())  # as it is now, whatever becomes of it until the commit
-    job = NewJob(type, text, stream, subject, tenant, idempotency_key, delay, at, extra)
+    text, _ = _checked(type, data, subject=subject, tenant=tenant, extra=extra, delay=delay, at=at)
+    # The data is as it is now, whatever becomes of it until the commit.
+    job = NewJob(type, msgspec.Raw(text.encode()), stream, subject, tenant, idempotency_key, delay, at, extra)
     context = contextvars.copy_context()
 
     def submit() -> None:
@@ -83,9 +86,7 @@ def submit_in_transaction(
     """
     from penstock.django.models import OutboxEvent  # noqa: PLC0415 - models are there once all apps are
 
-    text = encode_data(data)
-    encode(type, text, subject=subject, tenant=tenant, extra=extra)  # what is no text is told here, not to the relay
-    wait = delay_of(delay, at)
+    text, wait = _checked(type, data, subject=subject, tenant=tenant, extra=extra, delay=delay, at=at)
     above = parent()
     row = OutboxEvent(
         type=type,
@@ -101,3 +102,32 @@ def submit_in_transaction(
     row.save(using=using, force_insert=True)
     event_id: str = row.event_id
     return event_id
+
+
+def _checked(
+    type: str,  # noqa: A002 - the attribute's name
+    data: Any,
+    *,
+    subject: str | None,
+    tenant: str | None,
+    extra: Mapping[str, str] | None,
+    delay: float | None,
+    at: datetime | str | None,
+) -> tuple[str, float]:
+    """Return the data as JSON, and the seconds to wait.
+
+    What is senseless is told here, to whoever wrote it, and not once the transaction is committed.
+
+    Raises:
+        InvalidEvent: with what is wrong.
+    """
+    if not type:
+        raise InvalidEvent("the event has no type")
+    text = encode_data(data)
+    encode(type, text, subject=subject, tenant=tenant, extra=extra)
+    wait = delay_of(delay, at)
+    try:
+        check_delay("delay", wait)
+    except ValueError as error:
+        raise InvalidEvent(str(error)) from None
+    return text, wait
