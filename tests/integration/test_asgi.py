@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from penstock.telemetry.current import request
+from penstock import Penstock
+from penstock.asgi import Lifespan, TraceMiddleware
+from penstock.telemetry.current import parent
+from penstock.topology import parse
 from tests.hands import fields_of
-from tests.integration.asgi_apps import MESH
+from tests.integration.asgi_apps import MESH, bare, lively
 from tests.otlp import ReceivedSpan, Receiver, otlp_receiver
 from tests.processes import eventually
 from tests.servers import Server
@@ -160,5 +165,43 @@ def test_a_start_that_fails_says_why(server: Server, folder: Path, env: dict[str
     assert "Traceback" not in (folder / "log").read_text()
 
 
-def test_the_trace_of_a_request_ends_with_it() -> None:
-    assert request.get() is None
+@pytest.mark.parametrize("path", ["/fine", "/wrong"])
+async def test_the_trace_of_a_request_ends_with_it(path: str) -> None:
+    seen: list[str] = []
+
+    async def site(scope: Any, _: Any, __: Any) -> None:
+        now = parent()
+        assert now is not None
+        seen.append(now.trace.trace_id)
+        if scope["path"] == "/wrong":
+            raise ValueError("this is wrong")
+
+    headers = [(name.encode(), value.encode()) for name, value in SENDER.items()]
+    with contextlib.suppress(ValueError):  # as a test client would, within one task
+        await TraceMiddleware(site)({"type": "http", "path": path, "headers": headers}, Mock(), Mock())
+
+    assert (seen, parent()) == ([TRACE], None)
+
+
+@pytest.mark.parametrize("inner", [lively, bare], ids=["with a lifespan of its own", "without one"])
+async def test_the_server_is_told_that_all_is_over_once_the_client_is_closed(server: Server, inner: Any) -> None:
+    said: list[str] = []
+    meshes: list[Penstock] = []
+    words = iter(["lifespan.startup", "lifespan.shutdown"])
+    scope: dict[str, Any] = {"type": "lifespan", "state": {}}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(words)}
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+        meshes.append(scope["state"]["mesh"])
+        if said == ["lifespan.startup.complete"]:
+            assert meshes[0].topology.work == ["orders"]
+        else:
+            with pytest.raises(RuntimeError, match="not open"):
+                _ = meshes[0].topology
+
+    await Lifespan(inner, url=server.url, topology=parse(MESH))(scope, receive, send)
+
+    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
