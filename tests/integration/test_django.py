@@ -28,6 +28,7 @@ from penstock.client.outbox import DELETED, KEPT  # noqa: E402
 from penstock.django import mesh, submit_in_transaction, submit_on_commit  # noqa: E402
 from penstock.django.models import OutboxEvent  # noqa: E402
 from penstock.django.relay import Relay  # noqa: E402
+from penstock.telemetry.current import parent  # noqa: E402
 from tests.command_line import environment  # noqa: E402
 from tests.hands import fields_of  # noqa: E402
 from tests.integration.django_shop.models import Order  # noqa: E402
@@ -100,6 +101,7 @@ def fill(count: int) -> None:
 def test_a_job_goes_with_its_transaction_or_not_at_all(raw: Any) -> None:
     client = Client(raise_request_exception=False)
     placed = client.get("/place?price=7", headers=SENDER)
+    assert parent() is None  # a thread answers one request after the other
     assert client.get("/place?price=-1").status_code == 500
     assert (Order.objects.count(), OutboxEvent.objects.count(), raw.exists("orders")) == (1, 1, 0)
 

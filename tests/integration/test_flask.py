@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 
 from penstock.flask import Penstock
 from penstock.sync import Penstock as SyncPenstock
+from penstock.telemetry.current import parent
 from penstock.topology import parse
 from tests.hands import fields_of
 from tests.integration.test_asgi import SENDER, TRACE
@@ -46,9 +47,10 @@ def client(server: Server) -> Iterator[FlaskClient]:
 
 
 def test_what_a_request_submits_is_of_its_senders_trace_and_of_no_other(client: FlaskClient, raw: Any) -> None:
-    answers = [
-        client.post("/orders", json={"price": 7}, headers=headers) for headers in (SENDER, {}, {"traceparent": "x"})
-    ]
+    answers = []
+    for headers in (SENDER, {}, {"traceparent": "x"}):
+        answers += [client.post("/orders", json={"price": 7}, headers=headers)]
+        assert parent() is None  # a thread answers one request after the other
 
     assert [answer.status_code for answer in answers] == [202] * 3
     entries = fields_of(raw, "orders")
