@@ -23,7 +23,7 @@ from django.test import Client
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.integration.django_shop.settings"
 django.setup()
 
-from penstock import InvalidEvent  # noqa: E402
+from penstock import ConfigurationError, InvalidEvent  # noqa: E402
 from penstock.client.outbox import DELETED, KEPT  # noqa: E402
 from penstock.django import mesh, submit_in_transaction, submit_on_commit  # noqa: E402
 from penstock.django.models import OutboxEvent  # noqa: E402
@@ -52,7 +52,8 @@ def shop(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     config = apps.get_app_config("penstock")
-    config.__dict__.pop("mesh", None)
+    for name in ("mesh", "relay_mesh"):
+        config.__dict__.pop(name, None)
     connection.close()
     connection.settings_dict["NAME"] = env["SHOP_DATABASE"]
     call_command("migrate", run_syncdb=True, verbosity=0)
@@ -60,6 +61,7 @@ def shop(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield env | {"DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"], "PYTHONPATH": str(ROOT)}
     finally:
         mesh().close()
+        config.relay_mesh.close()
         connection.close()
 
 
@@ -156,6 +158,24 @@ def test_while_redis_is_away_requests_go_on_and_the_outbox_keeps_jobs(
         with own_server.client() as raw:
             assert prices(raw) == [7]  # of `place`; that of `after` is lost, as its docstring says
         assert Order.objects.count() == 2
+
+
+def test_what_the_outbox_has_is_never_spooled(
+    own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_SPOOL_DIR", str(tmp_path / "spool"))
+    with shop(own_server, tmp_path, monkeypatch):
+        own_server.kill()
+        fill(3)
+        with pytest.raises(CommandError, match="Redis is unavailable"):
+            call_command("penstock_relay", "--once")
+        assert OutboxEvent.objects.count() == 3
+        with pytest.raises(ConfigurationError, match="never to a spool"):
+            Relay(mesh()).turn()
+        own_server.restart()
+        call_command("penstock_relay", "--once")
+        with own_server.client() as raw:
+            assert (prices(raw), OutboxEvent.objects.count()) == ([0, 1, 2], 0)
 
 
 STEPS = [

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
+import msgspec
 from django.apps import AppConfig
 from django.conf import settings
 
+from penstock.settings import Settings
 from penstock.sync import Penstock
 
 
@@ -25,4 +28,19 @@ class PenstockConfig(AppConfig):
         Raises:
             ConfigurationError: the setting, the environment or streams.yaml is wrong.
         """
-        return Penstock.connect(**{"source": "django", **getattr(settings, "PENSTOCK", {})})
+        return Penstock.connect(**self._given)
+
+    @cached_property
+    def relay_mesh(self) -> Penstock:
+        """The client of the relay: it has no spool, since the outbox is one, and its rows go only once Redis has them.
+
+        Raises:
+            ConfigurationError: as for `mesh`.
+        """
+        given = self._given
+        own = given.get("settings") or Settings.from_env()
+        return Penstock.connect(**{**given, "settings": msgspec.structs.replace(own, spool_dir=None)})
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {"source": "django", **getattr(settings, "PENSTOCK", {})}

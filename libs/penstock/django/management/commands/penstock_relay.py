@@ -7,12 +7,13 @@ import threading
 from typing import Any
 
 import structlog
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, close_old_connections
 
-from penstock.django.calls import mesh
 from penstock.django.relay import Relay
 from penstock.errors import Unavailable
+from penstock.sync import Penstock
 
 _PAUSE = 1.0  # seconds while Redis or the database is away
 _log = structlog.get_logger("penstock.relay")
@@ -32,7 +33,8 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, database: str, interval: float, once: bool, refused: bool, **__: Any) -> None:
         """Run it."""
-        relay = Relay(mesh(), using=database)
+        mesh: Penstock = apps.get_app_config("penstock").relay_mesh
+        relay = Relay(mesh, using=database)
         if refused:
             self.stdout.write(f"{relay.take_again()} events are tried again")
         if once:
@@ -47,7 +49,7 @@ class Command(BaseCommand):
             pause = _turn(relay, interval)
             if pause:
                 stopping.wait(pause)
-        mesh().close()
+        mesh.close()
 
     def _empty(self, relay: Relay) -> None:
         try:
