@@ -42,13 +42,16 @@ services:
 class Mesh:
     """One mesh in one folder; it can be started there again and again."""
 
-    def __init__(self, folder: Path, topology: str = TOPOLOGY, **env: str) -> None:
+    def __init__(self, folder: Path, topology: str | None = TOPOLOGY, *, cwd: Path = ROOT, **env: str) -> None:
+        """Write `topology` into the folder, unless it has one of its own, and run commands from `cwd`."""
         self.folder = folder
+        self.cwd = cwd
         self.redis_port, self.gateway_port = free_port(), free_port()
         self.server = ""  # the start of the name of the server that it should run
         self.log = folder / "up.log"
         file = folder / "streams.yaml"
-        file.write_text(topology)
+        if topology is not None:
+            file.write_text(topology)
         self.env = environment(
             PENSTOCK_TOPOLOGY=str(file),
             PENSTOCK_DATA_DIR=str(folder / "data"),
@@ -65,7 +68,7 @@ class Mesh:
         with self.log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "penstock", "up"],
-                cwd=ROOT,
+                cwd=self.cwd,
                 env=self.env | env,
                 stdin=subprocess.DEVNULL,
                 stdout=terminal or output,
@@ -87,7 +90,7 @@ class Mesh:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command with the same settings."""
-        return run(["penstock", *arguments], env=self.env, timeout=90)
+        return run(["penstock", *arguments], env=self.env, cwd=self.cwd, timeout=90)
 
     def says(self, text: str, *, times: int = 1) -> None:
         """Wait until it has printed `text` so often."""

@@ -23,6 +23,10 @@ COMMANDS = {
         "penstock.cli.up.command:up",
         "Start Redis and every service of streams.yaml, each as its own process, until Ctrl-C.",
     ),
+    "init": Command(
+        "penstock.cli.init.command:init",
+        "Make a folder with a small working project: a service, its streams.yaml, a test, a compose file.",
+    ),
     "run": Command("penstock.cli.run:run", "Run one service until SIGTERM or Ctrl-C."),
     "emit": Command("penstock.cli.emit:emit", "Publish one event and print its id."),
     "status": Command("penstock.cli.status:status", "Show each stream's length and how each group stands with it."),

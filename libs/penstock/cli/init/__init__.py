@@ -1,0 +1,1 @@
+"""`penstock init`: a small working project to begin with."""
