@@ -28,6 +28,7 @@ ABOVE_THE_SERVER = (
     "test_traces",
     "test_examples",
     "test_readme",
+    "test_testing_",
     "test_wheel",
 )
 

@@ -29,9 +29,10 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / str(request.param)
 
 
-def test_its_test_passes(project: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--penstock-redis"]], ids=["in memory", "on a server"])
+def test_its_test_passes(project: Path, options: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error"],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", *options],
         cwd=project,
         env=environment(),
         capture_output=True,

@@ -9,6 +9,7 @@ import pytest
 
 from penstock import BatchContext, Context, Event
 from penstock.service.effects import State
+from penstock.testing import Mesh
 from penstock.topology import parse
 from tests.processes import ROOT
 
@@ -33,7 +34,7 @@ def test_its_code_makes_a_service(code: dict[str, Any]) -> None:
 
 
 async def test_its_test_passes(code: dict[str, Any]) -> None:
-    await code["test_an_order_leads_to_an_invoice"]()
+    await code["test_an_order_leads_to_an_invoice"](Mesh(None))
 
 
 @pytest.mark.parametrize("kind", [Context, BatchContext, State])

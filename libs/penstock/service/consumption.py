@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
@@ -15,8 +17,10 @@ from penstock.service.app import Service
 from penstock.service.chores import named, scheduled, trimming
 from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
+from penstock.service.execute import Concluded
 from penstock.service.intake import Intake
 from penstock.service.progress import ProgressWriter
+from penstock.service.process import Work
 from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime
@@ -34,13 +38,24 @@ _LAST_WORDS = 3.0  # seconds each: for the last commits, for handing back, and f
 _log = structlog.get_logger("penstock.service")
 
 
+class Observer(Protocol):
+    """Who looks on from within the process: `penstock.testing`."""
+
+    def scope(self, scope: Scope) -> Scope:
+        """Return what contexts shall share instead."""
+
+    def settled(self, works: Sequence[Work], concluded: Concluded) -> None:
+        """Hear what became of entries, once it is committed."""
+
+
 class Consumption:
     """The part of a service that reads: everything one process runs for its consumer group."""
 
-    def __init__(self, service: Service, runtime: Runtime, spec: ServiceSpec) -> None:
+    def __init__(self, service: Service, runtime: Runtime, spec: ServiceSpec, observer: Observer | None = None) -> None:
         self._service = service
         self._runtime = runtime
         self._spec = spec
+        self._observer = observer
         self._group = service.name
         self._consumer = runtime.consumer
         self._sources = sources_of(runtime.keys, self._group, list(spec.consumes))
@@ -112,6 +127,7 @@ class Consumption:
             client=self._runtime.redis,
             committer=committer,
             runs=runs,
+            observe=self._observer.settled if self._observer else None,
         )
 
     @property
@@ -175,7 +191,7 @@ class Consumption:
         checkpoints: Checkpoints = NoCheckpoints()
         if settings.checkpoint_enabled:
             checkpoints = RedisCheckpoints(runtime.redis, runtime.keys, group=self._group, ttl=settings.checkpoint_ttl)
-        return Scope(
+        scope = Scope(
             service=self._group,
             keys=runtime.keys,
             publishes=frozenset(self._spec.publishes),
@@ -186,6 +202,7 @@ class Consumption:
             telemetry=runtime.telemetry,
             progress=progress,
         )
+        return self._observer.scope(scope) if self._observer else scope
 
     def _committer(self, promoter: Promoter) -> Committer:
         runtime = self._runtime

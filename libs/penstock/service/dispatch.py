@@ -11,7 +11,7 @@ from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.service.effects import Scope
 from penstock.service.execute import Hooks
 from penstock.service.handlers import Handler, Handlers
-from penstock.service.process import Processing, Work
+from penstock.service.process import Observe, Processing, Work
 from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.streams.commit import Committer
@@ -47,7 +47,9 @@ class Dispatcher:
         client: AsyncRedis,
         committer: Committer,
         runs: Runs,
+        observe: Observe | None = None,
     ) -> None:
+        """`observe` is called with what has been settled."""
         self._scope = scope
         self._spec = spec
         self._consumer = consumer
@@ -64,6 +66,7 @@ class Dispatcher:
             committer=committer,
             again=self._start_again,
             alone=self._start_alone,
+            observe=observe,
         )
         self._slots = self._processing.slots
         self._gathering: dict[Handler, list[Work]] = {}

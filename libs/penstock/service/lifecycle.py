@@ -20,7 +20,7 @@ from penstock.redis.connection import AsyncRedis, hide_password, unavailable
 from penstock.redis.lanes import Lanes
 from penstock.service.app import Service, check_streams
 from penstock.service.chores import named, scheduled, trimming
-from penstock.service.consumption import Consumption
+from penstock.service.consumption import Consumption, Observer
 from penstock.service.ending import AFTER_DRAIN, Ending, signals
 from penstock.service.forks import children_are_strangers
 from penstock.service.main import RESTART
@@ -102,10 +102,12 @@ async def serve(
     topology: Topology,
     measures: Measures | None = None,
     ending: Ending | None = None,
+    *,
+    observer: Observer | None = None,
 ) -> None:
     """Run `service` in the current event loop until a signal asks it to stop; count what it does in `measures`.
 
-    With `ending` it ends in time whatever its handlers do.
+    With `ending` it ends in time whatever its handlers do. `observer` hears of each entry that is settled.
 
     Raises:
         RestartNeeded: too many threads hang.
@@ -120,7 +122,7 @@ async def serve(
             if not spec.consumes:
                 await _serve_tasks(service, runtime)
             else:
-                await Consumption(service, runtime, spec).serve()
+                await Consumption(service, runtime, spec, observer).serve()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None if len(group.exceptions) == 1 else group
     hanging.check()

@@ -53,6 +53,9 @@ class Work(msgspec.Struct, eq=False):
         return self.source.index, self.entry_id
 
 
+Observe = Callable[[Sequence[Work], Concluded], None]
+
+
 class Slots:
     """How many entries have a handler under way or waiting to start, of all that are in flight."""
 
@@ -98,11 +101,12 @@ class Processing:
         committer: Committer,
         again: Callable[[Sequence[Work]], None],
         alone: Callable[[Work], None],
+        observe: Observe | None = None,
     ) -> None:
         """Take what is done around handlers by stream, and `reports` of those that carry jobs.
 
         On the streams in `skips` an event that nobody asks for is let go. `again` starts entries that have to be
-        handled once more, `alone` one of a batch that has failed.
+        handled once more, `alone` one of a batch that has failed. `observe` is called with what has been settled.
         """
         self._scope = scope
         self._spec = spec
@@ -113,6 +117,7 @@ class Processing:
         self._committer = committer
         self._again = again
         self._alone = alone
+        self._observe = observe
         self._policies: dict[Handler, Policy] = {}
         self.slots = Slots()
         self.in_flight: dict[Held, Work] = {}
@@ -165,7 +170,7 @@ class Processing:
         if settled.refused:
             self._refuse(work)
         else:
-            self._told(concluded.effects)
+            self._told([work], concluded)
         self.in_flight.pop(work.held, None)
         self.slots.tell()
 
@@ -242,7 +247,7 @@ class Processing:
             if settled.refused:
                 self._refuse(part[0])
             else:
-                self._told(told.effects)
+                self._told(part, told)
             self.in_flight.pop(part[0].held, None)
         elif settled.refused or settled.stale:
             gone = [part[index] for index in settled.refused if not _is_to_be_done_again(part[index])]
@@ -253,7 +258,7 @@ class Processing:
             self.slots.take(len(again))
             self._again(again)
         else:
-            self._told(concluded.effects)
+            self._told(part, concluded)
             for work in part:
                 self.in_flight.pop(work.held, None)
         self.slots.tell()
@@ -345,8 +350,10 @@ class Processing:
     def _without_effects(self, outcome: Outcome) -> Concluded:
         return Concluded(outcome, Effects(self._scope))
 
-    def _told(self, effects: Effects) -> None:
-        telemetry = self._scope.telemetry
+    def _told(self, works: list[Work], concluded: Concluded) -> None:
+        effects, telemetry = concluded.effects, self._scope.telemetry
+        if self._observe is not None:
+            self._observe(works, concluded)
         for stream in effects.streams:
             telemetry.sent(1, stream=stream)
         for span in effects.spans:

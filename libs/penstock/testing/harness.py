@@ -17,7 +17,7 @@ from penstock.service.handlers import Handler
 from penstock.service.outcome import Done, dead, parked, unhandled
 from penstock.testing.doubles import Breakers, Checkpoints, Outlet, ProgressLog
 from penstock.testing.run import Emitted, Given, Run, decoded, read
-from penstock.topology import ServiceSpec, Subscription, Topology, load
+from penstock.topology import ServiceSpec, Stream, Subscription, Topology, load
 
 
 class Harness:
@@ -50,7 +50,8 @@ class Harness:
         else:
             consumes = {stream: Subscription() for stream in self._handlers.streams}
             spec = ServiceSpec(consumes=consumes, publishes=tuple(publishes))
-            self._topology = Topology(services={service.name: spec})
+            streams = {stream: Stream() for stream in (*consumes, *publishes)}
+            self._topology = Topology(streams=streams, services={service.name: spec})
         self._spec = self._topology.service(service.name)
         check_streams(service, self._spec)
         self._checkpoints = Checkpoints()
@@ -90,8 +91,7 @@ class Harness:
         Raises:
             ConfigurationError: the service does not read `stream`.
         """
-        if stream not in self._spec.consumes:
-            raise ConfigurationError(f"{self._scope.service} has no handler on {stream}")
+        self._check_reads(stream)
         runs: list[Run] = []
         batches: dict[Handler, list[tuple[Event, int]]] = {}
         for one in given:
@@ -108,6 +108,10 @@ class Harness:
         for handler, events in batches.items():
             runs += [run async for run in self._run_batches(stream, handler, events)]
         return runs
+
+    def _check_reads(self, stream: str) -> None:
+        if stream not in self._spec.consumes:
+            raise ConfigurationError(f"{self._scope.service} has no handler on {stream}")
 
     async def _run(self, stream: str, event: Event, attempt: int, handler: Handler | None) -> Run:
         subscription = self._spec.consumes[stream]
@@ -170,7 +174,7 @@ class Harness:
             if key in checkpoints:
                 if command == "DEL":  # an event that is done leaves none
                     self._checkpoints.forget(checkpoints[key])
-            else:
+            elif key.startswith(self._scope.keys.state(self._scope.service, "")):  # the record of a job is not its own
                 told.append((command, self._relative(key), *arguments))
         return told
 

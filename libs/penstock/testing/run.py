@@ -91,6 +91,15 @@ def read(stream: str, given: Given) -> Event:
     Raises:
         InvalidEvent: it breaks the event format.
     """
+    return decode(stream, _entry_id(), fields_of(given))
+
+
+def fields_of(given: Given) -> list[bytes]:
+    """Return the fields of the event's entry.
+
+    Raises:
+        InvalidEvent: it breaks the event format.
+    """
     raw = given.data if isinstance(given.data, bytes) else encode_data(given.data).encode()
     fields = encode(
         given.type,
@@ -105,7 +114,7 @@ def read(stream: str, given: Given) -> Event:
         causesource=given.causesource,
         extra=given.extra,
     )
-    return decode(stream, _entry_id(), [*(field.encode() for field in fields), b"data", raw])
+    return [*(field.encode() for field in fields), b"data", raw]
 
 
 def decoded(stream: str, fields: list[str]) -> Event:
