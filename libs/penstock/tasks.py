@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 
-async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks until they end: on Python 3.11 `asyncio.wait_for`, which redis-py uses, may swallow a cancel."""
     remaining = set(tasks)
     while remaining:

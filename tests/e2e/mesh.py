@@ -63,11 +63,11 @@ class Mesh:
         self.redis: Any = redis.Redis(port=self.redis_port, protocol=2, decode_responses=True)
 
     @contextlib.contextmanager
-    def up(self, *, terminal: int | None = None, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `penstock up` for the length of the context, on a terminal if one is given."""
+    def up(self, *options: str, terminal: int | None = None, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `penstock up`, or another command, for the length of the context; on a terminal if one is given."""
         with self.log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "up"],
+                [sys.executable, "-m", "penstock", *(options or ["up"])],
                 cwd=self.cwd,
                 env=self.env | env,
                 stdin=subprocess.DEVNULL,

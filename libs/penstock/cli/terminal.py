@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
 
@@ -104,9 +104,16 @@ class Lines:
         self.coloured = wants_colour(sys.stdout)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a service may print what this terminal cannot show
-        self._width = max(map(len, names))
-        self._colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)}
+        self._width = 0
+        self._colours: dict[str, int] = {}
         self._prefixed = prefixed
+        self.name(names)
+
+    def name(self, names: Iterable[str]) -> None:
+        """Make room for names, and give each a colour that has none yet."""
+        for name in names:
+            self._width = max(self._width, len(name))
+            self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
 
     def show(self, name: str, line: str) -> None:
         """Write one line of `name`."""

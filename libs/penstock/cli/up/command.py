@@ -7,73 +7,83 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from typing import Annotated
 
 import structlog
+import typer
 
 from penstock import processes
 from penstock.cli.http import address
+from penstock.cli.reload.sources import Sources
 from penstock.cli.terminal import Lines
 from penstock.cli.up.programs import Program, programs
 from penstock.cli.up.readiness import Readiness
-from penstock.cli.up.supervisor import Supervisor, task_group
+from penstock.cli.up.supervisor import Supervisor, drained, task_group
 from penstock.cli.up.welcome import welcome
 from penstock.errors import ConfigurationError
 from penstock.redis.checks import check_server, wait_until_ready
 from penstock.redis.lanes import Lanes
 from penstock.redis.server import OwnServer, is_listening
 from penstock.settings import Settings, redis_url, unknown_variables
+from penstock.tasks import end
 from penstock.telemetry import logs
 from penstock.topology import Topology, load
 
 OURS = "penstock"
-_SETTLE_GRACE = 15.0  # seconds beyond the drain timeout in which a service settles and hands back
+SETTLE_GRACE = 15.0  # seconds beyond the drain timeout in which a service settles and hands back
 _REDIS_DEADLINE = 10.0
 _PATIENCE = 10.0  # seconds that the greeting waits for services: they may have trouble of their own, and say so
 _log = structlog.get_logger(OURS)
 
 
-def up() -> None:
+def up(
+    *,
+    reload: Annotated[bool, typer.Option("--reload", help="Start anew what has changed, for development.")] = False,
+) -> None:
     """Start Redis and every service of streams.yaml, each as its own process, until Ctrl-C.
 
     Redis is the one of REDIS_URL; without it a server of our own is started on port 6379 (PENSTOCK_REDIS_PORT),
     its data in .penstock (PENSTOCK_DATA_DIR), so that the next `up` goes on where this one was. What dies is
     started again. It says that it is ready when every service is. Ctrl-C drains the services and stops them, then
     Redis; a second Ctrl-C does not wait.
+
+    With --reload a service whose sources change is drained and started anew, all are when streams.yaml does. What
+    would not start is told of in a line, and what runs goes on.
     """
     settings = Settings.from_env()
     topology = load(settings.topology)
-    started = programs(topology)
+    started = programs(topology, jobs=settings.jobs)
     server = None if settings.redis_url else OwnServer(settings)
-    asyncio.run(_Mesh(settings, topology, started, server).run())
+    asyncio.run(_Mesh(settings, topology, started, server, reload=reload).run())
 
 
 class _Mesh:
     """The mesh while it runs in front of somebody."""
 
     def __init__(
-        self, settings: Settings, topology: Topology, started: list[Program], server: OwnServer | None
+        self,
+        settings: Settings,
+        topology: Topology,
+        started: list[Program],
+        server: OwnServer | None,
+        *,
+        reload: bool = False,
     ) -> None:
         as_json = settings.log_format == "json"
         self._settings = settings
         self._topology = topology
         self._server = server
         self._programs = started
+        self._reload = reload
         self._lines = Lines([OURS, *(program.name for program in started)], prefixed=not as_json)
         self._as_json = as_json
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
-        environment = {
+        self._environment = {
             "REDIS_URL": redis_url(settings),
             "PENSTOCK_LOG_FORMAT": "json" if as_json else "console",
             "PYTHONUNBUFFERED": "1",
             **({"FORCE_COLOR": "1"} if self._lines.coloured else {}),
         }
-        self._supervisor = Supervisor(
-            started,
-            environment=environment,
-            grace=settings.drain_timeout + _SETTLE_GRACE,
-            hurry=self._hurry,
-            show=self._lines.show,
-        )
 
     async def run(self) -> None:
         """Run until a signal comes, or something is wrong that only a person can mend."""
@@ -103,10 +113,58 @@ class _Mesh:
             await self._server.start()
         await self._check_redis()
         async with task_group() as tasks:
-            tasks.create_task(self._supervisor.run())
-            tasks.create_task(self._welcome())
             if self._server is not None:
                 tasks.create_task(self._server.keep_running())
+            tasks.create_task(self._run_reloading() if self._reload else self._run_services())
+
+    async def _run_services(self) -> None:
+        supervisor = Supervisor(
+            self._programs,
+            environment=self._environment,
+            grace=self._settings.drain_timeout + SETTLE_GRACE,
+            hurry=self._hurry,
+            show=self._lines.show,
+            sources=self._sources if self._reload else None,
+        )
+        async with task_group() as tasks:
+            tasks.create_task(supervisor.run())
+            tasks.create_task(self._welcome(supervisor))
+
+    def _sources(self, program: Program) -> Sources | None:
+        return Sources(program.sources, self._settings.topology, part="code") if program.sources else None
+
+    async def _run_reloading(self) -> None:
+        """Run the services, and start all anew when streams.yaml has changed and is sound."""
+        while True:
+            targets = [target for program in self._programs for target in program.sources]
+            changing = asyncio.create_task(self._another_topology(targets))
+            running = asyncio.create_task(self._run_services())
+            try:
+                await asyncio.wait({changing, running}, return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()
+                self._topology, self._programs = changing.result()
+                self._lines.name(program.name for program in self._programs)
+                _log.info("streams.yaml has changed, starting all services anew")
+            finally:
+                await end([changing])
+                await drained(running)
+
+    async def _another_topology(self, targets: list[str]) -> tuple[Topology, list[Program]]:
+        """Wait until there is another that is sound, and return it with the programs to run."""
+
+        def tell(error: str) -> None:
+            _log.error(error, so="services go on as they are")
+
+        sources = Sources(targets, self._settings.topology, part="topology")
+        await sources.check()
+        while True:
+            await sources.sound_change(tell)
+            try:
+                topology = load(self._settings.topology)
+                return topology, programs(topology, jobs=self._settings.jobs)
+            except ConfigurationError as error:
+                tell(str(error))
 
     def _check_ports(self) -> None:
         """Refuse to start a service whose address somebody else has: with SO_REUSEPORT two would share it."""
@@ -135,9 +193,9 @@ class _Mesh:
         finally:
             await lanes.aclose()
 
-    async def _welcome(self) -> None:
+    async def _welcome(self, supervisor: Supervisor) -> None:
         """Once all services are ready, or some are not for long, say where everything is and what to try."""
-        readiness = Readiness(self._settings, self._topology, self._programs, self._supervisor.running)
+        readiness = Readiness(self._settings, self._topology, self._programs, supervisor.running)
         late = await readiness.wait(_PATIENCE)
         if not self._as_json:
             greeting = welcome(self._settings, self._topology, self._server, late=late, coloured=self._lines.coloured)

@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 import structlog
 
 from penstock import processes
+from penstock.cli.reload.sources import Sources
 from penstock.cli.up.programs import Program
 from penstock.errors import ConfigurationError
+from penstock.tasks import end
 
 _CONFIGURATION_EXIT = 2  # penstock.cli.errors.USAGE
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -28,7 +30,8 @@ class Supervisor:
     """Starts programs, passes on what they print line by line, and starts again those that die.
 
     `show(name, line)` is called for each line. `grace` is how many seconds a program has to stop in before
-    it is killed; setting `hurry` ends all patience.
+    it is killed; setting `hurry` ends all patience. With `sources` a program is started anew when what it returns
+    for it has changed and is sound; one that is not is told of, and what runs goes on.
     """
 
     def __init__(
@@ -39,12 +42,14 @@ class Supervisor:
         grace: float,
         hurry: asyncio.Event,
         show: Show,
+        sources: Callable[[Program], Sources | None] | None = None,
     ) -> None:
         self._programs = programs
         self._environment = {**os.environ, **environment}
         self._grace = grace
         self._hurry = hurry
         self._show = show
+        self._sources = sources or (lambda _: None)
         self.running: dict[str, int] = {}
         """The process of each program that has one now."""
 
@@ -59,6 +64,37 @@ class Supervisor:
                 keepers.create_task(self._keep(program))
 
     async def _keep(self, program: Program) -> None:
+        sources = self._sources(program)
+        if sources is None:
+            await self._keep_running(program)
+        else:
+            await self._keep_current(program, sources)
+
+    async def _keep_current(self, program: Program, sources: Sources) -> None:
+        """Keep a program running from its sources as they last were sound."""
+
+        def tell(error: str) -> None:
+            how = "the last sound version goes on" if program.name in self.running else "waiting for it to be mended"
+            _log.error(f"{program.name}: {error}", so=how)
+
+        if error := await sources.check():
+            tell(error)
+            await sources.sound_change(tell)
+        while True:
+            keeping = asyncio.create_task(self._keep_running(program, insist=True))
+            changing = asyncio.create_task(sources.sound_change(tell))
+            try:
+                await asyncio.wait({keeping, changing}, return_when=asyncio.FIRST_COMPLETED)
+                if keeping.done():
+                    keeping.result()
+                changing.result()
+                _log.info(f"{program.name} has changed, starting it anew")
+            finally:
+                await end([changing])
+                await drained(keeping)
+
+    async def _keep_running(self, program: Program, *, insist: bool = False) -> None:
+        """Start a program again and again; with `insist` also if it says at first that only a person can mend it."""
         pause = _FIRST_PAUSE
         starts = 0
         while True:
@@ -66,7 +102,7 @@ class Supervisor:
             began = loop.time()
             starts += 1
             code, last_words = await self._run_once(program)
-            if code == _CONFIGURATION_EXIT and starts == 1:
+            if code == _CONFIGURATION_EXIT and starts == 1 and not insist:
                 raise ConfigurationError(f"{program.name} cannot start: {last_words or 'it exited with status 2'}")
             if loop.time() - began > _STEADY:
                 pause = _FIRST_PAUSE
@@ -114,6 +150,19 @@ class Supervisor:
                 last_words[:] = [line.removeprefix(_ERROR)]
             elif last_words:
                 last_words.append(line)
+
+
+async def drained(keeping: asyncio.Task[None]) -> None:
+    """Cancel once, and wait for what that takes, whoever loses patience meanwhile: `hurry` is the way to end it."""
+    keeping.cancel()
+    cancelled = False
+    while not keeping.done():
+        try:
+            await asyncio.wait({keeping})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,1 @@
+"""`--reload`: whether changed sources would run, and when they change."""
