@@ -104,7 +104,6 @@ app = typer.Typer(
     help="Durable, event-driven services over Redis Streams.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -125,7 +124,7 @@ def _options(
 def main() -> None:
     """Run the command line; errors become a sentence and an exit code."""
     with report_errors():
-        app()
+        app(prog_name="penstock")  # as `python -m penstock` too: completion goes by this name
 
 
 if __name__ == "__main__":
