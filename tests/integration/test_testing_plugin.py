@@ -36,11 +36,11 @@ def sums(mesh: Mesh) -> list[int]:
 
 
 def test_one(mesh: Mesh) -> None:
-    assert sums(mesh) == [-1, -1] if mesh.url is None else [0, 3]
+    assert sums(mesh) == ([-1, -1] if mesh.url is None else [0, 3])
 
 
 def test_another_finds_the_server_empty(mesh: Mesh) -> None:
-    assert sums(mesh) == [-1, -1] if mesh.url is None else [0, 3]
+    assert sums(mesh) == ([-1, -1] if mesh.url is None else [0, 3])
 
 
 def test_where(mesh: Mesh) -> None:
