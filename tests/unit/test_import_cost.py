@@ -30,8 +30,7 @@ assert "topology" in said.getvalue()
         (HELP, {"rich", "typer"}),
         ("import penstock.testing.plugin; assert 'msgspec' not in __import__('sys').modules", set()),
     ],
-    ids=["import penstock", "outcomes and retries", "a service", "over ASGI", "penstock --help"],
-    ids=["import penstock", "outcomes and retries", "a service", "penstock --help", "the pytest plugin"],
+    ids=["import penstock", "outcomes and retries", "a service", "over ASGI", "penstock --help", "the pytest plugin"],
 )
 def test_nothing_heavy_is_imported(code: str, needed: set[str]) -> None:
     printing = f"{code}\nimport sys\nprint(*sys.modules)"

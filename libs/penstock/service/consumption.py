@@ -19,8 +19,8 @@ from penstock.service.dispatch import Dispatcher
 from penstock.service.effects import Scope
 from penstock.service.execute import Concluded
 from penstock.service.intake import Intake
-from penstock.service.progress import ProgressWriter
 from penstock.service.process import Work
+from penstock.service.progress import ProgressWriter
 from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime
