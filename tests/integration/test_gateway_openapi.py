@@ -36,7 +36,8 @@ document = msgspec.json.decode(FILE.read_text())
 # Cases at the bounds are made when pytest collects, in every worker. To make a list of more events than may be takes
 # seconds: a short bound does for them, and the real one has cases of its own below.
 brief = msgspec.json.decode(FILE.read_text().replace(f'"maxItems": {MOST_EVENTS}', '"maxItems": 2'))
-routes = schemathesis.openapi.from_dict(brief).include(tag="gateway")
+# A stream has no end, and so no whole answer to look at: test_gateway_live.py reads it.
+routes = schemathesis.openapi.from_dict(brief).include(tag="gateway").exclude(path="/v1/stream")
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def test_an_alert_is_acknowledged_and_given_back_in_slack(mesh: Mesh, raw: Any, 
         slack.press(by="bob")
         eventually(lambda: "WARNING" in slack.messages[0]["text"])
         assert "Nobody is on it any more: bob has taken the acknowledgement back." in json.dumps(slack.messages[0])
-        assert slack.whispers[1:] == ["Nobody is on it any more; escalations begin anew."]
+        eventually(lambda: slack.whispers[1:] == ["Nobody is on it any more; escalations begin anew."])
         assert slack.button()["text"]["text"] == "Acknowledge"  # type: ignore[index]
 
         publish(raw, lagging(alarm + 10, 4))

@@ -98,6 +98,16 @@ _TAKING = (
 )
 
 _EVENTS = "text/event-stream"
+
+
+class ServerSentEvent(msgspec.Struct, omit_defaults=True):
+    """One event of a stream: `data` is JSON, `event` says of what kind (a message, if absent), `id` where to go on."""
+
+    data: str
+    event: str = "message"
+    id: str = ""
+
+
 _LAST_EVENT_ID = Parameter(
     name="Last-Event-ID", place="header", description="The last `id` of such a stream: it goes on behind it."
 )
@@ -131,7 +141,7 @@ _TELLING = (
             _LAST_EVENT_ID,
         ),
         answers={
-            200: answer(str, "The stream.", media_type=_EVENTS),
+            200: answer(ServerSentEvent, "The stream.", media_type=_EVENTS),
             204: Content(description="The job is over, and all of it was told: do not come back.", types={}),
         },
         errors=(404, 409, 503),
@@ -150,7 +160,7 @@ _TELLING = (
             Parameter(name="tenant", description="Only this tenant's; a client that is bound to one has no other."),
             _LAST_EVENT_ID,
         ),
-        answers={200: answer(str, "The stream.", media_type=_EVENTS)},
+        answers={200: answer(ServerSentEvent, "The stream.", media_type=_EVENTS)},
         errors=(400, 503),
     ),
     look(
