@@ -23,14 +23,14 @@ from tests.servers import Server
 
 EPOCH_MS = 1_700_000_040_000  # 2023-11-14T22:14:00Z, a whole minute
 NOW = EPOCH_MS + 10 * 365 * 86_400_000  # ms: after all that is taken in tests
-_TOPOLOGY = Path(__file__).with_name("metrics.yaml")
+TOPOLOGY = Path(__file__).with_name("metrics.yaml")
 _numbers = itertools.count()
 _Key = tuple[str, str, str]  # type, tenant and job type
 
 
 def service(server: Server, *, log: Path | None = None, **env: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run the metrics service in a mesh that keeps what is of EPOCH_MS."""
-    given = {"REDIS_URL": server.url, "PENSTOCK_TOPOLOGY": str(_TOPOLOGY), **env}
+    given = {"REDIS_URL": server.url, "PENSTOCKTOPOLOGY": str(TOPOLOGY), **env}
     return service_process("-m", "penstock_services.metrics", env=given, log=log)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from penstock.event import encode_retry
 from penstock.metrics.tally import decode
-from tests.metrics import EPOCH_MS, Model, fields, published, service, until_closed
+from tests.metrics import EPOCH_MS, TOPOLOGY, Model, fields, published, service, until_closed
 from tests.processes import eventually
 from tests.servers import Server
 
@@ -70,7 +70,11 @@ def test_an_hour_that_nobody_read_is_counted_by_its_own_time_and_is_not_late(ser
     assert sum(late for _, late in published(raw, 60).values()) == 0
 
 
-def test_a_window_stays_open_while_an_event_of_it_is_in_the_hands_of_another_replica(server: Server, raw: Any) -> None:
+def test_a_window_stays_open_while_an_event_of_it_is_in_the_hands_of_another_replica(
+    server: Server, raw: Any, tmp_path: Path
+) -> None:
+    patient = tmp_path / "streams.yaml"  # its lease must not end before we have looked
+    patient.write_text(TOPOLOGY.read_text().replace("lease: 4s", "lease: 10m"))
     model = Model(raw)
     for second in range(0, 60, 5):
         model.add(EPOCH_MS + second * 1000, "ticket.triaged")
@@ -80,7 +84,7 @@ def test_a_window_stays_open_while_an_event_of_it_is_in_the_hands_of_another_rep
     raw.hset("beats:metrics", mapping={"reader": "1:0", "other": "1:0"})
     raw.xreadgroup("metrics", "reader", {"events": ">"}, count=6)
     raw.xclaim("events", "metrics", "other", 0, [f"{EPOCH_MS + 25_000}-5"])
-    with service(server):
+    with service(server, PENSTOCK_TOPOLOGY=str(patient)):
         eventually(lambda: raw.xpending("events", "metrics")["pending"] == 1, what="all but one are settled")
         eventually(lambda: len(published(raw, 10)) == 2, what="what ended before it is closed")
         eventually(lambda: raw.llen(f"state:metrics:open:{START + 50}") == 1)
