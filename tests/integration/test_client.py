@@ -278,6 +278,18 @@ async def test_a_result_is_awaited_where_nothing_is_told_of_jobs(server: Server)
         assert await (await mesh.submit("order.placed", {"price": 7})).result(DEADLINE) == {"paid": 7}
 
 
+async def test_a_user_of_redis_who_may_not_look_does_not_wait_for_ever(server: Server, raw: Raw) -> None:
+    raw.acl_setuser("blind", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hgetall"])
+    url = server.url.replace("unix://", "unix://blind:any@")
+    try:
+        async with Penstock.connect(url, topology=parse(MESH)) as mesh, asyncio.timeout(DEADLINE):
+            job = await mesh.submit("order.placed", {"price": 7})
+            with pytest.raises(Unavailable, match="user blind may not run hgetall"):
+                await job.result()
+    finally:
+        raw.acl_deluser("blind")
+
+
 async def test_a_client_goes_by_the_topology_of_the_running_services(
     server: Server, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from penstock import ConfigurationError, JobDead, NewJob, Unavailable
 from penstock.sync import Penstock
 from penstock.topology import parse
 from tests.hands import Raw
+from tests.otlp import otlp_receiver
 from tests.processes import DEADLINE, eventually, service_process
 from tests.servers import Server
 
@@ -62,12 +63,12 @@ def mesh(server: Server) -> Iterator[Penstock]:
         yield mesh
 
 
-def script(folder: Path, server: Server, text: str) -> str:
+def script(folder: Path, server: Server, text: str, **env: str) -> str:
     """Run a program of a user's; return what it printed."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(text)],
         cwd=folder,
-        env={**os.environ, "REDIS_URL": server.url},
+        env={**os.environ, "REDIS_URL": server.url, **env},
         capture_output=True,
         text=True,
         timeout=60,
@@ -163,6 +164,38 @@ def test_a_program_ends_in_order_while_threads_publish(server: Server, folder: P
     )
 
     assert raw.xlen("orders") in (2, 2001)  # it had begun, or had not
+
+
+def test_the_tracing_of_the_program_it_is_in_stays_the_programs_own(server: Server, folder: Path, raw: Raw) -> None:
+    with otlp_receiver() as receiver:
+        said = script(
+            folder,
+            server,
+            """
+            import asyncio
+            from opentelemetry import trace
+            from opentelemetry.sdk.trace import TracerProvider
+            from penstock import Penstock
+
+            async def main():
+                async with Penstock.connect():
+                    mine = TracerProvider()
+                    trace.set_tracer_provider(mine)
+                    assert trace.get_tracer_provider() is mine
+                with trace.get_tracer("mine").start_as_current_span("request") as request:
+                    async with Penstock.connect() as mesh:
+                        assert trace.get_current_span() is request
+                        await mesh.submit("order.placed", {"price": 7})
+                print(f"{request.get_span_context().trace_id:032x}")
+
+            asyncio.run(main())
+            """,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        )
+        eventually(lambda: [span.name for span in receiver.spans] == ["send orders"], what="ours is sent all the same")
+
+    ((_, fields),) = raw.xrange("orders")
+    assert fields[b"traceparent"].decode().split("-")[1] == said.strip()
 
 
 def test_a_mistake_is_told_where_it_is_made(mesh: Penstock, server: Server) -> None:

@@ -122,7 +122,7 @@ class Penstock:
             ConfigurationError: nobody has kept a topology there, or Redis does not give the durability asked for.
         """
         async with contextlib.AsyncExitStack() as stack:
-            self.telemetry = stack.enter_context(telemetry(self._source, redis_url(self._settings)))
+            self.telemetry = stack.enter_context(telemetry(self._source, redis_url(self._settings), is_guest=True))
             lanes = Lanes(redis_url(self._settings), name=f"penstock-client-{self._source}")
             stack.push_async_callback(lanes.aclose)
             self.redis: AsyncRedis = lanes.client()
@@ -210,9 +210,7 @@ class Penstock:
         outgoing = self._outgoing(
             stream, type, text, event_id, subject=subject, tenant=tenant, extra=extra, delay=delay_of(delay, at)
         )
-        with self._sending():
-            published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
-        return self._handle(type, outgoing, published)
+        return self._handle(type, outgoing, await self._send(outgoing, once))
 
     async def submit_all(self, jobs: Iterable[NewJob]) -> list[JobHandle]:
         """Submit many jobs at once; return their handles once Redis has them all; those for a stream keep their order.
@@ -238,6 +236,7 @@ class Penstock:
             outgoing = [self._plain(stream, job) for job in some]
             published = await self._publisher.publish_all(stream, [one.fields for one in outgoing])
             for index, job, one, done in zip(indexes, some, outgoing, published, strict=True):
+                self._sent(one, done)
                 handles[index] = self._handle(job.type, one, done)
 
         async def submit_alone(index: int) -> None:
@@ -304,10 +303,7 @@ class Penstock:
         outgoing = self._outgoing(
             stream, type, data, event_id, subject=subject, tenant=tenant, extra=extra, delay=delay
         )
-        with self._sending():
-            published = await self._publisher.publish(stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
-        self._sent(outgoing, published)
-        return published
+        return await self._send(outgoing, once)
 
     def job(self, job_id: str, *, source: str | None = None) -> JobHandle:
         """Return the handle of a job that was submitted before, here or elsewhere; `source` tells which of that id."""
@@ -412,8 +408,15 @@ class Penstock:
         watch = self._feed.watch(event_id) if self._feed.is_running else None
         return _Outgoing(stream, event_id, fields, delay, sent, watch)
 
-    def _handle(self, type: str, outgoing: _Outgoing, published: Published) -> JobHandle:  # noqa: A002
+    async def _send(self, outgoing: _Outgoing, once: Sequence[Deduplication]) -> Published:
+        with self._sending():
+            published = await self._publisher.publish(
+                outgoing.stream, outgoing.fields, delay=outgoing.delay, dedupe=once
+            )
         self._sent(outgoing, published)
+        return published
+
+    def _handle(self, type: str, outgoing: _Outgoing, published: Published) -> JobHandle:  # noqa: A002
         watch, duplicate = outgoing.watch, published.duplicate
         if duplicate and watch is not None:
             watch.is_complete = False

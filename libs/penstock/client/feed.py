@@ -118,7 +118,7 @@ class Feed:
     @property
     def is_running(self) -> bool:
         """Whether all that is told from now on is seen."""
-        return self._task is not None
+        return self._task is not None and not self._task.done()
 
     def watch(self, job_id: str) -> Watch:
         """Return the watch of an id; it lasts for as long as somebody has it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -79,6 +78,7 @@ class JobHandle:
         A time out (seconds) ends the waiting, not the job. While Redis is away it waits on.
 
         Raises:
+            Unavailable: its user of Redis may not look.
             JobDead: it was given up; with the reason, the error and its dead letter.
             NoRecord: it is over, and there is no record of how.
             TimeoutError: it has not ended yet.
@@ -184,10 +184,14 @@ class JobHandle:
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask, again and again while Redis is away."""
+    """Ask, again and again while Redis is away; what this user may not do stays so."""
     while True:
-        with contextlib.suppress(Unavailable), telling_unavailable():
-            return await ask()
+        try:
+            with telling_unavailable():
+                return await ask()
+        except Unavailable as away:
+            if away.is_denial:
+                raise
         await asyncio.sleep(_PAUSE)
 
 

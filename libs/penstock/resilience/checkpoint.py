@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
 
 from penstock.keys import Keys
-from penstock.redis.connection import AsyncRedis, unavailable
+from penstock.redis.connection import AsyncRedis, telling_unavailable
 from penstock.redis.scripts import Script
 
 _store = Script("penstock.resilience", "checkpoint")
@@ -62,7 +60,7 @@ class RedisCheckpoints:
             Unavailable: Redis cannot tell now.
         """
         key = self._keys.checkpoint(self._group, event)
-        with _said_plainly():
+        with telling_unavailable():
             async with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.hgetall(key)
                 pipeline.expire(key, round(self.lifetime), gt=True)
@@ -79,7 +77,7 @@ class RedisCheckpoints:
         assert pending is not None, "only what is in flight has steps to keep"
         keys = [self._keys.checkpoint(self._group, event), pending.stream]
         life = round(self.lifetime * 1000)
-        with _said_plainly():
+        with telling_unavailable():
             arguments: list[str | bytes | int | float] = [
                 self._group,
                 pending.consumer,
@@ -92,18 +90,6 @@ class RedisCheckpoints:
         if stored is None:
             raise TakenOver(f"step {step}: another process has taken the event over meanwhile")
         return bytes(stored)
-
-
-@contextmanager
-def _said_plainly() -> Iterator[None]:
-    """Say of an error that waiting can mend that Redis is unavailable."""
-    try:
-        yield
-    except Exception as error:
-        away = unavailable(error)
-        if away is None:
-            raise
-        raise away from error
 
 
 class NoCheckpoints:

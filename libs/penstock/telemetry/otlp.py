@@ -60,7 +60,15 @@ _log = structlog.get_logger("penstock.telemetry")
 class Otlp:
     """Sends what a process tells to an OTLP receiver: spans, measures, or both."""
 
-    def __init__(self, service: str, redis_url: str, *, traces: Protocol | None, metrics: Protocol | None) -> None:
+    def __init__(
+        self,
+        service: str,
+        redis_url: str,
+        *,
+        traces: Protocol | None,
+        metrics: Protocol | None,
+        is_guest: bool = False,
+    ) -> None:
         """Read OTEL_*, which has the last word on the resource, too: `service` is the service.name otherwise.
 
         Raises:
@@ -79,6 +87,8 @@ class Otlp:
         )
         broker = broker_of(redis_url)
         spans = SpanExport(_span_exporter(traces), resource, broker) if traces else None
+        if spans and not is_guest:
+            spans.serve_api()
         self.measures = Measures(spans)
         """Where this process counts what it does."""
         self._ends = [spans.shutdown] if spans else []
@@ -117,7 +127,10 @@ class SpanExport:
         self._provider.add_span_processor(self._processor)
         self.shutdown = self._provider.shutdown
         """Send what is queued."""
-        api.set_tracer_provider(self._provider)  # for spans that handlers make through the API
+
+    def serve_api(self) -> None:
+        """Send also what handlers make through OpenTelemetry's own API, below the spans of their runs."""
+        api.set_tracer_provider(self._provider)
         attach(set_span_in_context(_InHand()))  # every task and thread from here on begins with it
 
     def begin(self, trace: TraceContext) -> TraceContext:
