@@ -12,6 +12,7 @@ from penstock_services.alerts.evaluate.evaluate import evaluate
 from penstock_services.alerts.input import Item, whole
 from penstock_services.alerts.rules.model import SeriesRule
 from tests.alerting import EPOCH, Mesh, gauge, jobs, make_window, rules_text
+from tests.processes import ROOT
 
 LAG = "kind: threshold\nseries: lag_age\nabove: 30s"
 FAILING = "kind: ratio\nseries: jobs\nby: [service]\nover: 1m\nabove: 10%\nmin_count: 10"
@@ -205,6 +206,30 @@ def test_series_that_are_measured_come_with_the_counted_ones() -> None:
 
     assert mesh.told == ["triggered skew worker"]
     assert mesh.last.reason == "skew of worker is 5 min, above 30 s"
+
+
+@pytest.mark.parametrize("every", [10, 30, 70, 120, 300], ids="every {} s".format)
+@pytest.mark.parametrize(
+    ("rule", "series"),
+    [
+        ("clock-skew", gauge("skew", 300, service="worker")),
+        ("series-overflow", gauge("overflow", 5)),
+        ("numbers-malformed", gauge("malformed", 3, service="worker")),
+    ],
+    ids=["clock-skew", "series-overflow", "numbers-malformed"],
+)
+def test_what_ships_tells_what_is_wrong_with_what_is_counted_however_seldom_it_comes(
+    rule: str, series: Series, every: int
+) -> None:
+    mesh = Mesh((ROOT / "alerts.yaml").read_text())
+    for second in range(0, 1_800, 10):
+        mesh.window(*([series] if second % every == 0 else []), scope="events")
+    told = [one.split()[:2] for one in mesh.told]
+    assert told == [["triggered", rule]]
+
+    for _ in range(61):
+        mesh.window(scope="events")
+    assert mesh.told[-1].split()[:2] == ["resolved", rule]
 
 
 async def pieces(*items: Item) -> list[tuple[str, Item]]:
