@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     topology: str | None = _env("PENSTOCK_TOPOLOGY", None)
     prefix: str = _env("PENSTOCK_PREFIX", "")
     jobs: str = _env("PENSTOCK_JOBS", "")
+    shipped_jobs: bool = _env("PENSTOCK_SHIPPED_JOBS", True)
     worker_host: str = _env("PENSTOCK_WORKER_HOST", "127.0.0.1")
     worker_port: Port = _env("PENSTOCK_WORKER_PORT", 8084)
     health_host: str = _env("PENSTOCK_HEALTH_HOST", "127.0.0.1")

@@ -101,6 +101,13 @@ async def block(_: Any, ctx: Context) -> None:
     time.sleep(600)  # noqa: ASYNC251 - what it is for
 
 
+@jobs.on("ingest", type="block.6s")
+async def block_for_a_while(_: Any, ctx: Context) -> None:
+    await asyncio.sleep(0.2)  # by then the process waits for more
+    time.sleep(6)  # noqa: ASYNC251 - longer than a reply may take
+    ctx.emit("events", "block.done")
+
+
 @jobs.on("ingest", type="long")
 def long(_: Any, ctx: Context) -> None:
     asyncio.run_coroutine_threadsafe(_mark(ctx), _loop[0]).result()

@@ -785,6 +785,7 @@ async def test_suspects_run_alone_and_say_so(service: Service, server: Server, r
     )
     assert all(alone for _, alone in quarantine)
     assert letters(raw) == []
+    assert not raw.exists("quarantine:worker")  # nobody stays accused
 
 
 # Losing and handing back

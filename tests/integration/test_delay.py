@@ -73,6 +73,16 @@ async def test_a_set_with_more_than_one_call_can_move_is_emptied(server: Server,
     assert types(raw) == [str(number) for number in range(450)]
 
 
+@pytest.mark.parametrize(("size", "moved"), [(700_000, 2), (1_000_000, 1), (200_000, 5)])
+async def test_one_call_moves_about_so_many_bytes(server: Server, raw: Raw, size: int, moved: int) -> None:
+    for number in range(8):
+        schedule(raw, str(number), number, data="x" * size)
+    async with connected(server) as client:
+        await delay._promote(client, [SET, STREAM], [200, 1_000_000])
+
+    assert types(raw) == [str(number) for number in range(moved)]
+
+
 async def test_each_route_has_its_own_stream(server: Server, raw: Raw) -> None:
     schedule(raw, "a", 1, key="a:scheduled")
     schedule(raw, "b", 1, key="b:scheduled")

@@ -169,6 +169,18 @@ def test_what_does_not_end_is_handed_back_and_does_not_hold_the_end(
     assert [fields["retry.crashes"] for fields in fields_of(raw, "ingest:rough:retry")] == ["0"]
 
 
+def test_a_blocked_loop_is_told_as_what_it_is(server: Server, raw: Raw, tmp_path: Path) -> None:
+    add(raw, "block.6s")
+    with rough(server.url, tmp_path) as one:
+        eventually(lambda: types(raw) == ["block.done"], what="it goes on")
+        eventually(lambda: one.lines("reading again"), what="it reads")
+        blocked = one.lines("a handler has blocked the event loop: nothing else could go on")
+        stopped = one.lines("reading has stopped")
+
+    assert len(blocked) == 1
+    assert [str(line["reason"]).rpartition(" for ")[0] for line in stopped] == ["the event loop was blocked"]
+
+
 def test_a_blocked_loop_does_not_hold_the_end(server: Server, raw: Raw, tmp_path: Path) -> None:
     add(raw, "block")
     with rough(server.url, tmp_path, PENSTOCK_DRAIN_TIMEOUT="0.1") as one:

@@ -29,7 +29,7 @@ from penstock import (
 from penstock.service.effects import Effects, Scope
 from penstock.service.execute import Concluded, Hooks, Policy, conclude, execute, execute_batch
 from penstock.service.handlers import Handler
-from penstock.service.outcome import Dead, Done, Outcome, Retried, dead, outcome_of, unhandled
+from penstock.service.outcome import Dead, Done, Outcome, Retried, crashed, dead, outcome_of, unhandled
 from penstock.testing.doubles import Checkpoints
 from tests.scopes import make_context, make_event, make_scope
 
@@ -613,6 +613,11 @@ def test_long_errors_are_cut() -> None:
 
 def refuse(message: str) -> None:
     raise ValueError(message)
+
+
+def test_a_fingerprint_is_short_however_long_the_type_is() -> None:
+    assert len(dead("t" * 1_000_000, "failed", "why").fingerprint) < 300
+    assert len(crashed("t" * 1_000_000, 3).fingerprint) < 300
 
 
 def test_failures_of_one_kind_share_a_fingerprint() -> None:

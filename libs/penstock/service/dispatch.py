@@ -191,8 +191,17 @@ class Dispatcher:
                 await self._processing.batch([work], over=_nothing)
             else:
                 await self._processing.entry(work)
+            await self._acquit()
         finally:
             self._next_suspect()
+
+    async def _acquit(self) -> None:
+        """Take back what was announced: the suspect is settled, and nothing is run alone."""
+        try:
+            await self._client.hdel(self._scope.keys.quarantine(self._scope.service), self._consumer)
+        except Exception as error:
+            if unavailable(error) is None:  # else it names an entry that nobody has any more, and so charges none
+                raise
 
     async def _announce(self, work: Work) -> None:
         while True:

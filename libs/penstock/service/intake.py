@@ -143,7 +143,8 @@ class Intake:
             away = unavailable(error)
             if away is None:
                 return False
-            reason = away.reason
+            blocked = self._heartbeat.blocked
+            reason = f"the event loop was blocked for {blocked:.0f} s" if blocked else away.reason
         if reason != self._trouble:
             self._trouble = reason
             _log.warning("reading has stopped", reason=reason)

@@ -17,6 +17,7 @@ from penstock.times import LONGEST_DELAY
 
 _MOST_TEXT = 2_000
 _MOST_TRACEBACK = 8_000
+_MOST_TYPE = 255  # characters of an event's type in a fingerprint: by XADD it may be of any length
 _WHILE_AWAY = 1.0  # seconds until a handler that needed Redis runs again
 
 
@@ -89,7 +90,7 @@ def early(seconds: float) -> Retried:
 def crashed(event_type: str, deaths: int) -> Dead:
     """Return the outcome for an event that so many processes died with, the last of them with nothing else in hand."""
     error = f"the process died {deaths} times with this event in flight, the last time alone"
-    return Dead(reason="crashed", error=error, fingerprint=f"crashed:{event_type}")
+    return Dead(reason="crashed", error=error, fingerprint=f"crashed:{event_type[:_MOST_TYPE]}")
 
 
 def parked(needs: Sequence[str], seconds: float) -> Retried:
@@ -107,7 +108,7 @@ def dead(event_type: str, reason: str, message: str, error: BaseException | None
         reason=reason,
         error=writable(message[:_MOST_TEXT]),
         traceback=writable(trace),
-        fingerprint=":".join(filter(None, (event_type, reason, place, digest))),
+        fingerprint=":".join(filter(None, (event_type[:_MOST_TYPE], reason, place, digest))),
     )
 
 

@@ -22,6 +22,7 @@ from penstock.streams.commit import Source
 INTERVAL = 1.0
 LIFETIME = 3.0  # seconds of silence, as somebody sees it who beats himself, that are no accident
 _LEAST_STEP = 2.0  # seconds
+_LEAST_BLOCK = 2.0  # seconds; what is shorter nobody notices
 GIVEN_UP = "0"
 """The beat of a process whose event loop has been blocked for longer than its lease: others may take over."""
 
@@ -105,6 +106,7 @@ class Heartbeat:
         self._stop = threading.Event()
         self._count = 0
         self._asked: float | None = None  # when the loop was asked for a sign of life it has not given yet
+        self._block = -INTERVAL, 0.0  # when the loop was last found to have been blocked, and for how long
         self._last = -LIFETIME  # when a beat got through
         self._trouble = ""
         self._clock = ServerClock()
@@ -121,6 +123,12 @@ class Heartbeat:
     def steady(self) -> bool:
         """Whether beats get through: with others watching in vain it is of no use to take more work."""
         return time.monotonic() - self._last < 2 * LIFETIME
+
+    @property
+    def blocked(self) -> float:
+        """For how many seconds the loop was blocked, if that was just now; else 0."""
+        ended, seconds = self._block
+        return seconds if time.monotonic() - ended < INTERVAL else 0.0
 
     @property
     def trouble(self) -> str:
@@ -191,7 +199,12 @@ class Heartbeat:
         return time.monotonic() - asked
 
     def _answer(self) -> None:
+        now = time.monotonic()
+        seconds = now - (self._asked or now)
         self._asked = None
+        if seconds >= _LEAST_BLOCK:
+            self._block = now, seconds
+            _log.warning("a handler has blocked the event loop: nothing else could go on", seconds=round(seconds, 1))
 
     def _tell(self, function: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended

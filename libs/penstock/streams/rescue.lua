@@ -100,7 +100,7 @@ for _, row in ipairs(pending) do
       redis.call('XADD', dead_letters, '*', unpack(append(own, {
         'dlq.stream', ARGV[9], 'dlq.group', group, 'dlq.entry', origin, 'dlq.reason', 'crashed',
         'dlq.error', 'the process died ' .. deaths .. ' times with this event in flight, the last time on reading it',
-        'dlq.attempts', attempt, 'dlq.time', ARGV[10], 'dlq.fingerprint', 'crashed:' .. type_of(fields),
+        'dlq.attempts', attempt, 'dlq.time', ARGV[10], 'dlq.fingerprint', 'crashed:' .. string.sub(type_of(fields), 1, 255),
         'dlq.traceparent', '', 'dlq.traceback', '',
       })))
     else
