@@ -21,16 +21,15 @@ _numbers = itertools.count(1)
 
 
 class SlackApp(standins.Slack):
-    """An app with an incoming webhook and Socket Mode: https://docs.slack.dev/apis/events-api/using-socket-mode.
+    """An app with Socket Mode: https://docs.slack.dev/apis/events-api/using-socket-mode.
 
-    What is posted lies in `messages`; a response_url replaces one, or shows something to one person (`whispers`).
+    A response_url replaces one of `messages`, or shows something to one person (`whispers`).
     """
 
     path = f"/services/{WORKSPACE}/B01/secret-part-of-the-address"
 
     def __init__(self) -> None:
         super().__init__()
-        self.messages: list[Any] = []
         self.whispers: list[str] = []
         self.acknowledged: list[str] = []
         self.opened = 0
@@ -44,7 +43,12 @@ class SlackApp(standins.Slack):
 
     @property
     def notify(self) -> str:
-        return f'{{type: slack, url: "{self.url}", api: "{self.base}/api", app_token: {APP_TOKEN}, rate: 100/s}}'
+        return f'{{type: slack, url: "{self.url}", api: "{self.api}", app_token: {APP_TOKEN}, rate: 100/s}}'
+
+    @property
+    def notify_as_bot(self) -> str:
+        bot = f"token: {self.token}, channel: ops, workspace: {WORKSPACE}"
+        return f'{{type: slack, {bot}, api: "{self.api}", app_token: {APP_TOKEN}, rate: 100/s}}'
 
     def __enter__(self) -> Self:
         self._own.start()
@@ -89,10 +93,7 @@ class SlackApp(standins.Slack):
             return self._open(request)
         if request.path.startswith("/actions/"):
             return self._respond(request)
-        reply = super().judge(request)
-        if reply.status == 200:
-            self.messages.append(request.json)
-        return reply
+        return super().judge(request)
 
     def _open(self, request: Received) -> Reply:
         if self.refusals:
@@ -114,7 +115,7 @@ class SlackApp(standins.Slack):
         if told.get("response_type") == "ephemeral":
             self.whispers.append(told["text"])
             return Reply(200, "ok")
-        assert told.pop("replace_original") is True
+        assert told["replace_original"] is True
         standins.check_slack(told)
         self.messages[self.lent[request.path]] = told
         return Reply(200, "ok")
@@ -141,13 +142,13 @@ class SlackApp(standins.Slack):
                 "user": {"id": f"U{by}", "username": by, "name": by, "team_id": WORKSPACE},
                 "api_app_id": "A0123",
                 "token": "verification",
-                "container": {"type": "message", "message_ts": f"1713.{index}", "channel_id": "C1"},
+                "container": {"type": "message", "message_ts": self.stamp(index), "channel_id": "C1"},
                 "trigger_id": "1.2.3",
                 "team": {"id": WORKSPACE, "domain": "example"},
                 "enterprise": None,
                 "is_enterprise_install": False,
                 "channel": {"id": "C1", "name": "ops"},
-                "message": {"type": "message", "ts": f"1713.{index}", "text": "..."},
+                "message": {"type": "message", "ts": self.stamp(index), "text": "..."},
                 "response_url": self.base + response_url,
                 "actions": [{**button, "value": value or button["value"], "block_id": "b1", "action_ts": stamp}],
                 **payload,

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from inspect import signature
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from aiosmtpd.controller import Controller
+from slack_sdk import WebClient
 from slack_sdk.errors import SlackObjectFormationError
 from slack_sdk.models.blocks import Block
 
@@ -133,14 +135,73 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
 
 
 class Slack(StandIn):
-    """An incoming webhook: judged by slack_sdk's validators and the limits of the Block Kit reference."""
+    """An incoming webhook, and the Web API for the bot that is in the channel C1, called ops.
+
+    Judged by slack_sdk (blocks, names of arguments) and the limits of the Block Kit reference. What is posted lies in
+    `messages`.
+    """
+
+    token = "xoxb-1234567890-secret-of-the-bot"
+    channel = "C1"
+    names = ("C1", "ops", "#ops")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[Any] = []
+        self.uneditable = ""
+
+    @property
+    def api(self) -> str:
+        return f"{self.base}/api"
+
+    @staticmethod
+    def stamp(number: int) -> str:
+        """Return the ts of a message."""
+        return f"1713.{number:06}"
 
     def judge(self, request: Received) -> Reply:
         try:
+            if request.path.startswith("/api/"):
+                return self._call(request.path.removeprefix("/api/"), request)
             check_slack(request.json)
         except (SlackObjectFormationError, AssertionError) as error:
             return Reply(400, f"invalid_blocks {error}")
+        self.messages.append(request.json)
         return Reply(200, "ok")
+
+    def _call(self, method: str, request: Received) -> Reply:
+        """https://docs.slack.dev/reference/methods/chat.postMessage and chat.update."""
+        if request.headers.get("authorization") != f"Bearer {self.token}":
+            return slack_refusal("invalid_auth")
+        told = request.json
+        check_slack(told)
+        stamps = [self.stamp(number) for number in range(len(self.messages))]
+        if method == "chat.postMessage":
+            assert told.keys() <= signature(WebClient.chat_postMessage).parameters.keys()
+            if told["channel"] not in self.names:
+                return slack_refusal("channel_not_found")
+            stamp = self.stamp(len(self.messages))
+            self.messages.append(told)
+        else:
+            assert method == "chat.update"
+            assert told.keys() <= signature(WebClient.chat_update).parameters.keys()
+            stamp = told["ts"]
+            if told["channel"] != self.channel:  # it takes no name
+                return slack_refusal("channel_not_found")
+            if self.uneditable or stamp not in stamps:
+                return slack_refusal(self.uneditable or "message_not_found")
+            self.messages[stamps.index(stamp)] = told
+        # as Slack does, what is not ASCII is escaped
+        return Reply(200, json.dumps({"ok": True, "channel": self.channel, "ts": stamp, "message": told}))
+
+
+class SlackBot(Slack):
+    """The same, of which only the Web API is used."""
+
+
+def slack_refusal(error: str) -> Reply:
+    """Return an error as the Web API words it."""
+    return Reply(200, json.dumps({"ok": False, "error": error}))
 
 
 def check_slack(payload: dict[str, Any]) -> None:

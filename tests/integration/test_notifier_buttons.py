@@ -97,7 +97,12 @@ def alarm(server: Server, raw: Any, tmp_path: Path) -> Iterator[float]:
         yield began
 
 
-def test_an_alert_is_acknowledged_and_given_back_in_slack(mesh: Mesh, raw: Any, slack: SlackApp, alarm: float) -> None:
+@pytest.mark.parametrize("way", ["url", "token"])
+def test_an_alert_is_acknowledged_and_given_back_in_slack(
+    mesh: Mesh, raw: Any, slack: SlackApp, alarm: float, way: str
+) -> None:
+    if way == "token":
+        mesh.write(file_for(slack.notify_as_bot))
     with mesh.notifier():
         eventually(lambda: slack.messages and slack.connections)
         assert slack.button()["text"]["text"] == "Acknowledge"  # type: ignore[index]
@@ -119,6 +124,8 @@ def test_an_alert_is_acknowledged_and_given_back_in_slack(mesh: Mesh, raw: Any, 
         assert slack.button() is None
 
     assert len(slack.messages) == 1, "all of it is one message"
+    lent = [one for one in slack.requests if one.path.startswith("/actions/") and one.json["replace_original"]]
+    assert bool(lent) == (way == "url"), "a bot edits by itself"
     why = "with a button in main"
     assert history(raw) == [("acknowledged", f"by ada: {why}"), ("unacknowledged", f"by bob: {why}")]
 

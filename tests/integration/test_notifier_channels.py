@@ -31,14 +31,16 @@ from penstock_services.notifier.channels.wire import SendFailed, SendRefused
 from tests import standins
 from tests.alerts import ALERT, RESOLVED, make_alert, make_delivery
 from tests.processes import ROOT
-from tests.standins import Reply, StandIn, refusal
+from tests.standins import Reply, StandIn, refusal, slack_refusal
 
-KINDS = ["slack", "discord", "telegram", "webhook"]
+KINDS = ["slack", "slack-bot", "discord", "telegram", "webhook"]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def channel_for(server: StandIn, **more: Any) -> AnyChannel:
     match server:
+        case standins.SlackBot():
+            return Slack(token=server.token, channel="ops", api=server.api, **more)
         case standins.Slack():
             return Slack(url=server.url, **more)
         case standins.Discord():
@@ -52,6 +54,7 @@ def channel_for(server: StandIn, **more: Any) -> AnyChannel:
 def server(request: pytest.FixtureRequest) -> Iterator[Any]:
     kinds = {
         "slack": standins.Slack,
+        "slack-bot": standins.SlackBot,
         "discord": standins.Discord,
         "telegram": standins.Telegram,
         "webhook": standins.StandIn,
@@ -138,7 +141,9 @@ async def test_an_answer_that_does_not_come_is_worth_another_try(server: StandIn
 
 
 async def test_what_became_of_a_message_the_headers_of_the_answer_say(server: StandIn) -> None:
-    server.script.append(Reply(200, "ok", cut=True))
+    # the Web API's headers do not: it refuses with 200
+    body = '{"ok":true,"channel":"C1","ts":"17' if isinstance(server, standins.SlackBot) else "ok"
+    server.script.append(Reply(200, body, cut=True))
 
     receipt = await channel_for(server).send(make_delivery(), allow_private=True)
 
@@ -274,6 +279,132 @@ async def test_an_archived_slack_channel_is_final_for_this_message_only() -> Non
 
         assert isinstance(failure, SendRefused)
         assert not failure.gone
+
+
+@pytest.fixture
+def bot() -> Iterator[standins.SlackBot]:
+    with standins.SlackBot() as running:
+        yield running
+
+
+async def test_a_bot_edits_its_message_in_slack_under_the_id_of_the_channel(bot: standins.SlackBot) -> None:
+    channel = channel_for(bot)
+    first = await channel.send(make_delivery(), allow_private=True)
+    second = await channel.send(make_delivery(RESOLVED, previous=first.reference), allow_private=True)
+
+    assert (first.reference, first.answer) == ("ops C1 1713.000000", "message 1713.000000")
+    assert (second.reference, second.answer) == (first.reference, "edited")
+    assert [one.path for one in bot.requests] == ["/api/chat.postMessage", "/api/chat.update"]
+    assert [one["channel"] for one in bot.payloads] == ["ops", "C1"]
+    assert {one["parse"] for one in bot.payloads} == {"none"}, "nothing turns into a link or a ping by an edit"
+    assert len(bot.messages) == 1
+    assert "RESOLVED" in bot.messages[0]["text"]
+
+
+@pytest.mark.parametrize("error", ["message_not_found", "cant_update_message", "edit_window_closed", "is_inactive"])
+async def test_a_slack_message_that_cannot_be_edited_is_posted_anew(bot: standins.SlackBot, error: str) -> None:
+    bot.uneditable = error
+    channel = channel_for(bot)
+    first = await channel.send(make_delivery(), allow_private=True)
+    second = await channel.send(make_delivery(RESOLVED, previous=first.reference), allow_private=True)
+
+    assert second.reference == "ops C1 1713.000001"
+    assert second.answer == f"message 1713.000001, for one that cannot be edited: {error}"
+    assert len(bot.messages) == 2
+
+
+@pytest.mark.parametrize(
+    "previous", ["other C2 1713.000000", edit_reference("https://hooks.slack.com/actions/1", ALERT.since), ""]
+)
+async def test_a_bot_leaves_what_it_did_not_post_to_this_slack_channel(bot: standins.SlackBot, previous: str) -> None:
+    receipt = await channel_for(bot).send(make_delivery(RESOLVED, previous=previous), allow_private=True)
+
+    assert receipt.reference == "ops C1 1713.000000"
+    assert [one.path for one in bot.requests] == ["/api/chat.postMessage"]
+
+
+async def test_a_webhook_does_not_take_a_bots_message_for_its_own() -> None:
+    with standins.Slack() as server:
+        delivery = make_delivery(previous="ops C1 1713.000000")
+        assert (await channel_for(server).send(delivery, allow_private=True)).answer == "ok"
+
+
+@pytest.mark.parametrize("previous", [None, "ops C1 1713.000000"])
+@pytest.mark.parametrize(
+    ("error", "gone", "says"),
+    [
+        ("not_in_channel", False, "invite the bot"),
+        ("is_archived", False, "bring the channel back"),
+        ("missing_scope", False, "the scope chat:write"),
+        ("invalid_blocks", False, "Slack says invalid_blocks"),
+        ("invalid_auth", True, "does not take the token"),
+        ("account_inactive", True, "account_inactive"),
+        ("token_revoked", True, "token_revoked"),
+    ],
+)
+async def test_what_the_web_api_refuses_with_200_is_final(
+    bot: standins.SlackBot, error: str, gone: bool, says: str, previous: str | None
+) -> None:
+    bot.script.append(slack_refusal(error))
+
+    failure = await fail(channel_for(bot), previous=previous)
+
+    assert isinstance(failure, SendRefused)
+    assert (failure.gone, failure.code) == (gone, 200)
+    assert error in failure.reason
+    assert says in failure.reason
+    assert len(bot.requests) == 1
+
+
+async def test_a_slack_channel_that_is_not_there_is_final_and_said(bot: standins.SlackBot) -> None:
+    channel = Slack(token=bot.token, channel="C404", api=bot.api)
+
+    failure = await fail(channel, previous="C404 C404 1713.000000")
+
+    assert isinstance(failure, SendRefused)
+    assert failure.reason.startswith("Slack says channel_not_found; give its id")
+    assert not failure.gone
+    assert [one.path for one in bot.requests] == ["/api/chat.update", "/api/chat.postMessage"]
+
+
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("previous", [None, "ops C1 1713.000000"])
+async def test_the_web_api_says_how_long_to_wait(bot: standins.SlackBot, status: int, previous: str | None) -> None:
+    bot.script.append(Reply(status, slack_refusal("ratelimited").body, {"Retry-After": "30"}))
+
+    failure = await fail(channel_for(bot), previous=previous)
+
+    assert not isinstance(failure, SendRefused)
+    assert failure.after == 30.0
+    assert len(bot.requests) == 1, "nothing is posted in place of an edit that has to wait"
+
+
+@pytest.mark.parametrize("body", ["", "<html>captive portal</html>", '{"ok": false, "error": "internal_error"}'])
+async def test_an_answer_that_is_not_the_web_apis_or_a_fault_of_slack_is_worth_another_try(
+    bot: standins.SlackBot, body: str
+) -> None:
+    bot.script.append(Reply(200, body))
+
+    assert not isinstance(await fail(channel_for(bot)), SendRefused)
+
+
+async def test_the_web_api_may_repeat_all_of_a_long_message_before_its_ts(bot: standins.SlackBot) -> None:
+    said = {"ok": True, "message": {"text": "🔴" * 16_000}, "channel": "C1", "ts": "1713.000007"}
+    bot.script.append(Reply(200, json.dumps(said)))  # escaped: 12 bytes for each
+
+    assert (await channel_for(bot).send(make_delivery(), allow_private=True)).reference == "ops C1 1713.000007"
+
+
+@pytest.mark.parametrize("kind", ["slack-bot", "discord", "telegram"])
+async def test_a_message_in_place_of_one_that_cannot_be_edited_says_so(kind: str) -> None:
+    with {"slack-bot": standins.SlackBot, "discord": standins.Discord, "telegram": standins.Telegram}[kind]() as server:
+        previous = {"slack-bot": "ops C1 1713.000999", "discord": "999", "telegram": "55"}[kind]
+        await channel_for(server).send(make_delivery(RESOLVED, previous=previous), allow_private=True)
+        await channel_for(server).send(make_delivery(RESOLVED), allow_private=True)
+
+        edit, anew, plain = map(json.dumps, server.payloads)
+        says = "an earlier message about this alert that could not be edited"
+        assert [says in one for one in (edit, anew, plain)] == [False, True, False]
 
 
 # Discord

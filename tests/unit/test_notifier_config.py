@@ -62,7 +62,35 @@ def test_the_examples_in_the_file_that_ships_are_sound() -> None:
         ("chanels: {}", "notify.yaml: Object contains unknown field `chanels`; the keys are channels, routes"),
         ("channels: {a: slack}", "notify.yaml: channels.a: type is missing; it is one of console, slack"),
         ("channels: {a: {type: slak}}", "notify.yaml: channels.a: there is no type 'slak'; it is one of console"),
-        ("channels: {a: {type: slack}}", "notify.yaml: channels.a: Object missing required field `url`"),
+        ("channels: {a: {type: slack}}", "notify.yaml: channels.a: url or token is missing; give one of them: the url"),
+        (
+            f"channels: {{a: {{type: slack, url: '{SLACK}', token: xoxb-1, channel: ops}}}}",
+            "notify.yaml: channels.a: url and token are two ways; give one of them: the url of an incoming webhook, or",
+        ),
+        (
+            f"channels: {{a: {{type: slack, url: '{SLACK}', channel: ops}}}}",
+            "notify.yaml: channels.a: channel: goes with token",
+        ),
+        (
+            "channels: {a: {type: slack, token: xoxb-1}}",
+            "notify.yaml: channels.a: channel: expected the id (C...) or the name",
+        ),
+        (
+            "channels: {a: {type: slack, token: xoxb-1, channel: #ops\n}}",
+            "notify.yaml: channels.a: channel: expected the id (C...) or the name of the one that the bot posts to",
+        ),
+        (
+            "channels: {a: {type: slack, token: xapp-1, channel: ops}}",
+            "notify.yaml: channels.a: token: expected a bot token (xoxb-...), from OAuth & Permissions",
+        ),
+        (
+            "channels: {a: {type: slack, token: xoxb-1, channel: ops, app_token: xapp-1}}",
+            "notify.yaml: channels.a: workspace: the token does not tell it; give the id",
+        ),
+        (
+            "channels: {a: {type: slack, token: '${BOT}', channel: ops}}",
+            "notify.yaml: channels.a.token: BOT is not set; set it, or BOT_FILE to a file that holds it",
+        ),
         ("channels: {a: {type: slack, url: x}}", "notify.yaml: channels.a: url: expected one such as https://"),
         ("channels: {a: {type: slack, url: 'ftp://x'}}", "notify.yaml: channels.a: url: expected"),
         (f"channels: {{a: {{type: slack, url: '{SLACK}', to: b}}}}", "unknown field `to`; the keys are timeout, retry"),
@@ -144,6 +172,7 @@ channels:
   silent: {{type: slack, url: '{SLACK}'}}
   ops: {{type: slack, url: '{SLACK}', app_token: '${{APP}}'}}
   other: {{type: slack, url: '{SLACK}', app_token: '${{APP}}', workspace: T999}}
+  bot: {{type: slack, token: xoxb-1-s3cret, channel: C1, app_token: '${{APP}}', workspace: T5}}
   quiet: {{type: telegram, token: '1:a', chat_id: '-5'}}
   chat: {{type: telegram, token: '1:a', chat_id: '-5', buttons: true}}
 """,
@@ -151,7 +180,13 @@ channels:
     ).channels
 
     presses = {name: channel.presses for name, channel in channels.items() if channel.presses}
-    assert presses == {"ops": "workspace T0", "other": "workspace T999", "chat": "chat -5"}
+    assert presses == {
+        "ops": "workspace T0",
+        "other": "workspace T999",
+        "bot": "workspace T5",
+        "chat": "chat -5",
+    }
+    assert {"xoxb-1-s3cret", "xapp-1-A1-s3cret"} <= set(channels["bot"].secrets)
     assert "xapp-1-A1-s3cret" in channels["ops"].secrets
 
 

@@ -12,6 +12,7 @@ from penstock_services.notifier.message.text import redact
 TOKEN = "Xk29sLq81ZmPw04TrVbN"
 BASIC = base64.b64encode(b"penstock:hunter2-and-more").decode()
 SLACK = Slack(url=f"https://hooks.slack.com/services/T012/B034/{TOKEN}")
+SLACK_BOT = Slack(token=f"xoxb-1-2-{TOKEN}", channel="C1")
 DISCORD = Discord(url=f"https://discord.com/api/webhooks/123456789012345678/{TOKEN}?thread_id=77")
 TELEGRAM = Telegram(token=f"123456:{TOKEN}", chat_id="-42")
 BEARER = Webhook(url="https://alerts.example.com/hooks/penstock", headers={"Authorization": f"Bearer {TOKEN}"})
@@ -26,6 +27,7 @@ MAIL = Email(host="h", sender="a@example.com", to=("b@example.com",), username="
     [
         (SLACK, f"token {TOKEN} is not valid", TOKEN),
         (SLACK, f"no hook at /services/T012/B034/{TOKEN}", TOKEN),
+        (SLACK_BOT, f"xoxb-1-2-{TOKEN} is revoked", TOKEN),
         (DISCORD, f"unknown webhook {TOKEN}", TOKEN),
         (TELEGRAM, f"bot with secret {TOKEN} was kicked", TOKEN),
         (BEARER, f"token {TOKEN} is not valid", TOKEN),

@@ -23,6 +23,7 @@ from tests.standins import check_discord, check_slack, shown
 SLACK = Slack(url="https://hooks.slack.com/services/T/B/X")
 DISCORD = Discord(url="https://discord.com/api/webhooks/1/x")
 TELEGRAM = Telegram(token="1:abc", chat_id="42")
+SLACK_BOT = Slack(token="xoxb-1", channel="ops", app_token="xapp-1", workspace="T0")
 SLACK_APP = Slack(url="https://hooks.slack.com/services/T0/B/X", app_token="xapp-1")
 TELEGRAM_BOT = Telegram(token="1:abc", chat_id="42", buttons=True)
 HOSTILE = "<!channel> <@U123> @everyone & </b> *bold* _it_ `code` [x](http://y) ||spoiler|| \x00\x1b[2J\r\n"
@@ -55,6 +56,7 @@ REMARKS = Remarks(superseded=("triggered " + "x" * 900,) * 20, instead_of="y" * 
 @given(alerts)
 def test_slack_takes_whatever_an_alert_holds(alert: Any) -> None:
     check_slack(SLACK.payload(make_delivery(alert)))
+    check_slack(SLACK_BOT.payload(make_delivery(alert).anew()))
 
 
 @slow_is_fine
@@ -213,7 +215,7 @@ def test_apprise_is_given_a_kind_that_fits() -> None:
     assert channel.payload(make_delivery(RESOLVED))["notify_type"] == "success"
 
 
-@pytest.mark.parametrize("channel", [SLACK, DISCORD, TELEGRAM])
+@pytest.mark.parametrize("channel", [SLACK, SLACK_BOT, DISCORD, TELEGRAM])
 def test_a_channel_does_not_show_its_secrets(channel: Any) -> None:
     assert channel.secrets[0] not in repr(channel)
     assert channel.secrets[0] not in f"{channel}"

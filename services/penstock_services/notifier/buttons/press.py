@@ -64,7 +64,7 @@ async def _act(channel: AnyChannel, pressed: ButtonPressed, ctx: Context) -> str
     """Do it, and return what to answer."""
     if pressed.fingerprint == test_message.RULE:
         return _TEST
-    if isinstance(channel, Slack):
+    if isinstance(channel, Slack) and channel.token is None:  # a bot edits without being lent anything
         await _lend(pressed, ctx)
     store = AlertStore(ctx.redis, ctx.scope.keys)
     how = {"by": pressed.by, "comment": f"with a button in {pressed.channel}", "since": pressed.since}

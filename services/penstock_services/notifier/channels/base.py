@@ -17,6 +17,7 @@ from penstock_services.notifier.message.templates import Templates
 T = TypeVar("T")
 _LONGEST_TIMEOUT = 300.0
 _PERIODS = {"s": 1.0, "min": 60.0, "h": 3_600.0}
+_ANEW = "Follows an earlier message about this alert that could not be edited: it was deleted, or is closed to edits."
 _RATE = re.compile(r"([1-9]\d{0,2})/(s|min|h)")
 
 
@@ -78,6 +79,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     def button(self) -> Button | None:
         """The button to show under it, where the channel has buttons."""
         return button_for(self.alert)
+
+    def anew(self) -> Self:
+        """Return it as it is posted where the message that it should have edited cannot be: it says so."""
+        message = msgspec.structs.replace(self.message, notices=(*self.message.notices, _ANEW))
+        return msgspec.structs.replace(self, message=message)
 
     def choose(self, fires: T, acknowledged: T, resolved: T) -> T:
         """Return what fits the change that it tells of."""

@@ -68,6 +68,7 @@ class Discord(Channel, frozen=True, kw_only=True, tag="discord"):
                 return _receipt(answer)
             if not _may_post_anew(answer):
                 raise _failure(answer)
+            body = msgspec.json.encode(self.payload(delivery.anew()))
         answer = await self._request("POST", self._address(wait="true"), body, allow_private)
         if answer.status == 200:
             return _receipt(answer)

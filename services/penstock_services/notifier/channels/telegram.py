@@ -95,6 +95,8 @@ class Telegram(Channel, frozen=True, kw_only=True, tag="telegram"):
                 return Receipt(code=answer.status, answer="edited", latency=answer.latency, reference=delivery.previous)
             if answer.status != 400:
                 raise failure(answer)
+            delivery = delivery.anew()
+            told = self.payload(delivery)
         return await self._send(told, delivery.message, allow_private)
 
     async def _send(self, told: dict[str, Any], message: Message, allow_private: bool) -> Receipt:
