@@ -10,10 +10,11 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 HIDDEN = "***"
 _SHORTEST = 6  # characters; taking shorter ones out would riddle every text, and they are no secrets
+_SHORTEST_PART = 8  # of one that is part of another
 _PASSWORD = re.compile(r"(?<=://)(?P<user>[^/?#@]*?):(?P<password>.*)(?=@)")
 _SAFE_QUERY = frozenset({"db", "protocol", "timeout", "socket_timeout", "ssl_cert_reqs", "ssl_check_hostname"})
 _TELLING = re.compile(r"auth|token|key|secret|cookie|signature|password|session", re.IGNORECASE)
@@ -43,26 +44,61 @@ def _hide_parameter(parameter: str) -> str:
 
 
 def url_secrets(url: str) -> set[str]:
-    """Return every part of an address that may be secret: user and password, and each value of the query."""
+    """Return every part of an address that may be secret, in every form: login, query, what in its path is no word."""
     try:
         parts = urlsplit(url)
-        named = [parts.username, parts.password, *(value for _, value in parse_qsl(parts.query))]
+        query, path = parts.query, parts.path
+        named = [parts.username, parts.password, *(value for _, value in parse_qsl(query))]
     except ValueError:
+        query = path = ""
         named = []
     userinfo = url.partition("://")[2].rpartition("@")[0]
-    found = {userinfo, *userinfo.split(":"), *(text for text in named if text)}
-    return {form for text in found for form in (text, unquote(text)) if len(form) >= _SHORTEST}
+    as_sent = [parameter.partition("=")[2] for parameter in query.split("&")]
+    segments = [segment for segment in re.split(r"[/;]", path) if looks_secret(segment)]
+    return _long_enough(forms([userinfo, unquote(userinfo), *userinfo.split(":"), *named, *as_sent, *segments]))
 
 
 def header_secrets(headers: Mapping[str, str]) -> set[str]:
-    """Return every part of headers that may be secret: of those that authenticate, the whole and each word."""
-    return {
-        part
-        for name, value in headers.items()
-        if _TELLING.search(name)
-        for part in _parts(value)
-        if len(part) >= _SHORTEST
-    }
+    """Return every part of headers that may be secret, in every form.
+
+    That is, of those that authenticate the whole and each part, and of others what looks like a token.
+    """
+    found: list[str] = []
+    for name, value in headers.items():
+        if _TELLING.search(name):
+            found += [value, *parts_of(value)]
+        elif looks_secret(value):
+            found.append(value)
+    return _long_enough(forms(found))
+
+
+def forms(secrets: Iterable[str | None]) -> tuple[str, ...]:
+    """Return each secret as it is, percent-encoded and decoded, and in base64: an endpoint may echo any of them."""
+    found: dict[str, None] = {}
+    for secret in filter(None, secrets):
+        encoded = base64.b64encode(secret.encode(errors="replace")).decode()
+        found.update(dict.fromkeys((secret, quote(secret, safe=""), unquote(secret), encoded, encoded.rstrip("="))))
+    return tuple(found)
+
+
+def parts_of(value: str) -> Iterator[str]:
+    """Yield the parts of a header that authenticates: what follows its scheme, a login, the values of cookies."""
+    scheme, _, rest = value.partition(" ")
+    if rest and scheme.isalpha():
+        yield rest
+        if scheme.lower() == "basic":
+            yield from _of_basic(rest)
+    else:
+        rest = value
+    yield from (part for part in re.split(r"[\s,;=\"]+", rest) if len(part) >= _SHORTEST_PART and part != scheme)
+    if ":" in value:
+        yield value.rpartition(":")[2].strip()
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a part of an address is more likely a token than a word."""
+    mixed = bool(re.search(r"\d", text)) and bool(re.search(r"[A-Za-z]", text))
+    return len(text) >= 16 or (mixed and len(text) >= 10)
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
@@ -72,16 +108,14 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def _parts(value: str) -> Iterator[str]:
-    yield value
-    scheme, _, credentials = value.partition(" ")
-    if not credentials:
+def _long_enough(secrets: Iterable[str]) -> set[str]:
+    return {secret for secret in secrets if len(secret) >= _SHORTEST}
+
+
+def _of_basic(encoded: str) -> Iterator[str]:
+    try:
+        login = base64.b64decode(encoded).decode()
+    except (binascii.Error, UnicodeDecodeError):
         return
-    yield credentials
-    if scheme.lower() == "basic":
-        try:
-            pair = base64.b64decode(credentials.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            return
-        yield pair
-        yield pair.partition(":")[2]
+    yield login
+    yield login.partition(":")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,12 +25,15 @@ class Target:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.says = ""
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
         if request.path == "/redirect":
             raise web.HTTPFound("/elsewhere")
+        if self.says:
+            return web.Response(status=403, reason=self.says, text=self.says)
         if request.path == "/echo":
             return web.Response(status=403, text=f"token {SECRET} is not valid")
         return web.Response(text="inner matters")
@@ -105,3 +109,31 @@ async def test_no_secret_of_a_request_stands_in_its_failure(url: str, headers: d
     run = await send(url.format(target=target.url), Settings(allow_private_targets=True), headers=headers)
     assert isinstance(run.outcome, Dead | Retried)
     assert SECRET not in run.outcome.error
+
+
+LOGIN = base64.b64encode(f"ada:{SECRET}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "echoed"),
+    [
+        ("/", {"Authorization": f"token {SECRET}"}, SECRET),
+        ("/", {"Authorization": f'Token token="{SECRET}", nonce="0"'}, SECRET),
+        ("/", {"Authorization": f"Basic {LOGIN}"}, SECRET),
+        ("/", {"Cookie": f"session={SECRET}; theme=d"}, SECRET),
+        ("/", {"X-Access": SECRET}, SECRET),
+        ("/?key=ab%2Bcdefgh12", {}, "ab%2Bcdefgh12"),
+        ("/services/T0/B0/a1b2c3d4e5f6g7", {}, "a1b2c3d4e5f6g7"),
+        ("ada", {}, LOGIN),
+    ],
+    ids=["token", "quoted", "basic", "cookie", "other header", "query as sent", "path", "login of the address"],
+)
+async def test_whatever_of_a_credential_an_endpoint_echoes_is_not_kept(
+    path: str, headers: dict[str, str], echoed: str, target: Target
+) -> None:
+    target.says = f"{echoed} is not valid"
+    url = f"http://ada:{SECRET}@{target.url.partition('//')[2]}/" if path == "ada" else target.url + path
+    run = await send(url, Settings(allow_private_targets=True), headers=headers)
+
+    assert isinstance(run.outcome, Dead)
+    assert run.outcome.error == "403 *** is not valid: *** is not valid"

@@ -16,6 +16,7 @@ from penstock.redaction import header_secrets, hide_url, redact, url_secrets
 from penstock.settings import Settings
 from penstock.telemetry.spans import Active, Attributes
 
+_MOST_SAID = 240  # characters of it that a failure says
 _MOST_BODY = 64_000  # bytes of the answer kept in the result
 _PORTS = {"http": 80, "https": 443}
 _RETRIED = frozenset({408, 425, 429})
@@ -61,7 +62,7 @@ async def _send(request: HttpRequest, ctx: Context, guard: AddressGuard) -> dict
             async with _answer(request, headers, guard) as answer:
                 call.attributes["http.response.status_code"] = answer.status
                 body = (await _start_of(answer)).decode(errors="replace")
-                _evaluate(answer, redact(body, secrets))
+                _evaluate(answer, body, secrets)
                 return {"status": answer.status, "body": body}
         except (Reject, TryAgain) as outcome:
             raise _failed(call, str(call.attributes["http.response.status_code"]), outcome) from None
@@ -125,11 +126,11 @@ async def _start_of(answer: aiohttp.ClientResponse) -> bytes:
     return body[:_MOST_BODY]
 
 
-def _evaluate(answer: aiohttp.ClientResponse, body: str) -> None:
+def _evaluate(answer: aiohttp.ClientResponse, body: str, secrets: set[str]) -> None:
     status = answer.status
     if 200 <= status < 300:
         return
-    said = f"{status} {answer.reason or ''}: {body[:200]}".strip()
+    said = redact(f"{status} {answer.reason or ''}: {body}", secrets)[:_MOST_SAID].strip()
     if status >= 500 or status in _RETRIED:
         raise TryAgain(said, after=retry_after(answer.headers.get("Retry-After")))
     raise Reject(said)

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from penstock.redaction import forms
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url, fingerprint_key
-from penstock_services.notifier.channels.credentials import forms
 from penstock_services.notifier.channels.wire import request
 from penstock_services.notifier.message.text import cut
 

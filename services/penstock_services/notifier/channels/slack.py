@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from penstock.redaction import forms
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
-from penstock_services.notifier.channels.credentials import forms, url_secrets
+from penstock_services.notifier.channels.credentials import url_secrets
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.button import Button
 from penstock_services.notifier.message.message import Message

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from penstock.net import seconds
+from penstock.redaction import forms
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
-from penstock_services.notifier.channels.credentials import forms
 from penstock_services.notifier.channels.wire import Answer, SendFailed, request
 from penstock_services.notifier.message.message import Message
 from penstock_services.notifier.message.text import cut, utf16_units

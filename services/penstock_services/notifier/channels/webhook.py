@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from penstock.redaction import forms
 from penstock_services.notifier.channels.base import Channel, Delivery, Limit, Receipt, checked_url
-from penstock_services.notifier.channels.credentials import forms, header_secrets, url_secrets
+from penstock_services.notifier.channels.credentials import header_secrets, url_secrets
 from penstock_services.notifier.channels.wire import request
 
 _PREFIX = "whsec_"
