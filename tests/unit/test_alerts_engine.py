@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from penstock.schemas import MetricsWindow, Series, Tick
 from penstock_services.alerts.evaluate.evaluate import evaluate
 from penstock_services.alerts.input import Item, whole
+from penstock_services.alerts.rules.file import load
 from penstock_services.alerts.rules.model import SeriesRule
 from tests.alerting import EPOCH, Mesh, gauge, jobs, make_window, rules_text
 from tests.processes import ROOT
@@ -230,6 +231,53 @@ def test_what_ships_tells_what_is_wrong_with_what_is_counted_however_seldom_it_c
     for _ in range(61):
         mesh.window(scope="events")
     assert mesh.told[-1].split()[:2] == ["resolved", rule]
+
+
+GROUP = {"stream": "ingest", "group": "worker"}
+ALIVE = gauge("consumers", 1, **GROUP)
+WHAT_SHIPS: dict[str, Callable[[int], Sequence[Series] | str]] = {
+    # rule: what the window that begins after so many seconds holds, or the event that comes then
+    "dead-letters-growing": lambda second: [ALIVE, gauge("dead", second // 60, **GROUP)],
+    "dead-letters-dropped": lambda _: "dlq.dropped",
+    "redis-filling": lambda _: [ALIVE, gauge("memory_share", 0.9)],
+    "redis-full-soon": lambda second: [ALIVE, gauge("time_to_full", 3_000 - second)],
+    "trimming-held": lambda second: "retention.held" if second % 60 == 0 else [ALIVE],
+    "unread-dropped": lambda _: "retention.dropped",
+    "spool-waiting": lambda second: [ALIVE, gauge("spool_age", second, program="gateway", host="a")],
+    "spool-aside": lambda _: [ALIVE, gauge("spool_aside", 1, program="gateway", host="a")],
+    "lag": lambda _: [ALIVE, gauge("lag_age", 40, **GROUP)],
+    "stuck": lambda second: [ALIVE, gauge("lag_age", second, **GROUP)],
+    "pending-too-long": lambda second: [ALIVE, gauge("oldest_pending", second, **GROUP)],
+    "jobs-failing": lambda _: [jobs(100, 50, service="worker", job_type="t")],
+    "breaker-open": lambda _: "breaker.opened",
+    "service-gone": lambda _: [gauge("consumers", 0, **GROUP)],
+    "metrics-gone": lambda second: [ALIVE] if second < 60 else [],
+    "clock-skew": lambda _: [gauge("skew", 300, service="worker")],
+    "series-overflow": lambda _: [gauge("overflow", 5)],
+    "numbers-malformed": lambda _: [gauge("malformed", 3, service="worker")],
+    "jobs-slow": lambda second: [jobs(100, p95=0.1 if second < 7_200 else 5.0, service="worker", job_type="t")],
+}
+COUNTED = {"jobs-failing", "jobs-slow", "clock-skew", "series-overflow", "numbers-malformed"}
+
+
+def test_each_rule_that_ships_is_tried() -> None:
+    assert set(WHAT_SHIPS) == set(load(ROOT / "alerts.yaml").rules)
+
+
+@pytest.mark.parametrize("rule", WHAT_SHIPS)
+def test_a_rule_that_ships_fires_when_what_it_is_for_happens(rule: str) -> None:
+    mesh = Mesh((ROOT / "alerts.yaml").read_text())
+    about = {**GROUP, "name": "crm", "from": "closed", "to": "open", "reason": "r", "epoch": 1, "count": 3}
+    for second in range(0, 9_000 if rule == "jobs-slow" else 1_800, 10):
+        given = WHAT_SHIPS[rule](second)
+        if isinstance(given, str):
+            mesh.event(given, about)
+            given = [ALIVE]
+        mesh.window(*given, scope="events" if rule in COUNTED else "mesh")
+        if not given:
+            mesh.tick()
+
+    assert f"triggered {rule}" in {" ".join(one.split()[:2]) for one in mesh.told}
 
 
 async def pieces(*items: Item) -> list[tuple[str, Item]]:
