@@ -11,13 +11,14 @@ import pytest
 from penstock import Event, Service
 from penstock.dlq import dead_letter
 from penstock.errors import AmbiguousEvent
-from penstock.event import encode_retry
+from penstock.event import encode, encode_retry
 from penstock.jobs import find as find_module
 from penstock.jobs.find import find_job
 from penstock.jobs.ids import timed_id
 from penstock.jobs.record import Job
 from penstock.keys import Keys
 from penstock.streams.commit import RETRY, Entry
+from penstock.streams.publish import Publisher
 from penstock.topology import parse
 from tests.hands import (
     FRESH,
@@ -327,3 +328,23 @@ async def test_a_job_that_is_not_due_yet_is_queued(server: Server, raw: Raw) -> 
         await me.settle(unit(Entry(FRESH.index, entry, RETRY, encode_retry(entry, attempt=1, error="not due"), 60_000)))
 
     assert await find(server, f"ingest-{entry}") == Job(state="queued", type="t")
+
+
+async def test_a_job_that_is_to_be_published_later_is_queued_until_then(server: Server, raw: Raw) -> None:
+    for number in range(60):  # more than are looked at in one go
+        await publish(server, f"other-{number}", delay=50)
+    await publish(server, "late-1", delay=60, tenant="acme")
+
+    found = await find(server, "late-1")
+    assert found is not None
+    assert (found.state, found.type, found.tenant) == ("queued", "t", "acme")
+    assert found.next_attempt_at is not None
+    async with connected(server) as client:
+        assert await find_job(client, Keys(), TOPOLOGY, "late-1", source="another") is None
+        assert await find_job(client, Keys(), TOPOLOGY, "late-1", tenant="another") is None
+
+
+async def publish(server: Server, event_id: str, *, delay: float, tenant: str | None = None) -> None:
+    async with connected(server) as client, Publisher(client, Keys()) as publisher:
+        fields = encode("t", "1", event_id=event_id, source="web", tenant=tenant)
+        await publisher.publish("orders", fields, delay=delay)

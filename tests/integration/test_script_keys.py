@@ -120,6 +120,7 @@ async def look(client: Any, raw: Raw) -> None:
     raw.xadd("ingest", {"type": "t", "id": "settled"})
     raw.xreadgroup("worker", "me", {"ingest": ">"}, noack=True)
     assert (await find_job(client, KEYS, topology, "settled")) == Job(state="settled", type="t")
+    assert await find_job(client, KEYS, topology, "nobody's") is None
     raw.xdel("ingest", raw.xadd("ingest", {"type": "gone"}))  # from here on the server does not know the lag
     await mesh_state(client, KEYS, topology)
     await Scanner(client, KEYS, topology).scan(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,13 +16,20 @@ from penstock.jobs.record import Job, decode
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
-from penstock.times import entry_ms
+from penstock.times import entry_ms, rfc3339
 from penstock.topology import Topology
 
 _entry = Script("penstock.jobs", "find_entry", read_only=True)
 _progress = Script("penstock.jobs", "progress", read_only=True)
+_scheduled = Script("penstock.jobs", "find_scheduled", read_only=True)
 _SEARCHED = 3_000  # entries looked through, of each stream, for what does not say where it lies
 _SKEW_MS = 2_000  # how far the clocks of a gateway and of Redis may be apart
+
+
+class _Wanted(NamedTuple):
+    job_id: str
+    source: str | None
+    tenant: str | None
 
 
 async def find_job(
@@ -35,7 +43,8 @@ async def find_job(
 ) -> Job | None:
     """Return what became of the job, or None if nothing is known of it (or nothing of this source, or tenant).
 
-    The commit writes a record once there is an outcome. Before that, and where none is left, the streams tell.
+    The commit writes a record once there is an outcome. Before that, and where none is left, the streams tell. A job
+    that is due later has its time as `next_attempt_at`.
     While it runs there is its progress, if its handler says any.
 
     Raises:
@@ -44,6 +53,14 @@ async def find_job(
     recorded = await find_record(client, keys, job_id, source, tenant)
     if recorded is not None:
         return recorded
+    asked = client, keys, topology, _Wanted(job_id, source, tenant)
+    # What is found at neither place may have gone from the second to the first meanwhile.
+    return await _find_published(*asked) or await _find_scheduled(*asked) or await _find_published(*asked)
+
+
+async def _find_published(client: AsyncRedis, keys: Keys, topology: Topology, wanted: _Wanted) -> Job | None:
+    """Return the job as its stream tells of it."""
+    job_id, source, tenant = wanted
     for stream in topology.work:
         found = await _find_entry(client, keys, stream, job_id, source)
         if found is not None and tenant in (None, found[2]):
@@ -55,6 +72,20 @@ async def find_job(
                 job = _advanced(job, await client.hget(keys.progress_of(job_id), of_source))
             # What is over since we looked for its record has one now: the commit writes both.
             return (await find_record(client, keys, job_id, source, tenant) if job.is_over else None) or job
+    return None
+
+
+async def _find_scheduled(client: AsyncRedis, keys: Keys, topology: Topology, wanted: _Wanted) -> Job | None:
+    """Return the job if it is yet to be published."""
+    job_id, source, tenant = wanted
+    for stream in topology.work:
+        arguments: list[str | int] = [job_id, _SEARCHED, *([] if source is None else [source])]
+        found = await _scheduled(client, [keys.scheduled(stream)], arguments)
+        if found:
+            event_type, of_tenant, due = (text.decode(errors="replace") for text in found)
+            if tenant in (None, of_tenant):
+                due_at = rfc3339(float(due) / 1000)
+                return Job(state="queued", type=event_type, tenant=of_tenant or None, next_attempt_at=due_at)
     return None
 
 
