@@ -248,6 +248,50 @@ def test_what_is_switched_off_takes_nothing_else_with_it(off: str) -> None:
     assert [(route.channels, route.substitutes) for route in config.routes] == [(("a",), ()), (("a",), ())]
 
 
+SWITCHED_OFF = """
+channels: {a: {type: webhook, url: 'https://example.com'}}
+on_call:
+  duty:
+    rotation: [a, ops]
+    starts: 2026-01-05T09:00:00
+    every: 1d
+    overrides: [{from: 2026-01-05T00:00:00, to: 2100-01-05T00:00:00, channel: ops}]
+  nobody: {rotation: [ops], starts: 2026-01-05T09:00:00}
+quiet:
+  - {hours: "22:00-07:00", channels: [ops, a]}
+  - {hours: "22:00-07:00", channels: [ops]}
+  - {hours: "00:00-01:00"}
+routes:
+  - {channels: [nobody, duty], failover: nobody, then: ["nobody, duty after 5m", nobody after 10m]}
+  - {channels: [nobody]}
+"""
+
+
+def test_what_is_switched_off_is_left_out_of_schedules_and_quiet_hours_too() -> None:
+    config = read(SWITCHED_OFF, OPS_ALERT_HOOKS_ENABLED="false")
+
+    assert {name: one.channels for name, one in config.on_call.items()} == {"duty": ("a",)}
+    assert [rule.channels for rule in config.quiet] == [("a",), ()]
+    (route,) = config.routes
+    assert (route.channels, route.substitutes) == (("duty",), ())
+    assert [(step.channels, float(step.after)) for step in route.then] == [(("duty",), 300)]
+    assert read(SWITCHED_OFF, OPS_ALERT_WEBHOOK_URL=SLACK).routes[1].channels == ("nobody",)
+
+
+def test_a_schedule_may_have_the_name_of_what_is_switched_off() -> None:
+    text = "on_call: {ops: {rotation: [console], starts: 2026-01-05T09:00:00}}\nroutes: [{channels: [ops]}]"
+
+    assert read(text, OPS_ALERT_HOOKS_ENABLED="false").routes[0].channels == ("ops",)
+
+
+def test_mistakes_are_named_where_they_are_written_whatever_is_switched_off() -> None:
+    text = "routes: [{channels: [ops]}, {channels: [opps]}]"
+
+    assert "routes[1].channels: there is no channel opps; did you mean ops?" in complaint(
+        text, OPS_ALERT_HOOKS_ENABLED="false"
+    )
+
+
 @pytest.mark.parametrize("on", ["yes", "on", "TRUE", "1"])
 def test_a_switch_is_read_however_it_is_written(on: str) -> None:
     config = read(OPS_ALERT_WEBHOOK_URL=SLACK, OPS_ALERT_WEBHOOK_PROVIDER="Slack", OPS_ALERT_HOOKS_ENABLED=on)
@@ -292,6 +336,13 @@ def test_telegram_and_mail_need_no_file_either() -> None:
         ({"OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS": "soon"}, "OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS"),
         ({"OPS_ALERT_HOOKS_ENABLED": "maybe"}, "OPS_ALERT_HOOKS_ENABLED: expected true or false, got 'maybe'"),
         ({"OPS_ALERT_HOOK_ENABLED": "no"}, "nothing reads it; did you mean OPS_ALERT_HOOKS_ENABLED?"),
+        ({"OPS_ALERTS_WEBHOOK_URL": SLACK}, "OPS_ALERTS_WEBHOOK_URL: nothing reads it; did you mean OPS_ALERT_WEBHOOK"),
+        ({"OPS_ALRT_WEBHOOK_URL": SLACK}, "did you mean OPS_ALERT_WEBHOOK_URL?"),
+        (
+            {"ops_alert_webhook_url": SLACK},
+            "ops_alert_webhook_url: nothing reads it; did you mean OPS_ALERT_WEBHOOK_URL",
+        ),
+        ({"Ops_Alert_Webhook_Url_File": "/x"}, "Ops_Alert_Webhook_Url_File: nothing reads it; did you mean OPS_ALERT"),
         ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_PROVIDER": "slak"}, "did you mean slack?"),
         ({"OPS_ALERT_WEBHOOK_URL": SLACK, "OPS_ALERT_WEBHOOK_TIMEOUT_SECONDS": "inf"}, "timeout: at most 300 s"),
         (
@@ -320,6 +371,10 @@ def test_telegram_and_mail_need_no_file_either() -> None:
 )
 def test_a_variable_that_does_not_fit_gets_a_sentence(environ: dict[str, str], sentence: str) -> None:
     assert sentence in complaint(**environ)
+
+
+def test_variables_of_other_programs_are_left_alone() -> None:
+    assert list(read(OPS_WEBHOOK_URL=SLACK, DEVOPS_ALERT_WEBHOOK_URL=SLACK).channels) == ["console"]
 
 
 def test_a_route_in_the_file_takes_the_place_of_the_environments_own() -> None:

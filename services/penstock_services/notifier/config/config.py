@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -14,7 +14,7 @@ from penstock.settings import Settings
 from penstock_services.notifier.channels import AnyChannel, Apprise, Channel, Console
 from penstock_services.notifier.config import notify_file
 from penstock_services.notifier.config.environment import read_environment
-from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, Steps, destinations, rank
+from penstock_services.notifier.config.routing import CONSOLE, Destination, Route, destinations, rank
 from penstock_services.notifier.config.schedule import OnCall, Quiet, quiet_for
 from penstock_services.notifier.message.templates import Templates
 
@@ -79,6 +79,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                 return None
         return pause
 
+    def without(self, off: frozenset[str]) -> Config:
+        """Return the configuration without channels that are switched off: the others must work on."""
+        on_call = {name: rest for name, one in self.on_call.items() if (rest := one.without(off)) is not None}
+        off |= self.on_call.keys() - on_call.keys()
+        return msgspec.structs.replace(
+            self,
+            routes=tuple(left for route in self.routes if (left := route.without(off)) is not None),
+            on_call=on_call,
+            quiet=tuple(quiet for rule in self.quiet if (quiet := rule.without(off)) is not None),
+        )
+
     def may_be_private(self, channel: Channel) -> bool:
         """Whether a channel may connect to addresses that are not public."""
         return self.allow_private or channel.allow_private
@@ -110,30 +121,20 @@ def parse(
     """
     file = notify_file.read(text, name, environ)
     given = read_environment(environ)
-    off = given.off - set(file.channels)
+    off = given.off - file.channels.keys() - file.on_call.keys()
     config = Config(
         channels={CONSOLE: console or Console(), **given.channels, **file.channels},
-        routes=tuple(_without(off, (*file.routes, *_implied(given.routes, file.routes)))),
+        routes=(*file.routes, *_implied(given.routes, file.routes)),
         retry=file.retry,
         templates=file.templates,
         on_call=file.on_call,
         quiet=file.quiet,
         allow_private=allow_private,
     )
-    problems = [*_clashes(file, given.channels), *_problems(config)]
+    problems = [*_clashes(file, given.channels), *_problems(config, off)]
     if problems:
         raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
-    return config
-
-
-def _without(off: frozenset[str], routes: Iterable[Route]) -> Iterator[Route]:
-    """Return the routes without channels that are switched off: the others must work on."""
-    for route in routes:
-        left = tuple(name for name in route.channels if name not in off)
-        if left:
-            rest = tuple(name for name in route.substitutes if name not in off)
-            then = Steps(step for step in (one.without(off) for one in route.then) if step is not None)
-            yield msgspec.structs.replace(route, channels=left, failover=rest, then=then)
+    return config.without(off)
 
 
 def _implied(routes: dict[str, Route], written: tuple[Route, ...]) -> list[Route]:
@@ -150,7 +151,7 @@ def _clashes(file: notify_file.NotifyFile, given: dict[str, AnyChannel]) -> list
     ]
 
 
-def _problems(config: Config) -> list[str]:
+def _problems(config: Config, off: frozenset[str]) -> list[str]:
     problems = [f"channels.{name}: {NAME_RULE}" for name in config.channels if not is_name(name)]
     if not isinstance(config.channels[CONSOLE], Console):
         problems.append(f"channels.{CONSOLE}: this name belongs to the channel of type console")
@@ -160,19 +161,20 @@ def _problems(config: Config) -> list[str]:
                 f"channels.{name}: apprise makes its own connections, so their addresses cannot be checked; "
                 "say allow_private: true if that is all right"
             )
-    known = set(config.channels) | set(config.on_call)
+    channels = {*config.channels, *off}
+    known = {*channels, *config.on_call}
     for index, route in enumerate(config.routes):
         problems += _unknown(f"routes[{index}].", _names(route), known)
     for name, schedule in config.on_call.items():
         if name in config.channels:
             problems.append(f"on_call.{name}: a channel has this name; call the schedule otherwise")
-        problems += _unknown(f"on_call.{name}.", [("rotation, overrides", schedule.channels)], set(config.channels))
+        problems += _unknown(f"on_call.{name}.", [("rotation, overrides", schedule.channels)], channels)
     for index, rule in enumerate(config.quiet):
         try:
             rank(rule.below)
         except ValueError as error:
             problems.append(f"quiet[{index}].below: {error}")
-        problems += _unknown(f"quiet[{index}].", [("channels", rule.channels)], set(config.channels))
+        problems += _unknown(f"quiet[{index}].", [("channels", rule.channels)], channels)
     return problems
 
 

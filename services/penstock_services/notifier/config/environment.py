@@ -27,6 +27,8 @@ _HOSTS: dict[str, Provider] = {
     "ptb.discord.com": "discord",
     "canary.discord.com": "discord",
 }
+_FAMILY = "OPS_ALERT"
+_ALIKE = 0.85  # OPS_ALRT_WEBHOOK_URL is meant for us, OPS_WEBHOOK_URL may be somebody else's
 _VARIABLES = {OPS: "OPS_ALERT_WEBHOOK_*", TELEGRAM: "TELEGRAM_*", EMAIL: "SMTP_*"}
 
 
@@ -94,12 +96,15 @@ def read_environment(environ: Mapping[str, str] | None = None) -> EnvironmentCha
 
 
 def _check_names(environ: Mapping[str, str]) -> None:
-    """Refuse variables of the family that nothing reads, most likely slips of the pen."""
+    """Refuse variables of our own family that nothing reads, most likely slips of the pen."""
     known = {field.encode_name for field in msgspec.structs.fields(Environment)}
+    ours = sorted(name for name in known if name.startswith(_FAMILY))
     for name in environ:
-        bare = name.removesuffix("_FILE")
-        if name.startswith("OPS_ALERT_") and bare not in known:
-            raise ConfigurationError(f"environment: {name}: nothing reads it; {did_you_mean(bare, sorted(known))}")
+        meant = name.upper().removesuffix("_FILE")
+        if name.removesuffix("_FILE") in known or not meant.startswith("OPS"):
+            continue
+        if meant.startswith(_FAMILY) or did_you_mean(meant, ours, otherwise="", cutoff=_ALIKE):
+            raise ConfigurationError(f"environment: {name}: nothing reads it; {did_you_mean(meant, ours)}")
 
 
 def _switch(name: str, value: str) -> bool:

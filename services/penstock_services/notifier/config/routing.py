@@ -93,6 +93,15 @@ class Route(Section, frozen=True, kw_only=True):
         """The fail-over channels, in order."""
         return (self.failover,) if isinstance(self.failover, str) else self.failover
 
+    def without(self, names: frozenset[str]) -> Self | None:
+        """Return the route without some channels, None if nobody is left."""
+        left = tuple(name for name in self.channels if name not in names)
+        if not left:
+            return None
+        rest = tuple(name for name in self.substitutes if name not in names)
+        then = Steps(one for step in self.then if (one := step.without(names)) is not None)
+        return msgspec.structs.replace(self, channels=left, failover=rest, then=then)
+
     def takes(self, alert: Alert) -> bool:
         """Whether an alert goes this way."""
         attributes = {**alert.labels, "rule": alert.rule, "severity": alert.severity}

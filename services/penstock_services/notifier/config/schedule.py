@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
-from typing import Any, Final
+from typing import Any, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -57,6 +57,14 @@ class OnCall(Section, frozen=True, kw_only=True):
         turn = (local - self.starts) // timedelta(seconds=float(self.every))
         return self.rotation[turn % len(self.rotation)]
 
+    def without(self, names: frozenset[str]) -> Self | None:
+        """Return the schedule without some channels, whose turns the others take; None if nobody is left."""
+        left = tuple(name for name in self.rotation if name not in names)
+        if not left:
+            return None
+        overrides = tuple(one for one in self.overrides if one.channel not in names)
+        return msgspec.structs.replace(self, rotation=left, overrides=overrides)
+
     @property
     def channels(self) -> tuple[str, ...]:
         """All that may be on call."""
@@ -82,6 +90,11 @@ class Quiet(Section, frozen=True, kw_only=True):
         for day in self.days:
             if day not in _DAYS:
                 raise ValueError(f"days: there is no {day!r}; there are {', '.join(_DAYS)}")
+
+    def without(self, names: frozenset[str]) -> Self | None:
+        """Return the rule without some channels, None if it held for these alone."""
+        left = tuple(name for name in self.channels if name not in names)
+        return None if self.channels and not left else msgspec.structs.replace(self, channels=left)
 
     def end(self, now: float) -> float | None:
         """Return when the quiet that holds at `now` ends, None if it does not hold."""
@@ -123,4 +136,4 @@ def _zone(name: str) -> ZoneInfo:
 
 def _naive(value: datetime, key: str) -> Any:
     if value.tzinfo is not None:
-        raise ValueError(f"{key}: expected a local time without a zone, such as 2026-01-05T09:00")
+        raise ValueError(f"{key}: expected a local time without a zone, such as 2026-01-05T09:00:00")
