@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.alerts import ALERT, RESOLVED, make_alert
+from penstock.mesh.alerts import AlertRecord
+from tests.alerts import ALERT, RESOLVED, SINCE, make_alert
 from tests.command_line import Cli
 from tests.notifiers import Mesh
 from tests.processes import ROOT, eventually
@@ -210,6 +211,39 @@ def test_what_is_not_delivered_is_seen_beside_the_alerts(cli: Cli, mesh: Mesh, s
 
     assert "429: busy" in shown
     assert "not delivered on main, still tried: critical error-rate (firing)" in shown
+
+
+def test_what_was_given_up_is_seen_until_it_arrives_or_is_over(cli: Cli, mesh: Mesh, slack: Slack, raw: Any) -> None:
+    record = AlertRecord(
+        fingerprint="f1",
+        rule=ALERT.rule,
+        severity=ALERT.severity,
+        labels=ALERT.labels,
+        state="firing",
+        since=SINCE,
+        reason=ALERT.reason,
+        summary=ALERT.summary,
+    )
+    raw.hset("state:alerts:alerts", "f1", msgspec.json.encode(record))
+    undelivered = "not delivered on main, given up: critical error-rate (firing)"
+    slack.script.extend([Reply(400, "invalid_payload")] * 2)
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        mesh.tell(make_alert(fingerprint="f2"))
+        eventually(lambda: mesh.statuses("main") == ["dead", "dead"] and mesh.settled)
+        shown = cli("alerts").stdout
+        told = cli.json("alerts")[0]["undelivered"]
+        mesh.tell(make_alert(reason="still"), "repeated")
+        eventually(lambda: mesh.statuses("main")[2:] == ["sent"] and mesh.settled)
+        after = cli("alerts").stdout
+        slack.script.append(Reply(400, "invalid_payload"))
+        mesh.tell(make_alert(RESOLVED, fingerprint="f2"))
+        eventually(lambda: mesh.statuses("main")[3:] == ["dead"] and mesh.settled)
+        over = cli("alerts").stdout
+
+    assert (shown.count(undelivered), after.count(undelivered), over.count("given up")) == (2, 1, 0)
+    assert told == [{"channel": "main", "recipient": None, "error": "400: invalid_payload", "given_up": True}]
+    assert len(cli.json("deliveries", "--failed")) == 3
 
 
 def test_a_bad_file_is_told_in_a_sentence(cli: Cli, mesh: Mesh) -> None:

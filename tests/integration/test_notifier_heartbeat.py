@@ -15,7 +15,7 @@ import pytest
 from penstock.mesh.deliveries import FailedDelivery
 from penstock.times import rfc3339
 from tests.alerting import lagging, manager, publish, publish_tick, rules_text
-from tests.alerts import make_notification
+from tests.alerts import ALERT, RESOLVED, make_alert, make_notification
 from tests.command_line import environment
 from tests.notifiers import Mesh
 from tests.processes import ROOT, eventually
@@ -73,6 +73,38 @@ def test_while_a_critical_alert_is_late_nobody_is_called(mesh: Mesh, raw: Any, o
         raw.delete("state:notifier:late")
         sign_of_life(raw)
         eventually(lambda: len(outside.requests) == 1)
+
+
+def test_while_a_critical_alert_that_was_given_up_fires_nobody_is_called(
+    server: Server, raw: Any, tmp_path: Path, outside: StandIn
+) -> None:
+    with StandIn() as refusing:
+        refusing.answer = lambda: Reply(400, "no")
+        notify = f"""
+channels: {{main: {{type: webhook, url: "{refusing.url}"}}}}
+routes: [{{channels: [main], match: [service=worker]}}]
+"""
+        mesh = Mesh(server, raw, tmp_path, notify, PENSTOCK_HEARTBEAT_URL=outside.url)
+        with mesh.notifier():
+            mesh.tell(make_alert(fingerprint="f2", severity="warning"))
+            eventually(lambda: mesh.statuses("main") == ["dead"] and mesh.settled)
+            refusing.answer = lambda: None
+            mesh.tell(make_alert(fingerprint="f3"))  # it works again, so the channel's own alert is over
+            eventually(lambda: mesh.statuses("main") == ["dead", "sent"] and mesh.settled)
+            sign_of_life(raw)
+            eventually(lambda: len(outside.requests) == 1, what="a warning keeps nobody from calling")
+
+            refusing.answer = lambda: Reply(400, "no")
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.statuses("main")[2:] == ["dead"] and mesh.settled)
+            sign_of_life(raw)
+            eventually(lambda: mesh.logged("critical alerts have not arrived on main"))
+            assert len(outside.requests) == 1
+            refusing.answer = lambda: None
+            mesh.tell(RESOLVED)
+            eventually(lambda: mesh.statuses("main")[3:] == ["sent"] and mesh.settled)
+            sign_of_life(raw)
+            eventually(lambda: len(outside.requests) == 2)
 
 
 def test_a_call_that_is_not_accepted_does_no_harm_and_does_not_tell_the_address(

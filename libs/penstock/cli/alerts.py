@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import subprocess
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from penstock.cli.session import Session, run, session
@@ -14,7 +15,7 @@ from penstock.cli.terminal import console, print_json, print_table, printable
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError
 from penstock.mesh.alerts import SERVICE, Acknowledgement, AlertRecord, AlertStore, HistoryEntry, RulesRefused, present
-from penstock.mesh.deliveries import ChannelTrouble, FailedDelivery, late, troubles
+from penstock.mesh.deliveries import ChannelTrouble, FailedDelivery, given_up, late, troubles
 from penstock.service.main import Negative
 from penstock.settings import Settings
 from penstock.times import rfc3339
@@ -36,16 +37,16 @@ def alerts(
     """Show the alerts that fire or are about to, with reasons and traces.
 
     JSON: [{"fingerprint", "rule", "severity", "labels", "state", "since", "value", "threshold", "reason", "summary",
-    "exemplars", "suppressed", ...}].
+    "exemplars", "suppressed", "undelivered": [{"channel", "recipient", "error", "given_up"}], ...}].
     """
     if context.invoked_subcommand is not None:
         return
     states = ("firing", "pending", "resolved") if every else ("firing", "pending")
-    every_one, refused = run(_alerts())
+    every_one, refused, undelivered = run(_alerts())
     found = [record for record in every_one if record.state in states]
     found.sort(key=lambda record: states.index(record.state))
     if as_json:
-        print_json([present(record) for record in found])
+        print_json([_shown(record, undelivered) for record in found])
         return
     if refused:
         console().print(f"{refused.name} is refused, and the rules before it are in force:", style="yellow")
@@ -54,8 +55,7 @@ def alerts(
         _print(record)
     if not found:
         console().print("nothing is wrong")
-    if not as_json:
-        _print_undelivered(*run(_undelivered()))
+    _print_undelivered(undelivered)
 
 
 @app.command()
@@ -161,15 +161,23 @@ def _run_manager(command: str, file: Path | None, *options: str) -> None:
         raise typer.Exit(done.returncode)
 
 
-async def _alerts() -> tuple[list[AlertRecord], RulesRefused | None]:
+class _Undelivered(msgspec.Struct, frozen=True):
+    """Which channels do not deliver, and what people have not been told for that reason."""
+
+    failing: list[ChannelTrouble]
+    late: list[FailedDelivery]
+    given_up: list[FailedDelivery]
+
+
+async def _alerts() -> tuple[list[AlertRecord], RulesRefused | None, _Undelivered]:
     async with session() as here:
         store = _store(here)
-        return await store.alerts(), await store.refused()
-
-
-async def _undelivered() -> tuple[list[ChannelTrouble], list[FailedDelivery]]:
-    async with session() as here:
-        return await troubles(here.redis, here.keys), await late(here.redis, here.keys)
+        undelivered = _Undelivered(
+            await troubles(here.redis, here.keys),
+            await late(here.redis, here.keys),
+            await given_up(here.redis, here.keys),
+        )
+        return await store.alerts(), await store.refused(), undelivered
 
 
 async def _history(limit: int) -> list[HistoryEntry]:
@@ -181,17 +189,32 @@ def _store(here: Session) -> AlertStore:
     return AlertStore(here.redis, here.keys)
 
 
-def _print_undelivered(failing: list[ChannelTrouble], waiting: list[FailedDelivery]) -> None:
-    """Show which channels do not deliver, and what people have not been told for that reason."""
-    for trouble in failing:
+def _shown(record: AlertRecord, undelivered: _Undelivered) -> dict[str, Any]:
+    """Return an alert for programs, with where it has not arrived."""
+    told = [
+        {
+            "channel": one.notification.channel,
+            "recipient": one.notification.recipient,
+            "error": one.error,
+            "given_up": one in undelivered.given_up,
+        }
+        for one in (*undelivered.late, *undelivered.given_up)
+        if one.notification.alert.fingerprint == record.fingerprint
+    ]
+    return {**msgspec.structs.asdict(present(record)), "undelivered": told}
+
+
+def _print_undelivered(undelivered: _Undelivered) -> None:
+    for trouble in undelivered.failing:
         who = trouble.channel + (f" ({trouble.recipient})" if trouble.recipient else "")
         headline = f"channel {printable(who)} does not deliver, since {trouble.since[:19]}"
         console().print(headline, style="bold red")
         console().print(f"    {printable(trouble.reason.partition(chr(10))[0])}")
-    for one in waiting:
-        alert = one.notification.alert
-        what = f"{alert.severity} {alert.rule} ({alert.status}): {alert.summary}"
-        console().print(f"not delivered on {printable(one.notification.channel)}, still tried: {printable(what)}")
+    for how, deliveries in (("still tried", undelivered.late), ("given up", undelivered.given_up)):
+        for one in deliveries:
+            alert = one.notification.alert
+            what = f"{alert.severity} {alert.rule} ({alert.status}): {alert.summary}"
+            console().print(f"not delivered on {printable(one.notification.channel)}, {how}: {printable(what)}")
 
 
 def _print(record: AlertRecord) -> None:

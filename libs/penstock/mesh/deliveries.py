@@ -134,6 +134,51 @@ async def failed(client: AsyncRedis, keys: Keys, *, limit: int = MOST_FAILED) ->
     return [msgspec.json.decode(row, type=FailedDelivery) for row in rows]
 
 
+async def given_up(client: AsyncRedis, keys: Keys) -> list[FailedDelivery]:
+    """Return of the deliveries that were given up those whose alert fires still, the newest of each, oldest first.
+
+    What a later message about the alert has made up for, or may yet, is not among them.
+    """
+    tried = {_whose(one) for one in await late(client, keys)}
+    newest: dict[tuple[str, str], FailedDelivery] = {}
+    for one in await failed(client, keys):
+        if _whose(one) not in tried:
+            newest.setdefault(_whose(one), one)
+    if not newest:
+        return []
+    async with client.pipeline(transaction=False) as pipeline:
+        for to, fingerprint in newest:
+            pipeline.hmget(keys.state(SERVICE, record_name(fingerprint)), ["status", "episode"])
+            pipeline.hget(keys.state(SERVICE, log_name(to, fingerprint)), "delivered")
+        replies = await pipeline.execute()
+    found = [
+        one
+        for one, record, delivered in zip(newest.values(), replies[::2], replies[1::2], strict=True)
+        if record == [b"firing", one.notification.alert.since.encode()]
+        and (delivered or b"") < one.notification.order.encode()
+    ]
+    return sorted(found, key=lambda one: one.time)
+
+
+def _whose(one: FailedDelivery) -> tuple[str, str]:
+    return address(one.notification), one.notification.alert.fingerprint
+
+
+def address(notification: Notification) -> str:
+    """Name who is written to: the channel, and the recipient where there are several."""
+    return notification.channel + (f"/{notification.recipient}" if notification.recipient else "")
+
+
+def record_name(fingerprint: str) -> str:
+    """Return where the record of an alert lies among the notifier's state: its newest change, and who was told."""
+    return f"alert:{fingerprint}"
+
+
+def log_name(to: str, fingerprint: str) -> str:
+    """Return where the log of an alert and an address lies among the notifier's state."""
+    return f"log:{to}:{fingerprint}"
+
+
 async def late(client: AsyncRedis, keys: Keys) -> list[FailedDelivery]:
     """Return the deliveries that have not arrived so far but are still tried, the oldest first."""
     rows = (await client.hgetall(keys.state(SERVICE, LATE))).values()

@@ -1,7 +1,8 @@
 """The dead-man's switch: somebody outside is called every minute while alerts would reach people, and misses us else.
 
 The call follows from the alert manager's sign of life, which follows from a measured window: so it stops when metrics,
-alerts or notifier stop, lag by more than a minute or cannot reach Redis, and while a critical alert is late.
+alerts or notifier stop, lag by more than a minute or cannot reach Redis, and while a critical alert is late, or fires
+still although it was given up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import structlog
 from penstock import Context, Service
 from penstock.errors import ConfigurationError
 from penstock.keys import ALERTS, Keys
-from penstock.mesh.deliveries import late
+from penstock.mesh.deliveries import given_up, late
 from penstock.schemas import Watchdog
 from penstock.settings import Settings
 from penstock.times import seconds_of
@@ -60,7 +61,8 @@ async def _silent(watchdog: Watchdog, ctx: Context, keys: Keys) -> str | None:
     behind = time.time() - seconds_of(watchdog.time)
     if behind > _FRESH:
         return f"the sign of life is {behind:.0f} s old"
-    critical = [one for one in await late(ctx.redis, keys) if one.notification.alert.severity == "critical"]
+    untold = [*await late(ctx.redis, keys), *await given_up(ctx.redis, keys)]
+    critical = [one for one in untold if one.notification.alert.severity == "critical"]
     if critical:
         channels = sorted({one.notification.channel for one in critical})
         return f"critical alerts have not arrived on {', '.join(channels)}"

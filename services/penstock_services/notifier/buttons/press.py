@@ -10,7 +10,7 @@ from penstock import Context
 from penstock.event import derived_id, encode, encode_data
 from penstock.keys import NOTIFICATIONS
 from penstock.mesh.alerts import AlertStore
-from penstock.mesh.deliveries import SERVICE
+from penstock.mesh.deliveries import SERVICE, log_name
 from penstock.schemas import ButtonPressed
 from penstock.service.runtime import Runtime
 from penstock.streams.publish import Deduplication
@@ -20,7 +20,6 @@ from penstock_services.notifier.channels.wire import SendFailed
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import test_message
 from penstock_services.notifier.delivery.deliver import presentable
-from penstock_services.notifier.delivery.notification_log import log_name
 
 PRESSED = "button.pressed"
 _REMEMBERED = 2 * 86_400  # seconds; Telegram repeats for a day what nobody has confirmed

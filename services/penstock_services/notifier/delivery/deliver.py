@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from penstock import Context, Reject, Snooze, TryAgain
-from penstock.mesh.deliveries import LATE
+from penstock.mesh.deliveries import LATE, address
 from penstock.redis.connection import unavailable
 from penstock.resilience.breaker import CircuitOpen
 from penstock.schemas import Notification
@@ -26,7 +26,6 @@ from penstock_services.notifier.delivery.notification_log import (
     NotificationLog,
     Superseded,
     Wait,
-    address,
     delivery_id,
     receipt_field,
 )

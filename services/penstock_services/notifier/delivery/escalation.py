@@ -9,10 +9,10 @@ import msgspec
 
 from penstock import Context
 from penstock.keys import NOTIFICATIONS
+from penstock.mesh.deliveries import record_name
 from penstock.schemas import Alert, Escalation, Notification
 from penstock.times import duration
 from penstock_services.notifier.config.config import Config
-from penstock_services.notifier.delivery.notification_log import record_name
 
 ESCALATE = "notification.escalate"
 _BEGUN = "begun"  # field: the change by which the escalation began anew, if one did

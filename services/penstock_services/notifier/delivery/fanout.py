@@ -10,13 +10,13 @@ import msgspec
 from penstock import Context
 from penstock.event import Event
 from penstock.keys import NOTIFICATIONS
-from penstock.mesh.deliveries import DUE
+from penstock.mesh.deliveries import DUE, record_name
 from penstock.redis.scripts import Script
 from penstock.schemas import Alert, Digest, Escalation, Notification
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.config.routing import CHANNEL_RULE, CONSOLE, Destination
 from penstock_services.notifier.delivery import channel_health, digest, escalation
-from penstock_services.notifier.delivery.notification_log import LIFETIME_MS, record_name
+from penstock_services.notifier.delivery.notification_log import LIFETIME_MS
 from penstock_services.notifier.message.message import moment
 
 _fanout = Script("penstock_services.notifier.delivery", "fanout")

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from penstock.event import Event
-from penstock.mesh.deliveries import SERVICE
+from penstock.mesh.deliveries import SERVICE, address, log_name, record_name
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.scripts import Argument, Script
 from penstock.schemas import Alert, Notification
@@ -82,16 +82,6 @@ def delivery_id(event: Event) -> str:
 def receipt_field(delivery: str) -> str:
     """Return where a notification log keeps the receipt of a delivery until that is settled."""
     return f"receipt:{delivery}"
-
-
-def record_name(fingerprint: str) -> str:
-    """Return where the record of an alert lies among this service's state: its newest change, and who was told."""
-    return f"alert:{fingerprint}"
-
-
-def log_name(to: str, fingerprint: str) -> str:
-    """Return where the log of an alert and an address lies."""
-    return f"log:{to}:{fingerprint}"
 
 
 def blocked_name(channel: Channel) -> str:
@@ -168,11 +158,6 @@ def _end_before(event_id: bytes, order: bytes, alert: bytes, reference: bytes) -
         return None
     end = msgspec.json.decode(alert, type=Alert)
     return EndBefore(event_id.decode(), order.decode(), end, reference.decode() or None)
-
-
-def address(notification: Notification) -> str:
-    """Name who is written to: the channel, and the recipient where there are several."""
-    return notification.channel + (f"/{notification.recipient}" if notification.recipient else "")
 
 
 async def insist(call: Callable[[], Awaitable[T]]) -> T:
