@@ -51,7 +51,7 @@ async def test_only_the_newest_of_waiting_changes_goes_out(redis: Any) -> None:
     await trigger.admit("a", "triggered 10:00")
     await trigger.release("a", None)
 
-    assert await resolve.admit("b", "resolved 10:05") == Go(None, ("triggered 10:00",), first=False)
+    assert await resolve.admit("b", "resolved 10:05") == Go(None, ("triggered 10:00",))
     assert await trigger.admit("a", "triggered 10:00") == Superseded()
 
 
@@ -69,7 +69,7 @@ async def test_changes_of_one_alert_do_not_overtake_one_that_is_being_sent(redis
 
     assert isinstance(await later.admit("b", "resolved"), Wait)
     await log(redis, order="1").confirm("a", Receipt(reference="77"))
-    assert await later.admit("b", "resolved") == Go("77", (), first=False)
+    assert await later.admit("b", "resolved") == Go("77", ())
 
 
 async def test_whoever_held_the_log_when_its_process_died_gets_it_back(redis: Any) -> None:
@@ -194,3 +194,13 @@ async def test_whoever_is_about_to_be_told_of_a_beginning_is_noted_for_its_end(r
     await log(redis).admit("a", "triggered")
 
     assert await redis.hget("state:notifier:alert:f1", "to:test") == ALERT.since.encode()
+
+
+async def test_a_change_that_overtakes_the_first_one_misses_no_record(redis: Any) -> None:
+    await redis.hset("state:notifier:alert:f1", mapping={"status": "firing", "episode": ALERT.since, "order": "2"})
+
+    assert await log(redis, order="2").admit("b", "triggered") == Go(None, ())
+
+
+async def test_an_end_of_which_nothing_at_all_is_known_says_so(redis: Any) -> None:
+    assert await log(redis, RESOLVED).admit("a", "resolved") == Go(None, (), unrecorded=True)

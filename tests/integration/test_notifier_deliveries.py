@@ -309,6 +309,45 @@ routes: [{{channels: [main]}}]
         assert "RESOLVED" in str(channel.messages)
 
 
+LATER = {
+    "repeated": make_alert(reason="still"),
+    "acknowledged": make_alert(acknowledged_by="ann"),
+    "unacknowledged": make_alert(unacknowledged_by="ann"),
+    "resolved": RESOLVED,
+}
+
+
+@pytest.mark.parametrize("lost", ["log", "everything"])
+@pytest.mark.parametrize("what", LATER)
+def test_what_follows_a_message_whose_record_is_lost_says_so_once(
+    mesh: Mesh, slack: Slack, raw: Any, what: str, lost: str
+) -> None:
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.statuses() == ["sent"] and mesh.settled)
+        for key in raw.scan_iter("state:notifier:log:*" if lost == "log" else "state:notifier:*"):
+            raw.delete(key)
+        mesh.tell(LATER[what], what)
+        eventually(lambda: mesh.statuses() == ["sent"] * 2 and mesh.settled)
+        if what != "resolved":
+            mesh.tell(make_alert(reason="and on"), "repeated")
+            eventually(lambda: mesh.statuses() == ["sent"] * 3 and mesh.settled)
+
+    said = ["There is no record here of an earlier message" in json.dumps(one) for one in slack.payloads]
+    assert said == [False, True, False][: len(said)]
+
+
+def test_where_no_message_has_arrived_before_none_is_missed(mesh: Mesh, slack: Slack, substitute: StandIn) -> None:
+    slack.script.append(Reply(400, "invalid_payload"))
+    with mesh.notifier():
+        mesh.tell(ALERT)
+        eventually(lambda: mesh.statuses("main") == ["dead"] and mesh.settled)
+        mesh.tell(LATER["repeated"], "repeated")
+        eventually(lambda: mesh.statuses("main") == ["dead", "sent"] and mesh.settled)
+
+    assert "There is no record" not in f"{slack.payloads} {substitute.payloads}"
+
+
 def test_where_the_channel_can_edit_the_resolve_edits(
     server: Server, raw: Any, tmp_path: Path, substitute: StandIn
 ) -> None:

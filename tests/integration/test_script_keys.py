@@ -182,8 +182,8 @@ async def call(client: Any, raw: Raw) -> None:
     raw.rpush("failed", "one")
     await Script("penstock.mesh", "resend")(client, ["failed", "notifications"], ["one", "type", "t"])
     fan_out = Script("penstock_services.notifier.delivery", "fanout")
-    for episode in ("first", "second"):
-        await fan_out(client, ["record"], [episode, "firing", episode, "", "{}", 60_000, "slack"])
+    for episode, first in (("first", 1), ("second", 0)):
+        await fan_out(client, ["record"], [episode, "firing", episode, "", "{}", 60_000, first, "slack"])
 
 
 async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, raw: Raw, tmp_path: Path) -> None:

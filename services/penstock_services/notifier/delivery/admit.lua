@@ -18,17 +18,19 @@
 -- ARGV[7]  lifetime of log and record, in ms
 -- ARGV[8]  the channel, if it is told of the ends of alerts, else ''
 -- ARGV[9]  the alert as JSON where it is resolved, else ''
--- ARGV[10] ... for each gate: most messages, within how many ms
+-- ARGV[10] who it goes to: channel, and recipient where there are several
+-- ARGV[11] ... for each gate: most messages, within how many ms
 -- returns  {'sent', receipt}        this very delivery has been confirmed, but has not been settled
 --          {'superseded'}           a newer change is on its way or has arrived, or this one has by another way
 --          {'wait', ms, 1 if the target is not to be used until then, else 0}
---          {'go', reference of the episode's last message that arrived, or '', 1 if one has arrived or was meant to,
+--          {'go', reference of the episode's last message that arrived, or '', 1 if one may have arrived that is not in
+--           the log any more, else 0,
 --           the end of the episode before that must be sent first: event id, order, alert, reference; '' if there is none,
 --           name of a waiting change ...}
 
 local log, blocked, record = KEYS[1], KEYS[2], KEYS[3]
 local event, order, status, episode, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[8]
-local FIRST_GATE, GATE_ARGUMENTS = 4, 10 -- where they begin
+local FIRST_GATE, GATE_ARGUMENTS = 4, 11 -- where they begin
 local MOST_WAITING = 20
 local STALE_MS = 60000 -- a slot that nobody came to use is no longer one
 
@@ -97,8 +99,9 @@ end
 redis.call('HDEL', log, 'slot')
 redis.call('HSET', log, 'holder', event, 'held_until', now + ARGV[6])
 local same = known.episode == episode
-local meant = status == 'resolved' and redis.call('HGET', record, 'to:' .. channel) == episode
-local reply = {'go', same and known.reference or '', (same or meant) and 1 or 0, '', '', '', ''}
+local told = redis.call('HMGET', record, 'episode', 'lost', 'sent:' .. ARGV[10])
+local unrecorded = told[2] == episode or told[3] == episode or (status == 'resolved' and not told[1] and #waiting == 0)
+local reply = {'go', same and known.reference or '', (unrecorded and not known.delivered) and 1 or 0, '', '', '', ''}
 local told_first = ''
 if known['end'] and not same and known.status == 'firing' then
   told_first = known.end_order

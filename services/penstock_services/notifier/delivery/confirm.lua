@@ -3,6 +3,7 @@
 --
 -- KEYS[1]  log: hash
 -- KEYS[2]  until when the target is not to be used, in ms
+-- KEYS[3]  record of the alert: hash, as fanout.lua writes it
 -- ARGV[1]  id of the delivery
 -- ARGV[2]  order of the change
 -- ARGV[3]  its status: firing or resolved
@@ -11,12 +12,14 @@
 -- ARGV[6]  reference of the message, '' if it has none
 -- ARGV[7]  how long the other side wants to be left alone, in ms
 -- ARGV[8]  lifetime of the log, in ms
+-- ARGV[9]  who it has arrived at: channel, and recipient where there are several
 -- returns  1; 0 if a later change has arrived already
 
 local log, order, pause = KEYS[1], ARGV[2], tonumber(ARGV[7])
 redis.call('HSET', log, 'receipt:' .. ARGV[1], ARGV[5])
 redis.call('PEXPIRE', log, ARGV[8])
 if redis.call('HGET', log, 'holder') == ARGV[1] then redis.call('HDEL', log, 'holder', 'held_until') end
+if redis.call('HGET', KEYS[3], 'episode') == ARGV[4] then redis.call('HSET', KEYS[3], 'sent:' .. ARGV[9], ARGV[4]) end
 if (redis.call('HGET', log, 'delivered') or '') >= order then return 0 end
 redis.call('HSET', log, 'delivered', order, 'status', ARGV[3], 'episode', ARGV[4], 'reference', ARGV[6])
 for _, field in ipairs(redis.call('HKEYS', log)) do

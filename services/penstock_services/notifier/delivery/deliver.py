@@ -132,7 +132,7 @@ async def _send(config: Config, run: DeliveryRun, log: NotificationLog, go: Go, 
     if go.before is not None:
         end = msgspec.structs.replace(notification, alert=go.before.alert, order=go.before.order)
         try:
-            receipt = await _send_one(config, channel, end, Go(go.before.previous, (), first=False), ctx)
+            receipt = await _send_one(config, channel, end, Go(go.before.previous, ()), ctx)
         except SendRefused as refusal:
             if refusal.gone:
                 raise
@@ -177,7 +177,7 @@ def compose_delivery(
         instead_of=notification.instead_of,
         why=notification.why,
         escalated=notification.escalated,
-        unrecorded=go.first and not go.superseded and alert.status == "resolved",
+        unrecorded=go.unrecorded,
     )
     who_and_what = f"{address(notification)} {alert.fingerprint}"
     digest = hashlib.blake2b(f"{who_and_what} {notification.order}".encode(), digest_size=16).hexdigest()

@@ -11,11 +11,12 @@
 -- ARGV[4]  who has acknowledged it, or ''
 -- ARGV[5]  the alert, as JSON
 -- ARGV[6]  lifetime of the record, in ms
--- ARGV[7]  ... channels that are told of it now
+-- ARGV[7]  1 if the change is the first of its episode, else 0
+-- ARGV[8]  ... channels that are told of it now
 -- returns  {name of a field of this episode ...}   `to:<channel>` for who was told, `then:<step>` for what is planned
 
 local record, order, episode = KEYS[1], ARGV[1], ARGV[3]
-local LAST = 6 -- of the single arguments
+local LIFETIME, FIRST, LAST = 6, 7, 7 -- the last of the single arguments
 
 local known = redis.call('HMGET', record, 'order', 'episode')
 local newest = (known[1] or '') <= order
@@ -23,11 +24,13 @@ if newest then
   if known[2] and known[2] ~= episode then redis.call('DEL', record) end
   redis.call('HSET', record, 'order', order, 'status', ARGV[2], 'episode', episode,
     'acknowledged', ARGV[4], 'alert', ARGV[5])
+  -- what was told before this record began is not known
+  if known[2] ~= episode and ARGV[FIRST] == '0' then redis.call('HSET', record, 'lost', episode) end
 end
 if newest or known[2] == episode then
   for i = LAST + 1, #ARGV do redis.call('HSET', record, 'to:' .. ARGV[i], episode) end
 end
-redis.call('PEXPIRE', record, ARGV[LAST])
+redis.call('PEXPIRE', record, ARGV[LIFETIME])
 
 local found = {}
 local fields = redis.call('HGETALL', record)

@@ -19,6 +19,7 @@ from penstock_services.notifier.delivery import channel_health, digest, escalati
 from penstock_services.notifier.delivery.notification_log import LIFETIME_MS
 from penstock_services.notifier.message.message import moment
 
+_FIRST = "alert.triggered"  # of an episode
 _fanout = Script("penstock_services.notifier.delivery", "fanout")
 
 
@@ -97,6 +98,7 @@ async def _note(ctx: Context, alert: Alert, order: str, channels: list[str]) -> 
             alert.acknowledged_by or "",
             msgspec.json.encode(alert),
             LIFETIME_MS,
+            int(ctx.event.type == _FIRST),
             *channels,
         ],
     )

@@ -57,13 +57,13 @@ class Go(msgspec.Struct, frozen=True):
     """Send it now; nobody else sends about this alert on this channel meanwhile.
 
     `previous` is the reference of the last message of the same episode; `superseded` names the changes that this
-    message stands for as well, oldest first. `first`: none of the episode is known to have arrived, or
-    to have been meant for this channel. `before` is to be sent first.
+    message stands for as well, oldest first. `unrecorded`: an earlier one of the episode has arrived, or may have, and
+    the log of that is lost. `before` is to be sent first.
     """
 
     previous: str | None
     superseded: tuple[str, ...]
-    first: bool = True
+    unrecorded: bool = False
     before: EndBefore | None = None
 
 
@@ -108,7 +108,8 @@ class NotificationLog:
         self._change = (notification.order, alert.status, alert.since)
         self._end = msgspec.json.encode(alert) if alert.status == "resolved" else b""
         self._told_of_ends = notification.channel if channel.send_resolved else ""
-        self.name = log_name(address(notification), alert.fingerprint)
+        self._address = address(notification)
+        self.name = log_name(self._address, alert.fingerprint)
         """Its name among this service's state."""
         self._keys = [key(self.name), key(blocked_name(channel))]
         self._record = key(record_name(alert.fingerprint))
@@ -120,7 +121,17 @@ class NotificationLog:
         word, *rest = await _admit(
             self._client,
             [*self._keys, self._record, *self._gates],
-            [delivery, *self._change, name, self._hold_ms, LIFETIME_MS, self._told_of_ends, self._end, *limits],
+            [
+                delivery,
+                *self._change,
+                name,
+                self._hold_ms,
+                LIFETIME_MS,
+                self._told_of_ends,
+                self._end,
+                self._address,
+                *limits,
+            ],
         )
         if word == b"sent":
             return Sent(msgspec.json.decode(rest[0], type=Receipt))
@@ -128,9 +139,9 @@ class NotificationLog:
             return Superseded()
         if word == b"wait":
             return Wait(rest[0] / 1000, asked=bool(rest[1]))
-        previous, known, *end = rest[:6]
+        previous, unrecorded, *end = rest[:6]
         superseded = tuple(part.decode() for part in rest[6:])
-        return Go(previous.decode() or None, superseded, first=not known, before=_end_before(*end))
+        return Go(previous.decode() or None, superseded, unrecorded=bool(unrecorded), before=_end_before(*end))
 
     async def confirm(self, delivery: str, receipt: Receipt, end: EndBefore | None = None) -> None:
         """Record that the message has arrived, or `end`; keeps trying while Redis is away, for only now is it known."""
@@ -142,8 +153,9 @@ class NotificationLog:
             receipt.reference or "",
             math.ceil(receipt.pause * 1000),
             LIFETIME_MS,
+            self._address,
         ]
-        await insist(lambda: _confirm(self._client, self._keys, arguments))
+        await insist(lambda: _confirm(self._client, [*self._keys, self._record], arguments))
 
     async def release(self, delivery: str, after: float | None) -> float:
         """Record that the attempt failed; return in how many seconds the next is due if `after` was asked for."""

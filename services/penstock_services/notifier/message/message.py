@@ -67,7 +67,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 class Remarks(msgspec.Struct, frozen=True, kw_only=True):
     """What a message says beside its alert: earlier changes it stands for, and the channel it replaces.
 
-    `unrecorded`: it is the end of something of whose beginning there is no record here.
+    `unrecorded`: an earlier message about it has arrived, or may have, and there is no record of that any more.
     """
 
     superseded: tuple[str, ...] = ()
