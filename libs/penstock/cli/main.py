@@ -49,7 +49,7 @@ COMMANDS = {
     "deliveries": Command(
         "penstock.cli.deliveries:app", "Show who was notified, with what result; send again what failed."
     ),
-    "notify": Command("penstock.cli.notify:app", "Test a channel, preview a message, check and reload notify.yaml."),
+    "notify": Command("penstock.cli.notify:app", "Test a channel, preview a message; check and reload notify.yaml."),
     "dlq": Command("penstock.cli.dlq:app", "Find the causes among the dead letters, replay or delete them."),
     "breakers": Command("penstock.cli.breakers:app", "Show circuit breakers, open or close them by hand."),
     "spool": Command(

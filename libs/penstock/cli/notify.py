@@ -15,11 +15,12 @@ import typer
 
 from penstock.cli.emit import SOURCE
 from penstock.cli.session import Session, run, session
+from penstock.cli.terminal import console, print_json, print_table
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import Event, decode, encode, encode_data
 from penstock.keys import ALERTS, DELIVERIES, NOTIFICATIONS
-from penstock.mesh.deliveries import RELOAD, SERVICE, TEST, UNBLOCK, ReloadRequest
+from penstock.mesh.deliveries import RELOAD, SERVICE, TEST, UNBLOCK, RecordedReload, ReloadRequest, reloads
 from penstock.schemas import ChannelTest, ChannelUnblock, ChannelUnblocked, DeliveryAttempt, NotifyReloaded
 from penstock.service.main import Negative
 from penstock.settings import Settings
@@ -27,11 +28,14 @@ from penstock.streams.publish import Publisher
 from penstock.topology import load
 
 app = typer.Typer(
-    name="notify", help="Test a channel, preview a message, check and reload notify.yaml.", no_args_is_help=True
+    name="notify",
+    help="Test a channel, preview a message; check and reload notify.yaml.",
+    no_args_is_help=True,
 )
 
 _SEARCHED = 10_000  # newest entries of `alerts` looked through for a fingerprint
 _BLOCK_MS = 1_000
+_NO_CHANGE = "nothing has changed"
 
 
 @app.command("test")
@@ -112,8 +116,31 @@ def reload(
     done = msgspec.json.decode(event.data, type=NotifyReloaded)
     if done.error is not None:
         raise Negative(f"refused, the one before stays: {done.error}")
-    for sentence in done.changes or ["nothing has changed"]:
+    for sentence in done.changes or [_NO_CHANGE]:
         typer.echo(sentence)
+
+
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Show at most so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show who changed notify.yaml, and what, or why that was refused; the newest first, each process of the notifier.
+
+    JSON: [{"time", "by", "changes", "error", "process"}].
+    """
+    found = run(_history(limit))
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(["time", "by", "what", "process"], [_row(one) for one in found])
+    else:
+        console().print("notify.yaml was not read again so far")
+
+
+def _row(one: RecordedReload) -> list[str]:
+    what = f"refused: {'; '.join(one.error.splitlines())}" if one.error else ", ".join(one.changes) or _NO_CHANGE
+    return [one.time[:19], one.by, what, one.process]
 
 
 def _notifier() -> list[str]:
@@ -147,6 +174,11 @@ async def _newest(fingerprint: str) -> bytes:
         except (InvalidEvent, AttributeError):
             continue
     raise Negative(f"{fingerprint}: neither a file nor the fingerprint of an alert that was told of lately")
+
+
+async def _history(limit: int) -> list[RecordedReload]:
+    async with session() as here:
+        return await reloads(here.redis, here.keys, limit=limit)
 
 
 async def _test(channel: str, wait: float) -> DeliveryAttempt | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from penstock.event import decode, encode, encode_data
 from penstock.keys import DELIVERIES, NOTIFICATIONS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
-from penstock.schemas import DeliveryAttempt, Notification
+from penstock.schemas import DeliveryAttempt, Notification, NotifyReloaded
 
 SERVICE = "notifier"
 DUE, TEST, UNBLOCK = "notification.due", "notification.test", "notification.unblock"
@@ -39,6 +39,16 @@ class RecordedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     time: str
     attempt: DeliveryAttempt
+
+
+class RecordedReload(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of the notifier read notify.yaml again, at `time` (RFC 3339); with an `error` the one before stayed."""
+
+    time: str
+    by: str
+    changes: list[str]
+    error: str | None
+    process: str
 
 
 class FailedDelivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,16 +116,41 @@ class DeliveryQuery(msgspec.Struct, frozen=True, kw_only=True):
 async def attempts(client: AsyncRedis, keys: Keys, query: DeliveryQuery) -> list[RecordedAttempt]:
     """Return the attempts that were asked for, the newest first."""
     found: list[RecordedAttempt] = []
+    async for entry_id, fields in _newest_first(client, keys):
+        recorded = read_attempt(entry_id, fields)
+        if recorded is not None and query.wants(recorded.attempt):
+            found.append(recorded)
+            if len(found) == query.limit:
+                break
+    return found
+
+
+async def reloads(client: AsyncRedis, keys: Keys, *, limit: int) -> list[RecordedReload]:
+    """Return when notify.yaml was read again, by whom and with what result, the newest first."""
+    found: list[RecordedReload] = []
+    async for entry_id, fields in _newest_first(client, keys):
+        if fields.get(b"type") == RELOADED.encode() and (recorded := _read_reload(entry_id, fields)) is not None:
+            found.append(recorded)
+            if len(found) == limit:
+                break
+    return found
+
+
+async def _newest_first(client: AsyncRedis, keys: Keys) -> AsyncIterator[tuple[bytes, dict[bytes, bytes]]]:
     last = "+"
     while rows := await client.xrevrange(keys.stream(DELIVERIES), last, "-", count=_PAGE):
-        for entry_id, fields in rows:
-            recorded = read_attempt(entry_id, fields)
-            if recorded is not None and query.wants(recorded.attempt):
-                found.append(recorded)
-                if len(found) == query.limit:
-                    return found
+        for row in rows:
+            yield row
         last = f"({rows[-1][0].decode()}"
-    return found
+
+
+def _read_reload(entry_id: bytes, fields: Mapping[bytes, bytes]) -> RecordedReload | None:
+    try:
+        event = decode(DELIVERIES, entry_id.decode(), [part for pair in fields.items() for part in pair])
+        told = msgspec.json.decode(event.data, type=NotifyReloaded)
+    except (InvalidEvent, msgspec.DecodeError):  # somebody else wrote it
+        return None
+    return RecordedReload(time=event.time, **msgspec.structs.asdict(told))
 
 
 def read_attempt(entry_id: bytes, fields: Mapping[bytes, bytes]) -> RecordedAttempt | None:
