@@ -384,6 +384,58 @@ def test_a_permanent_failure_goes_to_the_substitute_and_raises_one_alert_about_t
     assert substitute.payloads[-1]["type"] == "alert.resolved"
 
 
+@pytest.mark.parametrize("redis", ["there", "away"])
+def test_a_failing_channel_that_is_removed_ends_its_alert_without_a_restart(
+    own_server: Server, tmp_path: Path, slack: Slack, substitute: StandIn, redis: str
+) -> None:
+    slack.answer = lambda: Reply(400, "invalid_payload")
+    with own_server.client() as raw:
+        mesh = Mesh(own_server, raw, tmp_path, file_for(slack, substitute))
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.alerts_about("main") == ["alert.triggered"] and mesh.settled)
+            if redis == "away":
+                own_server.stop()
+            mesh.write(f"channels: {{pager: {{type: webhook, url: '{substitute.url}'}}}}")
+            eventually(lambda: mesh.logged("notify.yaml was read again"))
+            if redis == "away":
+                own_server.start()
+            eventually(lambda: raw.exists("alerts") and mesh.alerts_about("main")[1:] == ["alert.resolved"])
+            eventually(lambda: "notify.reloaded" in str(raw.xrange("deliveries")), what="it is told too")
+
+        assert not raw.exists("state:notifier:failing")
+
+
+def test_on_call_reaches_whoever_is_on_duty_and_nobody_else(server: Server, raw: Any, tmp_path: Path) -> None:
+    with StandIn() as first, StandIn() as second, StandIn() as third, StandIn() as asleep:
+        first.answer = lambda: Reply(400, "no")
+        duty = "starts: 2026-01-05T09:00:00, overrides: [{from: 2026-01-05T09:00:00, to: 2100-01-01T00:00:00, channel: "
+        notify = f"""
+channels:
+  ann: {{type: webhook, url: "{first.url}"}}
+  bob: {{type: webhook, url: "{second.url}"}}
+  eve: {{type: webhook, url: "{third.url}"}}
+  zoe: {{type: webhook, url: "{asleep.url}"}}
+on_call:
+  primary: {{rotation: [zoe], {duty}ann}}]}}
+  secondary: {{rotation: [zoe], {duty}bob}}]}}
+  manager: {{rotation: [zoe], {duty}eve}}]}}
+routes:
+  - {{channels: [primary], match: [service=worker], failover: secondary, then: manager after 1s unless acknowledged}}
+"""
+        mesh = Mesh(server, raw, tmp_path, notify)
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.statuses("ann") == ["dead"] and "sent" in mesh.statuses("bob"))
+            eventually(lambda: "sent" in mesh.statuses("eve") and mesh.settled)
+
+        told = [[one["data"]["fingerprint"] for one in post.payloads] for post in (first, second, third, asleep)]
+        assert [posts.count("f1") for posts in told] == [1, 1, 1, 0]
+        said = [one["data"] for one in (*second.payloads, *third.payloads) if one["data"]["fingerprint"] == "f1"]
+        assert "Sent here because channel ann failed" in said[0]["notices"][0]
+        assert "Nobody has acknowledged it within 1 s." in said[1]["notices"][0]
+
+
 def test_many_channels_that_fail_at_once_are_one_alert_on_one_channel(server: Server, raw: Any, tmp_path: Path) -> None:
     count = 16
     with StandIn() as broken, StandIn() as sound, StandIn() as other:

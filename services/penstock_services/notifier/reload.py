@@ -5,17 +5,17 @@ What is read anew is checked as at the start. If it is wrong the old one stays, 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from penstock.errors import ConfigurationError
+from penstock.errors import ConfigurationError, Unavailable
 from penstock.event import encode, encode_data
 from penstock.keys import DELIVERIES
 from penstock.mesh.deliveries import RELOAD, RELOADED, SERVICE, ReloadRequest
@@ -40,6 +40,7 @@ class LiveConfig:
         self.current = config
         self._load = again or (lambda: config)
         self._watcher = watcher
+        self._untold: deque[list[str]] = deque()
 
     @classmethod
     def read(cls, settings: Settings) -> LiveConfig:
@@ -71,15 +72,16 @@ class LiveConfig:
             nonlocal asked
             request = await self._asked(runtime)
             if request is not None and request != asked:
-                await self._again(runtime, request.by, request.id)
+                self._again(request.by, request.id)
             elif reason is not None:
-                await self._again(runtime, "SIGHUP" if reason == "SIGHUP" else _owner(path))
+                self._again("SIGHUP" if reason == "SIGHUP" else _owner(path))
             asked = request or asked
+            await self._tell(runtime)
 
         watcher = self._watcher or ReloadWatcher(functools.partial(_files, path, os.environ))
         await watcher.watch(runtime.stopping, look)
 
-    async def _again(self, runtime: Runtime, by: str, cause: str | None = None) -> None:
+    def _again(self, by: str, cause: str | None = None) -> None:
         try:
             changes, error = self.reload(), None
         except ConfigurationError as problem:
@@ -91,9 +93,21 @@ class LiveConfig:
         fields = encode(
             RELOADED, encode_data(told), event_id=f"reload-{os.urandom(8).hex()}", source=SERVICE, cause=cause
         )
-        with contextlib.suppress(Exception):  # it is told in the log too
-            await runtime.publisher.publish(DELIVERIES, fields)
-            await channel_health.review_at_start(runtime)
+        self._untold.append(fields)
+
+    async def _tell(self, runtime: Runtime) -> None:
+        """Publish what was read and told to nobody so far, once failing channels that are gone are to be forgotten.
+
+        While Redis is away it is kept for the next look.
+        """
+        try:
+            while self._untold:
+                await channel_health.request_review(runtime)
+                await runtime.publisher.publish(DELIVERIES, self._untold[0])
+                self._untold.popleft()
+        except Exception as error:
+            if not isinstance(error, Unavailable) and unavailable(error) is None:
+                raise
 
     async def _asked(self, runtime: Runtime) -> ReloadRequest | None:
         """Return the last request to reload, None if there is none or Redis is away."""

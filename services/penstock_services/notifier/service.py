@@ -83,7 +83,7 @@ def build(config: Config | LiveConfig) -> Service:
 
     service.on_outcome(lambda ctx, outcome: report.report(live.current, ctx, outcome))
     service.task(serve_api)
-    service.task(channel_health.review_at_start)
+    service.task(channel_health.request_review)
     service.task(live.watch)
     service.task(functools.partial(listen, live))
     return service

@@ -59,7 +59,7 @@ def began_to_fail(ctx: Context, channel: str, recipient: str | None, reason: str
     ctx.report(NOTIFICATIONS, CHANGED, change)
 
 
-async def review_at_start(runtime: Runtime) -> None:
+async def request_review(runtime: Runtime) -> None:
     """Have the record of failing channels compared with the channels there are: some may be gone."""
     if await runtime.redis.exists(runtime.keys.state(SERVICE, FAILING)):
         fields = encode(REVIEW, "null", event_id=f"review-{os.urandom(8).hex()}", source=SERVICE)
