@@ -76,9 +76,18 @@ def forms(secrets: Iterable[str | None]) -> tuple[str, ...]:
     """Return each secret as it is, percent-encoded and decoded, and in base64: an endpoint may echo any of them."""
     found: dict[str, None] = {}
     for secret in filter(None, secrets):
-        encoded = base64.b64encode(secret.encode(errors="replace")).decode()
-        found.update(dict.fromkeys((secret, quote(secret, safe=""), unquote(secret), encoded, encoded.rstrip("="))))
+        raw = _bytes(secret)
+        encoded = base64.b64encode(raw).decode()
+        found.update(dict.fromkeys((secret, quote(raw, safe=""), unquote(secret), encoded, encoded.rstrip("="))))
     return tuple(found)
+
+
+def _bytes(secret: str) -> bytes:
+    """Return the bytes that text came as: those of a header that are no UTF-8 stand in it as surrogates."""
+    try:
+        return secret.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON can write one
+        return secret.encode(errors="replace")
 
 
 def parts_of(value: str) -> Iterator[str]:

@@ -61,3 +61,11 @@ def test_every_part_of_a_credential_is_taken_out_and_harmless_words_stay() -> No
     secrets |= header_secrets({"Authorization": f"Basic {basic}", "X-Token": "t0k3n-of-it", "Accept": "text/plain"})
     said = f"ada: pass/word, pass%2Fword, k3y-of-it, open-sesame, {basic}, t0k3n-of-it at api.example, text/plain, q=1"
     assert redact(said, secrets) == "ada: ***, ***, ***, ***, ***, *** at api.example, text/plain, q=1"
+
+
+def test_a_credential_that_is_no_utf8_is_taken_out_in_every_form() -> None:
+    """Headers bring such bytes as surrogates; JSON can write half a character."""
+    sent = b"k3y-\xf5\xd7-of-it"
+    secrets = header_secrets({"X-Api-Key": sent.decode(errors="surrogateescape"), "X-Token": "half-\ud83d-token"})
+    said = f"{base64.b64encode(sent).decode()} k3y-%F5%D7-of-it half-\ud83d-token"
+    assert redact(said, secrets) == "*** *** ***"
