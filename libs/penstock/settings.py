@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -30,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the environment says. Durations are in seconds, sizes in bytes."""
 
     redis_url: str | None = _env("REDIS_URL", None)
+    redis_password: str | None = _env("REDIS_PASSWORD", None)
     redis_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = _env("PENSTOCK_REDIS_PORT", 6379)
     data_dir: str = _env("PENSTOCK_DATA_DIR", ".penstock")
     topology: str | None = _env("PENSTOCK_TOPOLOGY", None)
@@ -181,5 +183,15 @@ def _sentence(message: str) -> str:
 
 
 def redis_url(settings: Settings) -> str:
-    """Return REDIS_URL, or the address at which `penstock up` starts a server."""
-    return settings.redis_url or f"redis://127.0.0.1:{settings.redis_port}/0"
+    """Return REDIS_URL, or the address at which `penstock up` starts a server.
+
+    REDIS_PASSWORD, which can be a file of its own, is put into a URL without a password.
+    """
+    url = settings.redis_url or f"redis://127.0.0.1:{settings.redis_port}/0"
+    if settings.redis_url is None or not settings.redis_password:
+        return url
+    scheme, _, rest = url.partition("://")
+    user, _, place = rest.rpartition("@")
+    if ":" in user or "password=" in place:
+        return url
+    return f"{scheme}://{user}:{quote(settings.redis_password, safe='')}@{place}"

@@ -249,6 +249,16 @@ class Topology(Section, frozen=True, kw_only=True):
         readers = ((name, service.consumes.get(stream)) for name, service in self.services.items())
         return [name for name, reads in readers if self.is_work(stream) and reads and reads.unhandled != "skip"]
 
+    def works(self, service: str) -> bool:
+        """Return whether what `service` does are jobs."""
+        return any(service in self.workers(stream) for stream in self.services[service].consumes)
+
+    def streams_of(self, service: str) -> list[str]:
+        """Return the streams that `service` reads, publishes to or reports on, but for the dead letters."""
+        spec = self.services[service]
+        reports = {self.reports(stream) for stream in spec.consumes if service in self.workers(stream)}
+        return sorted({*spec.consumes, *spec.publishes, *filter(None, reports)} - {DEAD_LETTERS})
+
     def reports(self, stream: str) -> str | None:
         """Return where it is told what becomes of the jobs on `stream`, if anywhere."""
         declared = self.streams.get(stream, Stream()).reports

@@ -28,7 +28,7 @@ MB = 1_000_000
 @asynccontextmanager
 async def relief(server: Server) -> AsyncIterator[MemoryRelief]:
     async with connected(server) as client:
-        yield MemoryRelief(client, Keys(), MESH, share=0.7, job_ttl=TTL)
+        yield MemoryRelief(client, Keys(), MESH, ["ingest", "events"], service="worker", share=0.7, job_ttl=TTL)
 
 
 def fill(raw: Raw, stream: str, count: int, *, at: int) -> list[str]:

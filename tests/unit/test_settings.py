@@ -10,7 +10,7 @@ import pytest
 
 from penstock.config import read_secret
 from penstock.errors import ConfigurationError
-from penstock.settings import Settings, unknown_variables
+from penstock.settings import Settings, redis_url, unknown_variables
 
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
 # What deployments that exist count on.
@@ -145,3 +145,21 @@ def test_a_variable_that_nothing_reads_is_pointed_out_with_what_was_meant() -> N
         "PENSTOCK_GATEWAY_PROT is not a setting; did you mean PENSTOCK_GATEWAY_PORT?",
         "PENSTOCK_XYZZY is not a setting",
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("redis://redis:6379/0", "redis://:p%40ss%2F@redis:6379/0"),
+        (
+            "rediss://worker@redis:6379/0?ssl_ca_certs=ca.pem",
+            "rediss://worker:p%40ss%2F@redis:6379/0?ssl_ca_certs=ca.pem",
+        ),
+        ("unix://worker@/run/redis.sock", "unix://worker:p%40ss%2F@/run/redis.sock"),
+        ("redis://worker:own@redis:6379/0", "redis://worker:own@redis:6379/0"),
+        ("unix:///run/redis.sock?username=a&password=own", "unix:///run/redis.sock?username=a&password=own"),
+        ("", "redis://127.0.0.1:6379/0"),
+    ],
+)
+def test_a_password_of_its_own_goes_into_a_url_without_one(url: str, whole: str) -> None:
+    assert redis_url(Settings.from_env({"REDIS_URL": url, "REDIS_PASSWORD": "p@ss/"})) == whole

@@ -60,7 +60,7 @@ COMMANDS = {
         "penstock.cli.secret:secret",
         "Make a secret for a client of streams.yaml: the secret for whoever calls, its hash for `sha256`.",
     ),
-    "topology": Command("penstock.cli.topology:app", "Check streams.yaml."),
+    "topology": Command("penstock.cli.topology:app", "Check streams.yaml, and make the Redis users that it asks for."),
 }
 
 EPILOG = (

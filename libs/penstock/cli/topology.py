@@ -1,4 +1,4 @@
-"""`penstock topology check`: streams.yaml, alone and against the live Redis."""
+"""`penstock topology`: streams.yaml, alone and against the live Redis, and the Redis users that follow from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.acl import acl
 from penstock.cli.session import run, session
 from penstock.cli.terminal import console, print_json
 from penstock.cli.up.programs import programs
@@ -13,12 +14,17 @@ from penstock.mesh.drift import Difference, drift
 from penstock.settings import Settings
 from penstock.topology import FILE, Topology, is_given, load
 
-app = typer.Typer(name="topology", help="Check streams.yaml.", no_args_is_help=True)
+app = typer.Typer(
+    name="topology", help="Check streams.yaml, and make the Redis users that it asks for.", no_args_is_help=True
+)
 
 
 @app.callback()
 def _group() -> None:
-    """Check streams.yaml."""
+    """Check streams.yaml, and make the Redis users that it asks for."""
+
+
+app.command()(acl)
 
 
 @app.command()

@@ -134,6 +134,8 @@ def unavailable(error: BaseException) -> Unavailable | None:
 
     if isinstance(error, exceptions.TimeoutError):
         return Unavailable("no reply in time")
+    if isinstance(error.__cause__, exceptions.AuthenticationError):
+        error = error.__cause__  # redis-py makes a ConnectionError of what is said as a connection is made
     if isinstance(error, exceptions.ResponseError | exceptions.ConnectionError):
         if (reason := _REFUSALS.get(_code(error))) is not None:
             return Unavailable(reason)

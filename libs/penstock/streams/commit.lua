@@ -256,8 +256,8 @@ end
 if buries and dead_letters ~= '' and not holds(dead_letters, 'stream') then
   return redis.error_reply('PENSTOCK ' .. dead_letters .. ' is not a stream')
 end
-for command in pairs(commands) do
-  if not redis.acl_check_cmd(command, KEYS[1], 'x', 'x', 'x') then
+for command in pairs(commands) do -- what stands for values is a key of ours: all arguments of DEL are keys
+  if not redis.acl_check_cmd(command, KEYS[1], KEYS[1], KEYS[1], KEYS[1]) then
     return redis.error_reply("NOPERM this user has no permissions to run the '" .. string.lower(command) .. "' command")
   end
 end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import structlog
 
@@ -42,21 +44,34 @@ async def measure(client: AsyncRedis) -> Memory:
 
 
 class MemoryRelief:
-    """Makes room while Redis is fuller than it should be. In each tick one process of the mesh does the work.
+    """Makes room while Redis is fuller than it should be. In each tick one process of a service does the work.
 
-    Entries that every group has settled go, of whichever stream has the oldest, and records of finished jobs. What
-    somebody has yet to read or to settle stays: if that alone fills Redis, publishers have to wait.
+    Entries that every group has settled go, of whichever of its streams has the oldest, and records of finished jobs.
+    What somebody has yet to read or to settle stays: if that alone fills Redis, publishers have to wait.
     """
 
-    def __init__(self, client: AsyncRedis, keys: Keys, topology: Topology, *, share: float, job_ttl: int) -> None:
-        """Keep Redis below `share` (0 to 1) of its maxmemory; `job_ttl` is the lifetime of a job record in seconds."""
+    def __init__(
+        self,
+        client: AsyncRedis,
+        keys: Keys,
+        topology: Topology,
+        streams: Sequence[str],
+        *,
+        service: str,
+        share: float,
+        job_ttl: int | None = None,
+    ) -> None:
+        """Keep Redis below `share` (0 to 1) of its maxmemory, with what `streams` hold: those of `service`.
+
+        `job_ttl` is the lifetime of a job record in seconds; None: records are none of its business.
+        """
         self._client = client
-        self._streams = [stream for stream in topology.streams if stream != DEAD_LETTERS]
+        self._streams = [stream for stream in streams if stream != DEAD_LETTERS]
         self._keys = keys
         self._retention = Retention(client, keys, topology, self._streams)
-        self._election = Election(client, keys, "memory", tick=_TICK)
+        self._election = Election(client, keys, f"memory:{service}", tick=_TICK)
         self._share = share
-        self._records = JobRecords(client, keys, ttl=job_ttl)
+        self._records = None if job_ttl is None else JobRecords(client, keys, ttl=job_ttl)
         self._short = False
 
     async def run(self) -> None:
@@ -74,12 +89,13 @@ class MemoryRelief:
             self._short = False
             return
         entries = records = 0
-        self._records.exhausted = False
+        if self._records is not None:
+            self._records.exhausted = False
         while memory.share > self._share - _STEP:
             trimmed = await self._trim_oldest()
-            removed = await self._records.remove_some()
+            removed = 0 if self._records is None else await self._records.remove_some()
             entries, records = entries + trimmed, records + removed
-            if not trimmed and not removed and self._records.exhausted:
+            if not trimmed and not removed and (self._records is None or self._records.exhausted):
                 break
             memory = await measure(self._client)
         self._say(memory, entries, records)
