@@ -353,8 +353,12 @@ async def test_a_client_submits_and_hears_what_becomes_of_it(fenced: Fenced) -> 
 def test_the_users_are_set_again_to_the_same_end(fenced: Fenced) -> None:
     assert "none changed" in fenced.acl("--apply", "--passwords", str(fenced.passwords))
     assert "none changed" in fenced.acl("--apply"), "passwords that nobody gives stay"
-    fenced.raw.execute_command("ACL", "SETUSER", "worker", "+flushall")
-    assert "changed: worker" in fenced.acl("--apply")
+    with fenced.plain("worker") as worker:
+        fenced.raw.execute_command("ACL", "SETUSER", "worker", "+flushall")
+        assert "changed: worker" in fenced.acl("--apply")
+        worker.ping()  # on the same connection
+        with pytest.raises(ResponseError):
+            worker.flushall()
     assert "changed: shop" in fenced.acl("--apply", REDIS_PASSWORD_SHOP="another one")
     with pytest.raises(redis.AuthenticationError):
         fenced.plain("shop")
