@@ -36,6 +36,7 @@ async def use_state(ctx: Context) -> None:
 
 @jobs.on("ingest", type="busy")
 async def busy(_: Any, ctx: Context) -> str:
+    ctx.progress(0.5, "half of it")
     await ctx.step("step", asyncio.sleep, 0)
     await use_state(ctx)
     ctx.emit("events", "busy.now")

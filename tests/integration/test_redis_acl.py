@@ -24,8 +24,8 @@ from penstock.mesh.acl import users
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.lanes import Lanes
 from penstock.settings import Settings, redis_url
+from penstock.streams.durability import check_durability, confirm
 from penstock.streams.memory import MemoryRelief
-from penstock.streams.publish import check_durability, confirm
 from penstock.streams.retention import Retention
 from penstock.times import rfc3339
 from penstock.topology import load
@@ -152,7 +152,7 @@ def gets(service: str) -> list[str]:
     return [
         route.path.partition("{")[0] + ("x" if "{" in route.path else "")
         for route in routes(service)
-        if route.method == "GET" and not route.path.startswith("/webhooks")
+        if route.method == "GET" and not route.path.startswith(("/webhooks", "/v1/stream"))
     ]
 
 

@@ -200,6 +200,7 @@ def _serves(rights: _Rights, name: str) -> None:
         _consumes(rights, name)
     if topology.works(name):
         rights.use("hget hset pexpire", keys.job("*"))
+        rights.write("hset pexpire xadd", keys.progress_of("*"), keys.progress)
         rights.run("scan ttl hvals unlink")  # records give way to what is new
     if spec.run in (None, f"penstock_services.{name}") and name in _SHIPPED:
         _SHIPPED[name](rights)
@@ -223,6 +224,7 @@ def _publishes(rights: _Rights, *streams: str) -> None:
     rights.write("zadd", *(keys.scheduled(stream) for stream in streams))
     rights.use("get set expire", keys.dedupe("*", "*"))
     rights.run("wait waitaof command|info")  # PENSTOCK_DURABILITY
+    rights.use("get set expire hset hdel hkeys hgetall", keys.spool("*"), keys.spools)  # PENSTOCK_SPOOL_DIR
 
 
 def _breaks(rights: _Rights) -> None:
@@ -268,7 +270,16 @@ def _sees(rights: _Rights) -> None:
 
 
 def _finds_jobs(rights: _Rights) -> None:
-    rights.read("hgetall", rights.keys.job("*"))
+    keys = rights.keys
+    rights.read("hgetall hget", keys.job("*"), keys.progress_of("*"))
+
+
+def _follows_jobs(rights: _Rights) -> None:
+    """Be told what becomes of jobs."""
+    topology, keys = rights.topology, rights.keys
+    reports = filter(None, map(topology.reports, topology.work))
+    rights.read("xread xrange xrevrange exists", keys.progress, *map(keys.stream, reports))
+    rights.use("get set", keys.epoch)
 
 
 def _reads_state(rights: _Rights, *services: str) -> None:
@@ -282,6 +293,7 @@ def _serves_http(rights: _Rights) -> None:
     topology = rights.topology
     _sees(rights)
     _finds_jobs(rights)
+    _follows_jobs(rights)
     _publishes(rights, *{*topology.services[_GATEWAY].publishes, *topology.work})
     _reads_state(rights, windows.SERVICE, alerts.SERVICE)
     rights.run("get set")  # the secret of the ids
@@ -326,6 +338,7 @@ def _reads(rights: _Rights) -> None:
     keys = rights.keys
     _sees(rights)
     _finds_jobs(rights)
+    _follows_jobs(rights)
     _reads_state(rights, windows.SERVICE, alerts.SERVICE, deliveries.SERVICE)
     rights.read("get xread scan zscan", keys.topology)
     # Streams and delays that nobody declares, for `penstock topology check`. What else there is has other types.
@@ -353,10 +366,10 @@ def _submits(rights: _Rights) -> None:
     topology, keys = rights.topology, rights.keys
     streams = {*topology.work, *(stream for client in topology.clients.values() for stream in client.streams)}
     _publishes(rights, *streams)
+    _follows_jobs(rights)
     for stream in topology.work:
         groups = topology.workers(stream)
-        reports = filter(None, [topology.reports(stream)])
-        rights.read("xread xrange xrevrange exists", *map(keys.stream, (stream, *reports)))
+        rights.read("xrange xrevrange exists", keys.stream(stream))
         rights.read("xpending xinfo|groups", *(keys.retry(stream, group) for group in groups))
         rights.read("zrange", *(keys.delayed(stream, group) for group in groups))
     rights.read("xrevrange hexists", keys.stream(DEAD_LETTERS), keys.replayed)

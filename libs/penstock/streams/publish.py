@@ -355,68 +355,6 @@ class Publisher:
         found: list[Any] = answers
         return found
 
-def _pack(orders: list[_Order]) -> tuple[list[str], bytes]:
-    """Return every key of a batch, and the batch as publish.lua reads it."""
-    flat: list[Any] = []
-    keys: dict[str, None] = {}
-    for order in orders:
-        for row in order.rows:
-            keys[row.key] = None
-            flat += (row.key, row.delay_ms, len(row.fields))
-            flat += row.fields
-            flat.append(len(row.guards))
-            for guard in row.guards:
-                keys[guard[0]] = None
-                flat += guard
-    return list(keys), msgspec.msgpack.encode(flat)
-
-
-async def confirm(client: AsyncRedis | DedicatedConnection, durability: Durability, timeout: float) -> None:
-    """Wait until what `client`'s connection wrote is on disk (aof) or on a replica.
-
-    Raises:
-        Unavailable: it is not within `timeout` seconds; the write itself has happened.
-    """
-    milliseconds = round(timeout * 1000)
-    if durability == "aof":
-        local, _ = await client.execute_command("WAITAOF", 1, 0, milliseconds)
-        if local < 1:
-            raise Unavailable("not yet on disk")
-    elif durability == "replica" and await client.execute_command("WAIT", 1, milliseconds) < 1:
-        raise Unavailable("no replica has it yet")
-
-
-async def check_durability(client: AsyncRedis, durability: Durability) -> Durability:
-    """Return what has to be waited for to reach `durability` on this server.
-
-    Raises:
-        ConfigurationError: the server cannot give it; the message says what to set.
-    """
-    if durability != "aof":
-        return durability
-    if not int((await client.info("persistence")).get("aof_enabled", 0)):
-        raise ConfigurationError(
-            "PENSTOCK_DURABILITY=aof needs the append-only file: set `appendonly yes` in redis.conf"
-        )
-    if await _syncs_always(client):
-        return "memory"  # every reply then comes after the disk has it
-    if not (await client.execute_command("COMMAND INFO", "WAITAOF"))[0]:
-        raise ConfigurationError(
-            "PENSTOCK_DURABILITY=aof needs WAITAOF (Redis 7.2, Valkey 8) or `appendfsync always` in redis.conf"
-        )
-    return durability
-
-
-async def _syncs_always(client: AsyncRedis) -> bool:
-    """Return whether every write is on disk before it is answered; no if nobody tells: CONFIG shows passwords too."""
-    from redis.exceptions import ResponseError  # noqa: PLC0415 - see penstock.redis.connection
-
-    try:
-        values = (await client.config_get("appendfsync")).values()
-    except ResponseError:
-        return False
-    return [_text(value) for value in values] == ["always"]
-
 
 def _identified(fields: list[str]) -> list[str]:
     """Give an event an id if it has none: equal members of a sorted set would be one, and no entry names it yet."""
