@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -30,8 +30,13 @@ def _env(name: str, default: Any) -> Any:
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the environment says. Durations are in seconds, sizes in bytes."""
 
+    backend: Literal["redis", "memory"] = _env("PENSTOCK_BACKEND", "redis")
     redis_url: str | None = _env("REDIS_URL", None)
     redis_password: str | None = _env("REDIS_PASSWORD", None)
+    redis_connect_timeout: Positive = _env("REDIS_CONNECT_TIMEOUT_SECONDS", 5.0)
+    redis_reply_timeout: Positive = _env("REDIS_SOCKET_TIMEOUT_SECONDS", 5.0)
+    redis_retry: Positive = _env("REDIS_RETRY_SECONDS", 2.0)
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=5000)] | None = _env("TASK_QUEUE_WORKERS", None)
     redis_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = _env("PENSTOCK_REDIS_PORT", 6379)
     data_dir: str = _env("PENSTOCK_DATA_DIR", ".penstock")
     topology: str | None = _env("PENSTOCK_TOPOLOGY", None)
@@ -108,6 +113,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _ = self.target_networks
         except ValueError as error:
             raise ValueError(f"PENSTOCK_ALLOWED_TARGETS: {error}; list networks such as 10.1.0.0/16") from None
+        if self.backend == "memory" and self.durability != "memory":
+            raise ValueError(
+                f"PENSTOCK_DURABILITY={self.durability} is Redis's to give, and PENSTOCK_BACKEND=memory has none: take "
+                "one of the two away"
+            )
 
     def shows_traces(self, *, clients: bool) -> bool:
         """Return whether the gateway shows traces: as set, else if only this machine or a declared client sees them.
@@ -130,12 +140,51 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read the settings.
+        """Read the settings, some of which go by other names too (see `OtherNames`).
 
         Raises:
-            ConfigurationError: a value does not fit; the message names the variable.
+            ConfigurationError: a value does not fit, or two names of one setting say different things; the message
+                names the variables.
         """
-        return read_variables(cls, environ)
+        given = os.environ if environ is None else environ
+        return read_variables(cls, _by_our_names(given))
+
+
+class OtherNames(msgspec.Struct, frozen=True):
+    """Names that deployments from before Penstock have for settings of ours."""
+
+    task_queue_backend: Literal["redis", "memory"] | None = _env("TASK_QUEUE_BACKEND", None)
+    redis_enabled: bool | None = _env("REDIS_ENABLED", None)
+    task_queue_max_size: Count | None = _env("TASK_QUEUE_MAX_SIZE", None)
+
+    def said(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each variable that is set, our name of its setting, and what it says of it."""
+        if self.task_queue_backend is not None:
+            yield "TASK_QUEUE_BACKEND", "PENSTOCK_BACKEND", self.task_queue_backend
+        if self.redis_enabled is not None:
+            yield "REDIS_ENABLED", "PENSTOCK_BACKEND", "redis" if self.redis_enabled else "memory"
+        if self.task_queue_max_size is not None:
+            yield "TASK_QUEUE_MAX_SIZE", "PENSTOCK_GATEWAY_MAX_BACKLOG", str(self.task_queue_max_size)
+
+
+def _by_our_names(given: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment with what is said under other names said under ours.
+
+    Raises:
+        ConfigurationError: two names of one setting say different things.
+    """
+    ours: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    for variable, name, value in read_variables(OtherNames, given).said():
+        known = ours.get(name) or read_secret(name, given)
+        if known and known != value:
+            raise ConfigurationError(
+                f"environment: {variable} and {sources.get(name, name)} are about one setting and do not agree on it "
+                f"({value}, {known}): take one of the two away"
+            )
+        ours[name] = value
+        sources.setdefault(name, variable)
+    return {**{name: value for name, value in given.items() if name.removesuffix("_FILE") not in ours}, **ours}
 
 
 def read_variables(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
@@ -186,7 +235,15 @@ def redis_url(settings: Settings) -> str:
     """Return REDIS_URL, or the address at which `penstock up` starts a server.
 
     REDIS_PASSWORD, which can be a file of its own, is put into a URL without a password.
+
+    Raises:
+        ConfigurationError: the settings say that there is no Redis.
     """
+    if settings.backend == "memory":
+        raise ConfigurationError(
+            "this needs Redis, and PENSTOCK_BACKEND=memory (or REDIS_ENABLED=false, TASK_QUEUE_BACKEND=memory) says "
+            "that there is none: such a mesh is inside the one program that opens a client; see docs/client.md"
+        )
     url = settings.redis_url or f"redis://127.0.0.1:{settings.redis_port}/0"
     if settings.redis_url is None or not settings.redis_password:
         return url

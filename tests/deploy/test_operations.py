@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from penstock.settings import Settings
+from penstock.settings import OtherNames, Settings
 from penstock.topology import load
 from penstock_services.notifier.config.environment import Environment
 from tests.processes import ROOT
@@ -18,7 +18,9 @@ PAGE = (ROOT / "docs" / "operations.md").read_text()
 ROW = re.compile(r"^\| ([A-Z][A-Z0-9_]+) \| (.*?) ?\| (.+) \|$", re.MULTILINE)
 DOCUMENTED = {name: default for name, default, _ in ROW.findall(PAGE)}
 FIELDS = {
-    field.encode_name: field.default for kind in (Settings, Environment) for field in msgspec.structs.fields(kind)
+    field.encode_name: field.default
+    for kind in (Settings, OtherNames, Environment)
+    for field in msgspec.structs.fields(kind)
 }
 
 

@@ -605,7 +605,14 @@ async def test_one_function_may_handle_two_streams_each_by_its_own_policy(
 # Concurrency
 
 
-async def test_no_more_handlers_run_at_once_than_are_allowed(service: Service, server: Server, raw: Raw) -> None:
+@pytest.mark.parametrize(
+    ("declared", "settings"),
+    [("    concurrency: 1\n", {}), ("    concurrency: 40\n", {"concurrency": 1})],
+    ids=["streams.yaml", "TASK_QUEUE_WORKERS"],
+)
+async def test_no_more_handlers_run_at_once_than_are_allowed(
+    declared: str, settings: dict[str, int], service: Service, server: Server, raw: Raw
+) -> None:
     running_now, most = 0, 0
 
     @service.on("ingest")
@@ -621,7 +628,7 @@ async def test_no_more_handlers_run_at_once_than_are_allowed(service: Service, s
 
     for _ in range(40):
         add(raw)
-    async with running(service, MESH + "    concurrency: 1\n", server):
+    async with running(service, MESH + declared, server, **settings):
         await eventually(done(raw), what="all are settled")
 
     assert most == 1

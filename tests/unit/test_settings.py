@@ -41,7 +41,7 @@ def sample(variable: str) -> tuple[str, Any]:
         return str(not field.default).lower(), not field.default
     if isinstance(field.default, float) and 0 < field.default < 1:  # a share
         return "0.25", 0.25
-    if isinstance(field.default, int | float):
+    if isinstance(field.default, int | float) or variable == "TASK_QUEUE_WORKERS":
         return "17", 17
     if variable == "PENSTOCK_ALLOWED_TARGETS":
         return "10.1.0.0/16", "10.1.0.0/16"
@@ -92,6 +92,14 @@ def test_names_and_defaults_that_deployments_count_on_stay(variable: str, defaul
         ("TASK_CHECKPOINT_ENABLED", "perhaps"),
         ("PENSTOCK_PREFIX", "a b"),
         ("PENSTOCK_PREFIX", "{tag}"),
+        ("PENSTOCK_BACKEND", "sqlite"),
+        ("TASK_QUEUE_BACKEND", "celery"),
+        ("TASK_QUEUE_MAX_SIZE", "0"),
+        ("TASK_QUEUE_WORKERS", "0"),
+        ("TASK_QUEUE_WORKERS", "5001"),
+        ("REDIS_ENABLED", "perhaps"),
+        ("REDIS_CONNECT_TIMEOUT_SECONDS", "0"),
+        ("REDIS_RETRY_SECONDS", "-1"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_the_name_of_its_variable(variable: str, value: str) -> None:
@@ -100,7 +108,61 @@ def test_a_value_out_of_bounds_is_refused_by_the_name_of_its_variable(variable: 
 
 
 def test_an_empty_variable_is_an_unset_one() -> None:
-    assert Settings.from_env({"PENSTOCK_GATEWAY_PORT": "", "REDIS_URL": ""}) == Settings()
+    empty = ("PENSTOCK_GATEWAY_PORT", "REDIS_URL", "REDIS_ENABLED", "TASK_QUEUE_BACKEND", "PENSTOCK_BACKEND")
+    assert Settings.from_env(dict.fromkeys(empty, "")) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "means"),
+    [
+        ("TASK_QUEUE_BACKEND", "memory", "backend", "memory"),
+        ("REDIS_ENABLED", "false", "backend", "memory"),
+        ("REDIS_ENABLED", "0", "backend", "memory"),
+        ("REDIS_ENABLED", "true", "backend", "redis"),
+        ("TASK_QUEUE_MAX_SIZE", "17", "gateway_max_backlog", 17),
+    ],
+)
+def test_names_that_deployments_have_for_our_settings_are_obeyed(
+    variable: str, value: str, name: str, means: object, tmp_path: Path
+) -> None:
+    file = tmp_path / "value"
+    file.write_text(value)
+    ours = next(field.encode_name for field in FIELDS.values() if field.name == name)
+
+    for environ in ({variable: value}, {f"{variable}_FILE": str(file)}, {variable: value, ours: str(means)}):
+        assert getattr(Settings.from_env(environ), name) == means
+
+
+@pytest.mark.parametrize(
+    ("environ", "both"),
+    [
+        ({"TASK_QUEUE_BACKEND": "memory", "PENSTOCK_BACKEND": "redis"}, ("TASK_QUEUE_BACKEND", "PENSTOCK_BACKEND")),
+        ({"REDIS_ENABLED": "false", "PENSTOCK_BACKEND": "redis"}, ("REDIS_ENABLED", "PENSTOCK_BACKEND")),
+        ({"REDIS_ENABLED": "true", "TASK_QUEUE_BACKEND": "memory"}, ("REDIS_ENABLED", "TASK_QUEUE_BACKEND")),
+        (
+            {"TASK_QUEUE_MAX_SIZE": "5", "PENSTOCK_GATEWAY_MAX_BACKLOG": "6"},
+            ("TASK_QUEUE_MAX_SIZE", "PENSTOCK_GATEWAY_MAX_BACKLOG"),
+        ),
+    ],
+)
+def test_two_names_of_a_setting_that_do_not_agree_stop_the_start(
+    environ: dict[str, str], both: tuple[str, str]
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"{both[0]} and {both[1]} .* do not agree .* take one of the two away"
+    ):
+        Settings.from_env(environ)
+
+
+def test_no_memory_of_a_process_is_as_durable_as_redis_can_be() -> None:
+    with pytest.raises(ConfigurationError, match=r"PENSTOCK_DURABILITY=aof is Redis's to give, .* has none"):
+        Settings.from_env({"PENSTOCK_BACKEND": "memory", "PENSTOCK_DURABILITY": "aof"})
+
+
+def test_whatever_needs_redis_refuses_where_there_is_none() -> None:
+    assert redis_url(Settings(redis_url="redis://db:1/0")) == "redis://db:1/0"
+    with pytest.raises(ConfigurationError, match="this needs Redis, and PENSTOCK_BACKEND=memory"):
+        redis_url(Settings(backend="memory", redis_url="redis://db:1/0"))
 
 
 def test_the_real_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

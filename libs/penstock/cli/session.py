@@ -45,7 +45,7 @@ async def session() -> AsyncIterator[Session]:
     settings = Settings.from_env()
     logs.configure(level=settings.log_level, form=settings.log_format)
     url = redis_url(settings)
-    lanes = Lanes(url, name="penstock-cli")
+    lanes = Lanes.of(settings, name="penstock-cli")
     try:
         await _greet(lanes.client(), url)
         yield Session(settings, await _topology(settings, lanes.client()), lanes.client())

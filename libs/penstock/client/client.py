@@ -123,7 +123,7 @@ class Penstock:
         """
         async with contextlib.AsyncExitStack() as stack:
             self.telemetry = stack.enter_context(telemetry(self._source, redis_url(self._settings), is_guest=True))
-            lanes = Lanes(redis_url(self._settings), name=f"penstock-client-{self._source}")
+            lanes = Lanes.of(self._settings, name=f"penstock-client-{self._source}")
             stack.push_async_callback(lanes.aclose)
             self.redis: AsyncRedis = lanes.client()
             if self._topology is None:
@@ -452,6 +452,7 @@ class Penstock:
             self.keys,
             durability=durability,
             durability_timeout=settings.durability_timeout,
+            retry_for=settings.redis_retry,
             spooling=Spooling.of(settings, self._source, hide_password(redis_url(settings))),
         )
 

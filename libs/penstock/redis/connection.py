@@ -47,7 +47,9 @@ _MOST_CONNECTIONS = 64  # of one client: a server works off one command at a tim
 AsyncRedis: TypeAlias = Any
 
 
-def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) -> AsyncRedis:
+def client(
+    url: str, *, timeout: float | None = 5.0, connect_timeout: float = 5.0, name: str | None = None
+) -> AsyncRedis:
     """Return a client for commands; `timeout` bounds each reply, in seconds (None: the caller does).
 
     Raises:
@@ -63,7 +65,7 @@ def client(url: str, *, timeout: float | None = 5.0, name: str | None = None) ->
         url,
         max_connections=_MOST_CONNECTIONS,
         socket_timeout=timeout,
-        socket_connect_timeout=5.0,
+        socket_connect_timeout=connect_timeout,
         retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
         redis_connect_func=greet if _speaks_tls(url) else None,
         client_name=name,

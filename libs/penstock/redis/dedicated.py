@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock.redis.connection import AsyncRedis
 
-_PATIENCE = 5.0  # seconds that a reply may take
+_PATIENCE = 5.0  # seconds that a reply may take where the client bounds none
 
 
 class DedicatedConnection:
@@ -20,17 +20,18 @@ class DedicatedConnection:
     the server says of "this connection" (WAIT, WAITAOF) holds for the calls of its owner.
     """
 
-    def __init__(self, client: AsyncRedis, *, patience: float = _PATIENCE) -> None:
-        """Take a client that says where to connect; a reply may take `patience` seconds."""
-        self._patience = patience
+    def __init__(self, client: AsyncRedis, *, patience: float = math.inf) -> None:
+        """Take a client that says where to connect; a reply may take what it says, and `patience` seconds at most."""
         from redis import exceptions  # noqa: PLC0415 - see penstock.redis.connection
 
         self._exceptions = exceptions
         self._client = client
+        bound = client.connection_pool.connection_kwargs.get("socket_timeout") or _PATIENCE
+        self._patience: float = min(patience, bound)
         self._connection: Any = None
 
     async def execute_command(self, *command: Any, timeout: float | None = None) -> Any:
-        """Send a command and return its reply, within `timeout` seconds, if that is not to be as always.
+        """Send a command and return its reply, within `timeout` seconds, or those that the client has for a reply.
 
         Raises:
             redis.exceptions.RedisError: it failed; unless the server has answered, it may have been carried out.

@@ -8,9 +8,10 @@ client. What each returns is bound to its lane and not to a server: where a lane
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from penstock.redis.connection import AsyncRedis, blocking_client, client
+from penstock.settings import Settings, redis_url
 
 
 class Lanes:
@@ -18,14 +19,29 @@ class Lanes:
 
     count = 1
 
-    def __init__(self, url: str, *, name: str) -> None:
-        """`name` is what the server calls the connections of this program.
+    def __init__(self, url: str, *, name: str, connect_timeout: float = 5.0, reply_timeout: float = 5.0) -> None:
+        """`name` is what the server calls the connections of this program. The timeouts are in seconds.
 
         Raises:
             ConfigurationError: the URL is not of a form that is understood.
         """
         self._url = url
-        self._clients = [client(url, name=name)]
+        self._connect_timeout = connect_timeout
+        self._clients = [client(url, timeout=reply_timeout, connect_timeout=connect_timeout, name=name)]
+
+    @classmethod
+    def of(cls, settings: Settings, *, name: str) -> Self:
+        """Return the lanes that the environment says.
+
+        Raises:
+            ConfigurationError: as above, or there is no Redis.
+        """
+        return cls(
+            redis_url(settings),
+            name=name,
+            connect_timeout=settings.redis_connect_timeout,
+            reply_timeout=settings.redis_reply_timeout,
+        )
 
     def client(self, lane: int = 0) -> AsyncRedis:
         """Return the client for commands, scripts and pipelines of a lane; all callers share it."""
@@ -39,7 +55,7 @@ class Lanes:
 
     def reader(self, *, name: str, lane: int = 0) -> AsyncRedis:
         """Return a client of the caller's own for reads that block. It bounds no reply; the caller closes it."""
-        return client(self._server(lane), timeout=None, name=name)
+        return client(self._server(lane), timeout=None, connect_timeout=self._connect_timeout, name=name)
 
     def blocking_client(self, *, timeout: float, name: str, lane: int = 0) -> Any:
         """Return a client of the caller's own for a thread; `timeout` bounds each reply, in seconds."""

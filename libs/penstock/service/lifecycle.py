@@ -24,7 +24,7 @@ from penstock.service.consumption import Consumption, Observer
 from penstock.service.ending import AFTER_DRAIN, Ending, signals
 from penstock.service.forks import children_are_strangers
 from penstock.service.main import RESTART
-from penstock.service.runtime import Runtime
+from penstock.service.runtime import Runtime, spec_of
 from penstock.service.threads import Threads
 from penstock.settings import Settings, redis_url
 from penstock.spool.spooling import Spooling
@@ -114,7 +114,7 @@ async def serve(
         ConfigurationError: the service or streams.yaml is wrong.
         UnsuitableRedis: the server would lose events.
     """
-    spec = topology.service(service.name)
+    spec = spec_of(settings, topology, service.name)
     check_streams(service, spec)
     async with _runtime(service, settings, topology, measures or Measures(), ending) as runtime:
         hanging = _Hanging(runtime, ending)
@@ -180,7 +180,7 @@ async def _runtime(
 ) -> AsyncIterator[Runtime]:
     url = redis_url(settings)
     consumer = consumer_prefix(service.name, os.getpid()) + os.urandom(3).hex()
-    lanes = Lanes(url, name=consumer)
+    lanes = Lanes.of(settings, name=consumer)
     redis = lanes.client()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(lanes.aclose)
@@ -189,6 +189,7 @@ async def _runtime(
             Keys(settings.prefix),
             durability=settings.durability,
             durability_timeout=settings.durability_timeout,
+            retry_for=settings.redis_retry,
             observe=functools.partial(measures.operated, "send"),
             spooling=Spooling.of(settings, service.name, hide_password(url)) if service.spools else None,
         )

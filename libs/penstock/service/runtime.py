@@ -6,6 +6,8 @@ import asyncio
 import functools
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from penstock.keys import EVENTS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.lanes import Lanes
@@ -27,6 +29,16 @@ def breaker_policy(settings: Settings, topology: Topology, name: str) -> Breaker
         recovery_timeout=special.recovery_timeout or settings.breaker_recovery_timeout,
         half_open_max_calls=special.half_open_max_calls or settings.breaker_half_open_max_calls,
     )
+
+
+def spec_of(settings: Settings, topology: Topology, name: str) -> ServiceSpec:
+    """Return what holds for one service: streams.yaml, and the environment where that says more of its processes.
+
+    Raises:
+        ConfigurationError: it is not declared.
+    """
+    spec = topology.service(name)
+    return spec if settings.concurrency is None else msgspec.structs.replace(spec, concurrency=settings.concurrency)
 
 
 def events_key(keys: Keys, topology: Topology) -> str | None:
@@ -79,8 +91,8 @@ class Runtime:
 
     @property
     def spec(self) -> ServiceSpec:
-        """What streams.yaml says of this service."""
-        return self.topology.service(self.name)
+        """What holds for this service."""
+        return spec_of(self.settings, self.topology, self.name)
 
     @property
     def ready(self) -> bool:

@@ -13,8 +13,9 @@ from penstock.telemetry.variables import protocol
 def telemetry(service: str, redis_url: str, *, is_guest: bool = False) -> Iterator[Measures]:
     """Measure; send spans and measures over OTLP as far as OTEL_ variables ask for it.
 
-    `redis_url` is the server that spans and measures name as theirs. What is left is sent at the end. A guest leaves
-    OpenTelemetry's own API to the program that it is in; else the spans that handlers make through it are sent too.
+    `redis_url` is the server that spans and measures name as theirs, if there is one. What is left is sent at the end.
+    A guest leaves OpenTelemetry's own API to the program that it is in; else the spans that handlers make through it
+    are sent too.
 
     Raises:
         ConfigurationError: an OTEL_ variable asks for what is not there.

@@ -126,6 +126,8 @@ def messaging(operation: str, kind: str, stream: str, **more: str | float) -> At
 
 def broker_of(redis_url: str) -> Attributes:
     """Return the attributes by which messaging spans and measures name a server; none if it has no address."""
+    if not redis_url:
+        return {}
     try:
         parts = urlsplit(redis_url)
         if parts.scheme == "unix":

@@ -20,7 +20,7 @@ from penstock.keys import EVENTS, INGEST, Keys
 from penstock.mesh.state import mesh_state
 from penstock.redis.lanes import Lanes
 from penstock.schemas import JobEvent
-from penstock.settings import Settings, redis_url
+from penstock.settings import Settings
 from penstock.times import duration, seconds_of
 from penstock.topology import load
 
@@ -90,7 +90,7 @@ class Storyteller:
         self._out = out
         self._alone = alone
         self._keys = Keys(settings.prefix)
-        self._lanes = Lanes(redis_url(settings), name="penstock-demo")
+        self._lanes = Lanes.of(settings, name="penstock-demo")
         self._redis = self._lanes.client()
         services = load(settings.topology).services
         self._alerting = all(name in services and services[name].run for name in ("metrics", "alerts"))

@@ -186,7 +186,7 @@ class _Mesh:
 
     async def _check_redis(self) -> None:
         url = redis_url(self._settings)
-        lanes = Lanes(url, name="penstock-up")
+        lanes = Lanes.of(self._settings, name="penstock-up")
         try:
             await wait_until_ready(lanes.client(), url, deadline=_REDIS_DEADLINE)
             await check_server(lanes.client())

@@ -12,7 +12,7 @@ from penstock.cli.up.programs import Program
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.lanes import Lanes
-from penstock.settings import Settings, redis_url
+from penstock.settings import Settings
 from penstock.streams.groups import consumer_prefix
 from penstock.topology import Topology
 
@@ -39,7 +39,7 @@ class Readiness:
         """Wait until all are ready, for at most `timeout` seconds; return the names of those that are not."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        lanes = Lanes(redis_url(self._settings), name="penstock-up")
+        lanes = Lanes.of(self._settings, name="penstock-up")
         try:
             while late := [one.name for one in self._programs if not await self._is_ready(one, lanes.client())]:
                 if deadline is not None and loop.time() > deadline:
