@@ -118,6 +118,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"PENSTOCK_DURABILITY={self.durability} is Redis's to give, and PENSTOCK_BACKEND=memory has none: take "
                 "one of the two away"
             )
+        if self.backend == "memory" and self.spool_dir:
+            raise ValueError(
+                "PENSTOCK_SPOOL_DIR keeps events until Redis is back, and PENSTOCK_BACKEND=memory has none: take one "
+                "of the two away"
+            )
 
     def shows_traces(self, *, clients: bool) -> bool:
         """Return whether the gateway shows traces: as set, else if only this machine or a declared client sees them.

@@ -11,15 +11,20 @@ import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from datetime import datetime
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from penstock.client.client import NewJob
 from penstock.client.client import Penstock as AsyncPenstock
 from penstock.client.handle import JobHandle as AsyncJobHandle
+from penstock.dlq.dead_letter import DeadLetter
 from penstock.errors import Unavailable
 from penstock.jobs.record import Job
 from penstock.settings import Settings
+from penstock.streams.durability import Durability
 from penstock.topology import Topology
+
+if TYPE_CHECKING:
+    from penstock.service.app import Service
 
 T = TypeVar("T")
 _CLOSING = 5.0  # seconds
@@ -50,6 +55,11 @@ class JobHandle:
     def spooled(self) -> bool:
         """Whether it was kept on local disk as Redis was away."""
         return self._handle.spooled
+
+    @property
+    def durability(self) -> Durability | Literal["process", "spooled"]:
+        """What has the job; see the other."""
+        return self._here().durability
 
     def status(self) -> Job:
         """Return what has become of it so far.
@@ -128,13 +138,14 @@ class Penstock:
         topology: Topology | str | None = None,
         source: str = "client",
         settings: Settings | None = None,
+        services: Iterable[Service] | None = None,
     ) -> Self:
         """Return a client; see `penstock.Penstock.connect`.
 
         Raises:
             ConfigurationError: the environment or streams.yaml is wrong.
         """
-        return cls(AsyncPenstock.connect(url, topology=topology, source=source, settings=settings))
+        return cls(AsyncPenstock.connect(url, topology=topology, source=source, settings=settings, services=services))
 
     def __enter__(self) -> Self:
         self.client()
@@ -208,6 +219,14 @@ class Penstock:
     def job(self, job_id: str, *, source: str | None = None) -> JobHandle:
         """Return the handle of a job that was submitted before, here or elsewhere."""
         return JobHandle(self, self.client().job(job_id, source=source))
+
+    def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
+        """Return the dead letters that were not replayed, the newest first, `limit` of them at most.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        return self.run(self.client().dead_letters(limit=limit))
 
     def close(self, timeout: float = _CLOSING) -> None:
         """Send what waits to be sent, and close it, within `timeout` seconds. A later call opens it again.

@@ -40,6 +40,23 @@ def test_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
         assert command in cli("dlq", "--help").stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["run", "penstock_services.worker.ticket:jobs"], ["up"], ["emit", "ticket.created"], ["status"]],
+    ids=str,
+)
+def test_where_there_is_no_redis_what_needs_it_does_not_start(cli: Cli, command: list[str]) -> None:
+    done = cli(*command, REDIS_ENABLED="false", PENSTOCK_TOPOLOGY="")  # the one that ships has services to start
+    assert done.returncode == 2
+    assert "this needs Redis, and PENSTOCK_BACKEND=memory (or REDIS_ENABLED=false" in done.stderr
+
+
+def test_names_of_one_setting_that_do_not_agree_are_both_named(cli: Cli) -> None:
+    done = cli("status", TASK_QUEUE_BACKEND="memory", PENSTOCK_BACKEND="redis")
+    assert done.returncode == 2
+    assert "TASK_QUEUE_BACKEND and PENSTOCK_BACKEND are about one setting and do not agree" in done.stderr
+
+
 @pytest.mark.parametrize("port", ["many", "0", "65536"])
 def test_a_setting_that_does_not_fit_is_named(cli: Cli, port: str) -> None:
     done = cli("status", PENSTOCK_REDIS_PORT=port)

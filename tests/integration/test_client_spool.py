@@ -38,6 +38,7 @@ async def test_a_job_submitted_while_redis_is_away_is_done_when_it_is_back(own_s
         results = [await one.result(DEADLINE) for one in (before, job, again)]
 
     assert (before.spooled, job.spooled) == (False, True)
+    assert (before.durability, job.durability) == ("memory", "spooled")
     assert job.id == again.id
     assert results == [{"paid": 1}, {"paid": 2}, {"paid": 2}]
     with own_server.client() as raw:

@@ -154,9 +154,16 @@ def test_two_names_of_a_setting_that_do_not_agree_stop_the_start(
         Settings.from_env(environ)
 
 
-def test_no_memory_of_a_process_is_as_durable_as_redis_can_be() -> None:
-    with pytest.raises(ConfigurationError, match=r"PENSTOCK_DURABILITY=aof is Redis's to give, .* has none"):
-        Settings.from_env({"PENSTOCK_BACKEND": "memory", "PENSTOCK_DURABILITY": "aof"})
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("PENSTOCK_DURABILITY", "aof", "PENSTOCK_DURABILITY=aof is Redis's to give"),
+        ("PENSTOCK_SPOOL_DIR", "spool", "PENSTOCK_SPOOL_DIR keeps events until Redis is back"),
+    ],
+)
+def test_a_process_keeps_nothing_as_redis_or_a_disk_can(variable: str, value: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{says}, and PENSTOCK_BACKEND=memory has none"):
+        Settings.from_env({"REDIS_ENABLED": "false", variable: value})
 
 
 def test_whatever_needs_redis_refuses_where_there_is_none() -> None:

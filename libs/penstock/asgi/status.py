@@ -8,7 +8,7 @@ import msgspec
 
 from penstock.asgi.types import Receive, Scope, Send, client_of
 from penstock.client.client import Penstock
-from penstock.errors import Unavailable
+from penstock.errors import ConfigurationError, Unavailable
 from penstock.mesh.status import MeshLooks
 from penstock.redis.connection import telling_unavailable
 from penstock.web.openapi import PROBLEM
@@ -57,6 +57,8 @@ class Status:
                 return await self._of(scope).looks[name]()
         except Unavailable as error:
             raise away(error) from error
+        except ConfigurationError as error:  # the mesh is in memory, and tells nothing of itself
+            raise Problem(501, str(error)) from error
 
     def _of(self, scope: Scope) -> MeshLooks:
         mesh = self._mesh or client_of(scope)

@@ -7,24 +7,23 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
-from penstock.client.feed import Feed, Watch
+from penstock.client.backend import Backend, RedisBackend
 from penstock.client.handle import JobHandle
-from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
+from penstock.dlq.dead_letter import DeadLetter
+from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import encode, encode_data
-from penstock.jobs.identities import Identities
+from penstock.jobs.watch import Watch
 from penstock.keys import INGEST, Keys
-from penstock.redis.connection import AsyncRedis, check_url, hide_password, telling_unavailable, unavailable
-from penstock.redis.lanes import Lanes
+from penstock.redis.connection import AsyncRedis, check_url, telling_unavailable
 from penstock.settings import Settings, redis_url
-from penstock.spool.spooling import Spooling
-from penstock.streams.durability import check_durability
-from penstock.streams.publish import Deduplication, Published, Publisher
-from penstock.streams.running_topology import stored
+from penstock.streams.durability import Durability
+from penstock.streams.publish import Deduplication, Published
 from penstock.telemetry.current import Parent, parent
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.setup import telemetry
@@ -32,6 +31,12 @@ from penstock.telemetry.spans import Span, send_span
 from penstock.times import rfc3339, seconds_of
 from penstock.topology import Topology, is_given, load
 from penstock.trace_context import TraceContext
+
+if TYPE_CHECKING:
+    from penstock.memory.mesh import MemoryMesh
+    from penstock.service.app import Service
+
+_CLOSED = "the client is not open: use it inside `async with Penstock.connect() as mesh:`"
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -71,18 +76,26 @@ class Penstock:
     It belongs to the event loop in which it was opened; `penstock.sync.Penstock` has no loop and is for any thread.
     """
 
-    def __init__(self, settings: Settings, topology: Topology | None, *, source: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topology: Topology | None,
+        *,
+        source: str,
+        services: Sequence[Service] | None = None,
+    ) -> None:
         """Use `connect`."""
         self._settings = settings
         self._topology = topology
         self._source = source
+        self._services = services
         self._stack = contextlib.AsyncExitStack()
         self.telemetry = Measures()
         """Where it counts what it does; spans go there too, while it is open."""
+        self._backend: Backend | None = None
         self._is_open = False
         self._under_way = 0
         self._idle = asyncio.Event()
-        self.keys = Keys(settings.prefix)
 
     @classmethod
     def connect(
@@ -92,6 +105,7 @@ class Penstock:
         topology: Topology | str | None = None,
         source: str = "client",
         settings: Settings | None = None,
+        services: Iterable[Service] | None = None,
     ) -> Self:
         """Return a client to enter with `async with`.
 
@@ -99,20 +113,27 @@ class Penstock:
         of PENSTOCK_TOPOLOGY, the one here, or the one that the running services go by. `source` says in every event
         where it comes from: the name of the program.
 
+        With PENSTOCK_BACKEND=memory there is no Redis: the mesh is in this process, and runs these `services`, or those
+        of the `run:` entries in streams.yaml, for as long as the client is open.
+
         Raises:
             ConfigurationError: the environment or streams.yaml is wrong.
         """
         settings = settings or Settings.from_env()
+        _check_backend(settings, url, services)
         if url is not None:
             settings = msgspec.structs.replace(settings, redis_url=url)
-        check_url(redis_url(settings))
+        if settings.backend == "redis":
+            check_url(redis_url(settings))
         if topology is None and is_given(settings.topology):
             topology = load(settings.topology)
-        return cls(settings, load(topology) if isinstance(topology, str) else topology, source=source)
+        if isinstance(topology, str):
+            topology = load(topology)
+        return cls(settings, topology, source=source, services=None if services is None else list(services))
 
     def anew(self) -> Self:
         """Return another client of the same settings."""
-        return type(self)(self._settings, self._topology, source=self._source)
+        return type(self)(self._settings, self._topology, source=self._source, services=self._services)
 
     async def __aenter__(self) -> Self:
         """Open it.
@@ -120,25 +141,11 @@ class Penstock:
         Raises:
             Unavailable: Redis is away, and with it the topology, which is nowhere else.
             ConfigurationError: nobody has kept a topology there, or Redis does not give the durability asked for.
+                In memory: a service and its declaration do not fit together.
         """
         async with contextlib.AsyncExitStack() as stack:
-            self.telemetry = stack.enter_context(telemetry(self._source, redis_url(self._settings), is_guest=True))
-            lanes = Lanes.of(self._settings, name=f"penstock-client-{self._source}")
-            stack.push_async_callback(lanes.aclose)
-            self.redis: AsyncRedis = lanes.client()
-            if self._topology is None:
-                self._topology = await self._running_topology()
-            self._publisher = await stack.enter_async_context(await self._make_publisher())
-            spooling = self._publisher.spooling
-            self._identities = Identities(
-                self.redis, self.keys, copy=None if spooling is None else spooling.secret_path
-            )
-            if spooling is not None:  # later may be too late
-                with contextlib.suppress(Unavailable), telling_unavailable():
-                    await self._identities.prepare()
-            reports = {self._topology.reports(stream) for stream in self._topology.work}
-            self._feed = Feed(self.redis, self.keys, sorted(filter(None, reports)))
-            stack.push_async_callback(self._feed.aclose)
+            self.telemetry = stack.enter_context(telemetry(self._source, self._server, is_guest=True))
+            self._backend = await stack.enter_async_context(self._make_backend())
             self._stack = stack.pop_all()
         self._is_open = True
         return self
@@ -150,6 +157,7 @@ class Penstock:
             self._idle.clear()
             await self._idle.wait()
         await self._stack.aclose()
+        self._backend = None
 
     @contextlib.contextmanager
     def _sending(self) -> Iterator[None]:
@@ -162,16 +170,57 @@ class Penstock:
             self._idle.set()
 
     @property
+    def backend(self) -> Backend:
+        """What keeps the mesh, for as long as the client is open."""
+        if self._backend is None:
+            raise RuntimeError(_CLOSED)
+        return self._backend
+
+    @property
     def topology(self) -> Topology:
         """What is known of the mesh."""
-        if self._topology is None or not self._is_open:
-            raise RuntimeError("the client is not open: use it inside `async with Penstock.connect() as mesh:`")
-        return self._topology
+        if not self._is_open:
+            raise RuntimeError(_CLOSED)
+        return self.backend.topology
+
+    @property
+    def keys(self) -> Keys:
+        """What the keys of the mesh are called."""
+        return Keys(self._settings.prefix)
+
+    @property
+    def redis(self) -> AsyncRedis:
+        """Its client of Redis, for those who ask what no call here tells.
+
+        Raises:
+            ConfigurationError: there is no Redis.
+        """
+        if not isinstance(self.backend, RedisBackend):
+            raise ConfigurationError("this needs Redis, and PENSTOCK_BACKEND=memory has none")
+        return self.backend.redis
+
+    @property
+    def durability(self) -> Durability | Literal["process"]:
+        """What has an event once it is accepted: Redis, as PENSTOCK_DURABILITY says, or this process alone."""
+        return "process" if self._settings.backend == "memory" else self._settings.durability
+
+    @property
+    def memory(self) -> MemoryMesh:
+        """The mesh itself where it is in this process (PENSTOCK_BACKEND=memory), for tests that look into it.
+
+        Raises:
+            ConfigurationError: it is in Redis.
+        """
+        from penstock.memory.mesh import MemoryMesh  # noqa: PLC0415 - it is of no use to others
+
+        if not isinstance(self.backend, MemoryMesh):
+            raise ConfigurationError("this mesh is in Redis: mesh.memory is for PENSTOCK_BACKEND=memory")
+        return self.backend
 
     @property
     def spools(self) -> bool:
         """Whether it keeps on local disk what Redis cannot take."""
-        return self._publisher.spooling is not None
+        return self.backend.spools
 
     @property
     def is_told(self) -> bool:
@@ -228,13 +277,13 @@ class Penstock:
                 alone.append(index)
         if any(job.idempotency_key is not None for job in given):  # those with a key must not fall behind the others
             with telling_unavailable():
-                await self._identities.prepare()
+                await self.backend.identities.prepare()
         handles: dict[int, JobHandle] = {}
 
         async def submit_plain(stream: str, indexes: list[int]) -> None:
             some = [given[index] for index in indexes]
             outgoing = [self._plain(stream, job) for job in some]
-            published = await self._publisher.publish_all(stream, [one.fields for one in outgoing])
+            published = await self.backend.publish_all(stream, [one.fields for one in outgoing])
             for index, job, one, done in zip(indexes, some, outgoing, published, strict=True):
                 self._sent(one, done)
                 handles[index] = self._handle(job.type, one, done)
@@ -309,6 +358,15 @@ class Penstock:
         """Return the handle of a job that was submitted before, here or elsewhere; `source` tells which of that id."""
         return JobHandle(self, job_id, source=source)
 
+    async def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
+        """Return the dead letters that were not replayed, the newest first, `limit` of them at most.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        with telling_unavailable():
+            return await self.backend.dead_letters(limit)
+
     async def watch(self, job_id: str) -> Watch:
         """Have what is told of a job kept from now on; what was told before, its record knows.
 
@@ -316,8 +374,8 @@ class Penstock:
             Unavailable: Redis is away.
         """
         with telling_unavailable():
-            await self._feed.start()
-        watch = self._feed.watch(job_id)
+            await self.backend.watches.start()
+        watch = self.backend.watches.watch(job_id)
         watch.is_complete = False
         return watch
 
@@ -328,8 +386,19 @@ class Penstock:
             Unavailable: Redis is away.
         """
         with telling_unavailable():
-            await self._feed.follow_progress()
-            await self._feed.start()
+            await self.backend.watches.follow_progress()
+            await self.backend.watches.start()
+
+    @property
+    def _server(self) -> str:
+        return redis_url(self._settings) if self._settings.backend == "redis" else ""
+
+    def _make_backend(self) -> AbstractAsyncContextManager[Backend]:
+        if self._settings.backend == "redis":
+            return RedisBackend(self._settings, self._topology, source=self._source)
+        from penstock.memory.mesh import MemoryMesh  # noqa: PLC0415 - it is of no use to others
+
+        return MemoryMesh(self._settings, self._topology or load(), self._services, telemetry=self.telemetry)
 
     def stream_for(self, stream: str | None) -> str:
         """Return the stream that jobs go to if `stream` is said.
@@ -363,15 +432,15 @@ class Penstock:
 
     async def _identify(self, key: str | None, content: list[str]) -> tuple[str, list[Deduplication]]:
         if key is None:
-            return self._identities.fresh(), []
+            return self.backend.identities.fresh(), []
         with telling_unavailable():
-            event_id = await self._identities.same("client", [self._source, key])
+            event_id = await self.backend.identities.same("client", [self._source, key])
         digest = hashlib.sha256(msgspec.json.encode(content)).hexdigest()
         name = msgspec.json.encode([self._source, key]).decode()
         return event_id, [Deduplication("client", name, self._settings.dedupe_ttl, digest)]
 
     def _plain(self, stream: str, job: NewJob) -> _Outgoing:
-        text, event_id = encode_data(job.data), self._identities.fresh()
+        text, event_id = encode_data(job.data), self.backend.identities.fresh()
         return self._outgoing(stream, job.type, text, event_id, subject=job.subject, tenant=job.tenant, extra=job.extra)
 
     def _outgoing(
@@ -398,21 +467,20 @@ class Penstock:
             event_id=event_id,
             source=self._source,
             # Else its entry tells it.
-            time=rfc3339(time.time()) if delay or self._publisher.spooling else None,
+            time=rfc3339(time.time()) if delay or self.backend.spools else None,
             subject=subject,
             tenant=tenant,
             traceparent=(trace.child() if sent is None else sent.context).traceparent,
             tracestate=above.tracestate,
             extra=extra,
         )
-        watch = self._feed.watch(event_id) if self._feed.is_running else None
+        watches = self.backend.watches
+        watch = watches.watch(event_id) if watches.is_running else None
         return _Outgoing(stream, event_id, fields, delay, sent, watch)
 
     async def _send(self, outgoing: _Outgoing, once: Sequence[Deduplication]) -> Published:
         with self._sending():
-            published = await self._publisher.publish(
-                outgoing.stream, outgoing.fields, delay=outgoing.delay, dedupe=once
-            )
+            published = await self.backend.publish(outgoing.stream, outgoing.fields, delay=outgoing.delay, dedupe=once)
         self._sent(outgoing, published)
         return published
 
@@ -439,37 +507,23 @@ class Penstock:
             outgoing.span.end = time.time_ns()
             self.telemetry.record(outgoing.span)
 
-    async def _make_publisher(self) -> Publisher:
-        settings = self._settings
-        durability = settings.durability
-        try:
-            durability = await check_durability(self.redis, settings.durability)
-        except Exception as error:
-            if unavailable(error) is None:  # else it is what it is: it is waited for in each call
-                raise
-        return Publisher(
-            self.redis,
-            self.keys,
-            durability=durability,
-            durability_timeout=settings.durability_timeout,
-            retry_for=settings.redis_retry,
-            spooling=Spooling.of(settings, self._source, hide_password(redis_url(settings))),
-        )
 
-    async def _running_topology(self) -> Topology:
-        try:
-            running = await stored(self.redis, self.keys)
-        except Exception as error:
-            away = unavailable(error)
-            if away is None:
-                raise
-            raise Unavailable(f"{away.reason}, and there is no streams.yaml here to go by") from error
-        if running is None:
-            raise ConfigurationError(
-                "there is no streams.yaml here, and no service has kept its own in Redis: go to your project's folder, "
-                "set PENSTOCK_TOPOLOGY, give connect(topology=...), or start the mesh first"
-            )
-        return running
+def _check_backend(settings: Settings, url: str | None, services: Iterable[Service] | None) -> None:
+    """Refuse what is asked of the one backend and is the other's.
+
+    Raises:
+        ConfigurationError: with what to do about it.
+    """
+    if settings.backend == "memory" and url is not None:
+        raise ConfigurationError(
+            "connect() is given a server, and PENSTOCK_BACKEND=memory (or REDIS_ENABLED=false, "
+            "TASK_QUEUE_BACKEND=memory) says that there is none: take one of the two away"
+        )
+    if settings.backend == "redis" and services is not None:
+        raise ConfigurationError(
+            "connect(services=...) runs them in this process, which is for PENSTOCK_BACKEND=memory; beside Redis a "
+            "service is a process of its own: penstock run, or penstock up"
+        )
 
 
 def delay_of(delay: float | None, at: datetime | str | None) -> float:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeAlias
 
-import msgspec
 import structlog
 
 from penstock.jobs.progress import Progress, read_progress
-from penstock.jobs.record import Job, JobState
+from penstock.jobs.watch import Watches
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.redis.dedicated import DedicatedConnection
-from penstock.schemas import JobEvent
 from penstock.tasks import end
 from penstock.times import entry_order
 
@@ -25,62 +21,8 @@ _BLOCK_MS = 1_000
 _PATIENCE = 5.0  # seconds that a reply may take beyond that
 _MOST = 500  # entries of one read
 _PAUSE = 0.5  # seconds between tries while Redis is away
-STATES: dict[str, JobState] = {
-    "job.started": "running",
-    "job.failed": "retrying",
-    "job.snoozed": "retrying",
-    "job.completed": "completed",
-    "job.dead": "dead",
-}
-Told: TypeAlias = Job | Progress | None
 _Read: TypeAlias = list[tuple[str, list[tuple[bytes, list[bytes]]]]]
 _log = structlog.get_logger("penstock.client")
-_decoder = msgspec.json.Decoder(JobEvent)
-
-
-class Watch:
-    """The job of an id, or the jobs of that id of several sources, as those in this process who wait for one see it.
-
-    Who waits says of which source; None is any.
-    """
-
-    def __init__(self) -> None:
-        self.is_complete = True
-        """Whether all that was told of it has come here; if not, its record may know more."""
-        self._ended: dict[str, Job] = {}  # by source, which older releases do not tell
-        self._queues: dict[asyncio.Queue[Told], str | None] = {}
-
-    def ended(self, source: str | None) -> Job | None:
-        """Return what has become of it, once that was told."""
-        return next((job for told, job in self._ended.items() if _is_of(source, told)), None)
-
-    @contextlib.contextmanager
-    def changes(self, source: str | None) -> Iterator[asyncio.Queue[Told]]:
-        """Yield a queue of what is told from here on; None stands for a gap, after which the record must be read."""
-        queue: asyncio.Queue[Told] = asyncio.Queue()
-        self._queues[queue] = source
-        try:
-            yield queue
-        finally:
-            del self._queues[queue]
-
-    def tell(self, told: Job | Progress, source: str) -> None:
-        """Take what is told of the job of a source, '' where that is not told."""
-        if isinstance(told, Job) and told.is_over:
-            self._ended[source] = told
-        for queue, wanted in self._queues.items():
-            if _is_of(wanted, source):
-                queue.put_nowait(told)
-
-    def miss(self) -> None:
-        """Take note that something may have been missed."""
-        self.is_complete = False
-        for queue in self._queues:
-            queue.put_nowait(None)
-
-
-def _is_of(wanted: str | None, told: str) -> bool:
-    return wanted is None or told in ("", wanted)
 
 
 class Listener(Protocol):
@@ -96,13 +38,14 @@ class Listener(Protocol):
         """Take note that entries may have been missed, and that positions are others now."""
 
 
-class Feed:
+class Feed(Watches):
     """Reads the streams on which it is told what becomes of jobs, from where they end when it starts."""
 
     def __init__(
         self, client: AsyncRedis, keys: Keys, streams: Iterable[str], *, listener: Listener | None = None
     ) -> None:
         """With a listener it keeps an eye on the epoch too: after FLUSHALL there is another."""
+        super().__init__()
         self._client = client
         self._listener = listener
         self._epoch_key = keys.epoch
@@ -111,7 +54,6 @@ class Feed:
         self._connection = DedicatedConnection(client)
         self._progress = keys.progress
         self._positions = dict.fromkeys(map(keys.stream, streams), "0-0")
-        self._watches: weakref.WeakValueDictionary[str, Watch] = weakref.WeakValueDictionary()
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -119,13 +61,6 @@ class Feed:
     def is_running(self) -> bool:
         """Whether all that is told from now on is seen."""
         return self._task is not None and not self._task.done()
-
-    def watch(self, job_id: str) -> Watch:
-        """Return the watch of an id; it lasts for as long as somebody has it."""
-        watch = self._watches.get(job_id)
-        if watch is None:
-            watch = self._watches[job_id] = Watch()
-        return watch
 
     async def start(self) -> None:
         """Begin to read, unless that has begun.
@@ -271,30 +206,7 @@ class Feed:
             return
         if self._listener is not None:
             self._listener.take(key, entry_id, fields)
-        state = STATES.get(entry.get(b"type", b"").decode(errors="replace"))
-        if state is None or not self._watches:
-            return
-        try:
-            report = _decoder.decode(entry[b"data"])
-        except (KeyError, msgspec.MsgspecError):  # somebody else's words
-            return
-        watch = self._watches.get(report.job_id)
-        if watch is not None:
-            watch.tell(
-                Job(
-                    state=state,
-                    type=report.job_type,
-                    attempts=report.attempt,
-                    result=report.result,
-                    error=report.error,
-                    reason=report.reason,
-                    next_attempt_at=report.next_attempt_at,
-                    duration=report.duration,
-                    queue_wait=report.queue_wait,
-                    tenant=entry[b"tenant"].decode(errors="replace") if b"tenant" in entry else None,
-                ),
-                entry.get(b"causesource", b"").decode(errors="replace"),
-            )
+        self.tell_report(entry)
 
     def _take_progress(self, entry_id: str, entry: Mapping[bytes, bytes]) -> None:
         try:
@@ -303,15 +215,12 @@ class Feed:
             return
         if self._listener is not None:
             self._listener.take_progress(job_id, progress, entry)
-        watch = self._watches.get(job_id)
-        if watch is not None:
-            watch.tell(progress, source)
+        self.tell_progress(job_id, source, progress)
 
     def _miss(self) -> None:
         if self._listener is not None:
             self._listener.miss()
-        for watch in list(self._watches.values()):
-            watch.miss()
+        self.miss_all()
 
 
 def _merged(read: _Read) -> list[tuple[str, str, list[bytes]]]:

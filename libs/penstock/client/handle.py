@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import msgspec
 
 from penstock.errors import InvalidEvent, JobDead, NoRecord, Unavailable
-from penstock.jobs.find import find_dead_letter, find_job, find_record
 from penstock.jobs.progress import Progress, advanced
 from penstock.jobs.record import Job
 from penstock.redis.connection import telling_unavailable
 
 if TYPE_CHECKING:
     from penstock.client.client import Penstock
-    from penstock.client.feed import Watch
+    from penstock.jobs.watch import Watch
+    from penstock.streams.durability import Durability
 
 T = TypeVar("T")
 _LOOK_AGAIN = 30.0  # seconds after which the record is read whatever was told
@@ -54,6 +54,14 @@ class JobHandle:
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"
 
+    @property
+    def durability(self) -> Durability | Literal["process", "spooled"]:
+        """What has the job: Redis, as PENSTOCK_DURABILITY says; `spooled`: local disk, until Redis is back.
+
+        `process`: there is no Redis; this process alone has it, and it ends with it.
+        """
+        return "spooled" if self.spooled else self._mesh.durability
+
     async def status(self) -> Job:
         """Return what has become of it so far.
 
@@ -63,7 +71,7 @@ class JobHandle:
         """
         mesh = self._mesh
         with telling_unavailable():
-            found = await find_job(mesh.redis, mesh.keys, mesh.topology, self.id, source=self._source)
+            found = await mesh.backend.find_job(self.id, self._source)
         return found or Job(state="queued", type=self._type)  # it is not due yet, or its record has expired
 
     @overload
@@ -173,14 +181,14 @@ class JobHandle:
         if not self._is_new:
             return await self._known()
         self._is_new, mesh = False, self._mesh
-        return await _patiently(lambda: find_record(mesh.redis, mesh.keys, self.id, self._source))
+        return await _patiently(lambda: mesh.backend.find_record(self.id, self._source))
 
     async def _known(self) -> Job:
         return await _patiently(self.status)
 
     async def _letter(self) -> str | None:
         mesh = self._mesh
-        return await _patiently(lambda: find_dead_letter(mesh.redis, mesh.keys, self.id, source=self._source))
+        return await _patiently(lambda: mesh.backend.find_dead_letter(self.id, self._source))
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from penstock.client.feed import STATES, Feed
+from penstock.client.feed import Feed
 from penstock.errors import InvalidEvent
 from penstock.event import Event, decode
 from penstock.jobs.progress import Progress
+from penstock.jobs.watch import STATES
 from penstock.keys import EVENTS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.tasks import end

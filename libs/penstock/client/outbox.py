@@ -51,10 +51,14 @@ async def publish_kept(mesh: Penstock, events: Sequence[KeptEvent]) -> list[Exce
     That is ConfigurationError or InvalidEvent where it never will, Unavailable where trying again can help.
 
     Raises:
-        ConfigurationError: the client has a spool, and so could take events that Redis has not.
+        ConfigurationError: the client has a spool, or no Redis, and so could take events that Redis has not.
     """
     if mesh.spools:
         raise ConfigurationError("PENSTOCK_SPOOL_DIR: what is kept in a database goes to Redis, never to a spool")
+    if mesh.durability == "process":
+        raise ConfigurationError(
+            "PENSTOCK_BACKEND=memory: what is kept in a database goes to Redis, never to a process"
+        )
     outcomes = await asyncio.gather(*(_publish(mesh, event) for event in events), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -50,9 +50,9 @@ async def find_job(
     Raises:
         AmbiguousEvent: there are records of several sources, and none was given.
     """
-    recorded = await find_record(client, keys, job_id, source, tenant)
-    if recorded is not None:
-        return recorded
+    known = await find_record(client, keys, job_id, source, tenant)
+    if known is not None:
+        return known
     asked = client, keys, topology, _Wanted(job_id, source, tenant)
     # What is found at neither place may have gone from the second to the first meanwhile.
     return await _find_published(*asked) or await _find_scheduled(*asked) or await _find_published(*asked)
@@ -102,6 +102,17 @@ async def find_record(
         pipeline.hgetall(keys.job(job_id))
         pipeline.hgetall(keys.progress_of(job_id))
         stored, said = await pipeline.execute()
+    return recorded(stored, said, job_id, source, tenant)
+
+
+def recorded(
+    stored: Mapping[bytes, bytes], said: Mapping[bytes, bytes], job_id: str, source: str | None, tenant: str | None
+) -> Job | None:
+    """Return the job that is meant of those that have records, or progress, under one id, by source.
+
+    Raises:
+        AmbiguousEvent: there are records of several sources, and none was given.
+    """
     records = {name.decode(): _advanced(decode(record), said.get(name)) for name, record in stored.items()}
     jobs = {
         name: job

@@ -22,12 +22,17 @@ _ID_BYTES = 16
 class Identities:
     """Makes ids, with a secret that all ways into a mesh share; the first one that needs it draws it."""
 
-    def __init__(self, client: AsyncRedis, keys: Keys, *, copy: Path | None = None) -> None:
-        """`copy` is a file of our own that knows the secret while Redis is away."""
+    def __init__(
+        self, client: AsyncRedis, keys: Keys, *, copy: Path | None = None, secret: bytes | None = None
+    ) -> None:
+        """`copy` is a file of our own that knows the secret while Redis is away.
+
+        Where the only way in is this program, `secret` is its own.
+        """
         self._copy = copy
         self._redis = client
         self._key = keys.identity
-        self._secret: bytes | None = None
+        self._secret = secret
 
     async def prepare(self) -> None:
         """Learn the secret, so that `same` waits for nothing.

@@ -120,7 +120,7 @@ class Breakers:
     def watch(self, names: Iterable[str]) -> None:
         """Keep an eye on these breakers from now on."""
         for name in names:
-            self._local.setdefault(name, _Local())
+            self._known(name)
 
     def waiting(self, names: Iterable[str]) -> float:
         """Return the seconds until all of these breakers may let calls pass again, as far as is known here."""
@@ -141,7 +141,7 @@ class Breakers:
             CircuitOpen: the breaker does not let the call pass.
             Unavailable: Redis cannot tell now whether it does.
         """
-        local = self._local.setdefault(name, _Local())
+        local = self._known(name)
         call_id = os.urandom(8).hex()
         asking = local.state != "closed"
         if asking and not await self._may_pass(name, call_id):
@@ -181,7 +181,7 @@ class Breakers:
         await self._ask("open" if is_open else "close", name, why=writable(reason))
 
     async def _ask(self, command: str, name: str, call_id: str = "", why: str = "") -> bool:
-        local = self._local.setdefault(name, _Local())
+        local = self._known(name)
         policy = self._policies(name)
         base = self._keys.breaker(name)
         successes, local.successes = local.successes, 0
@@ -206,6 +206,9 @@ class Breakers:
         local.state = state.decode()
         local.retry_at = self._now() + wait_ms / 1000
         return bool(allowed)
+
+    def _known(self, name: str) -> _Local:
+        return self._local.setdefault(name, _Local())
 
     def _now(self) -> float:
         return time.monotonic() if self._clock is None else self._clock()

@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from penstock.keys import DEAD_LETTERS
-from penstock.redis.connection import unavailable
+from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.resilience.checkpoint import Checkpoints, NoCheckpoints, RedisCheckpoints
 from penstock.service.app import Service
 from penstock.service.chores import named, scheduled, trimming
@@ -24,7 +24,8 @@ from penstock.service.progress import ProgressWriter
 from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.service.runtime import Runtime
-from penstock.streams.commit import Committer
+from penstock.settings import Settings
+from penstock.streams.commit import Commits, Committer
 from penstock.streams.delay import Promoter
 from penstock.streams.groups import Groups
 from penstock.streams.heartbeat import INTERVAL, Heartbeat
@@ -32,7 +33,7 @@ from penstock.streams.read import Reader
 from penstock.streams.renaming import FormerGroup, sources_of
 from penstock.streams.rescue import Rescuer
 from penstock.tasks import end
-from penstock.topology import ServiceSpec
+from penstock.topology import ServiceSpec, Topology
 
 _LAST_WORDS = 3.0  # seconds each: for the last commits, for handing back, and for cancelled handlers to end
 _log = structlog.get_logger("penstock.service")
@@ -46,6 +47,48 @@ class Observer(Protocol):
 
     def settled(self, works: Sequence[Work], concluded: Concluded) -> None:
         """Hear what became of entries, once it is committed."""
+
+
+def work_of(group: str, spec: ServiceSpec, topology: Topology) -> list[str]:
+    """Return the streams whose entries are jobs of this service."""
+    return [stream for stream in spec.consumes if group in topology.workers(stream)]
+
+
+def make_dispatcher(
+    service: Service,
+    spec: ServiceSpec,
+    scope: Scope,
+    *,
+    settings: Settings,
+    topology: Topology,
+    consumer: str,
+    client: AsyncRedis,
+    committer: Commits,
+    runs: Runs,
+    observer: Observer | None = None,
+) -> Dispatcher:
+    """Return what starts the handlers of a service, with what is done around them where a stream carries work."""
+    reports = {
+        stream: Reports(topology.reports(stream), ttl=settings.job_ttl)
+        for stream in work_of(service.name, spec, topology)
+    }
+    hooks = service.hooks
+    return Dispatcher(
+        scope,
+        spec,
+        service.handlers,
+        consumer=consumer,
+        hooks={
+            stream: reports[stream].around(hooks, starts=settings.job_started) if stream in reports else hooks
+            for stream in spec.consumes
+        },
+        reports=reports,
+        skips=[stream for stream in spec.consumes if topology.unhandled(service.name, stream) == "skip"],
+        client=client,
+        committer=committer,
+        runs=runs,
+        observe=observer.settled if observer else None,
+    )
 
 
 class Consumption:
@@ -110,33 +153,24 @@ class Consumption:
             await reader.aclose()
 
     def _dispatcher(self, committer: Committer, runs: Runs, scope: Scope) -> Dispatcher:
-        topology, settings = self._runtime.topology, self._runtime.settings
-        reports = {stream: Reports(topology.reports(stream), ttl=settings.job_ttl) for stream in self._work}
-        hooks = self._service.hooks
-        return Dispatcher(
-            scope,
+        runtime = self._runtime
+        return make_dispatcher(
+            self._service,
             self._spec,
-            self._service.handlers,
+            scope,
+            settings=runtime.settings,
+            topology=runtime.topology,
             consumer=self._consumer,
-            hooks={
-                stream: reports[stream].around(hooks, starts=settings.job_started) if stream in reports else hooks
-                for stream in self._spec.consumes
-            },
-            reports=reports,
-            skips=[stream for stream in self._spec.consumes if topology.unhandled(self._group, stream) == "skip"],
-            client=self._runtime.redis,
+            client=runtime.redis,
             committer=committer,
             runs=runs,
-            observe=self._observer.settled if self._observer else None,
+            observer=self._observer,
         )
 
-    @property
-    def _work(self) -> list[str]:
-        """The streams whose entries are jobs of this service."""
-        return [name for name in self._spec.consumes if self._group in self._runtime.topology.workers(name)]
-
     def _progress(self) -> ProgressWriter:
-        return ProgressWriter(self._runtime.redis, self._runtime.keys, streams=self._work)
+        return ProgressWriter(
+            self._runtime.redis, self._runtime.keys, streams=work_of(self._group, self._spec, self._runtime.topology)
+        )
 
     def _groups(self) -> Groups:
         runtime = self._runtime

@@ -14,7 +14,7 @@ from penstock.service.handlers import Handler, Handlers
 from penstock.service.process import Observe, Processing, Work
 from penstock.service.reports import Reports
 from penstock.service.runs import Runs
-from penstock.streams.commit import Committer
+from penstock.streams.commit import Commits
 from penstock.streams.heartbeat import Held
 from penstock.streams.read import Row
 from penstock.streams.rescue import MOST_DEATHS
@@ -45,7 +45,7 @@ class Dispatcher:
         reports: Mapping[str, Reports],
         skips: Collection[str],
         client: AsyncRedis,
-        committer: Committer,
+        committer: Commits,
         runs: Runs,
         observe: Observe | None = None,
     ) -> None:

@@ -21,7 +21,7 @@ from penstock.service.handlers import Handler, Handlers
 from penstock.service.outcome import Dead, Done, Outcome, Retried, crashed, dead, early, outcome_of, parked, unhandled
 from penstock.service.reports import Reports
 from penstock.service.runs import Run
-from penstock.streams.commit import DEAD, RETRY, Commit, Committer, Entry, Settled, Source, UnitOfWork
+from penstock.streams.commit import DEAD, RETRY, Commit, Commits, Entry, Settled, Source, UnitOfWork
 from penstock.streams.heartbeat import Held
 from penstock.streams.rescue import MOST_DEATHS
 from penstock.topology import ServiceSpec
@@ -98,7 +98,7 @@ class Processing:
         hooks: Mapping[str, Hooks],
         reports: Mapping[str, Reports],
         skips: Collection[str],
-        committer: Committer,
+        committer: Commits,
         again: Callable[[Sequence[Work]], None],
         alone: Callable[[Work], None],
         observe: Observe | None = None,

@@ -117,6 +117,17 @@ class Commit:
             self.waiter.resume()
 
 
+class Commits(Protocol):
+    """Where units of work are settled: a Committer."""
+
+    @property
+    def consumer(self) -> str:
+        """Whose entries they are."""
+
+    def submit(self, unit: UnitOfWork) -> Commit:
+        """Settle `unit`; await the commit to learn what became of it."""
+
+
 class Reply(NamedTuple):
     """What commit.lua returns; its head says what each part means."""
 

@@ -10,7 +10,8 @@ async def test_a_ticket_is_triaged() -> None:
     assert [event.type for event in run.events] == ["ticket.triaged"]
 ```
 
-What happens in Redis alone is not here: deliveries, back-off and replays, and state as it is stored. The fixture
+What happens in Redis alone is not here: deliveries, back-off and replays, and state as it is stored; most of it is in
+a mesh in memory (docs/client.md), for an application and its services together. The fixture
 `mesh` makes harnesses; with `pytest --penstock-redis` theirs run on a real server. The names here are imported when
 they are first asked for: pytest loads the plugin for everybody.
 """
