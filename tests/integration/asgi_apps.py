@@ -9,6 +9,9 @@ from typing import Any
 
 import fastapi
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -18,6 +21,11 @@ from starlette.routing import Mount, Route
 import penstock.fastapi
 from penstock import Penstock
 from penstock.asgi import Lifespan, Status, TraceMiddleware, lifespan
+
+if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:  # an application that sends spans of its own
+    _own_spans = TracerProvider()
+    _own_spans.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(_own_spans)
 
 MESH = "streams: {orders: {kind: work}, events: {}}\nservices: {shop: {consumes: {orders: {}}}}"
 
