@@ -87,6 +87,11 @@ The gateway itself sets who sent an event and what its id is: `source` is `clien
 `webhook/NAME`, followed by / and the source that the sender named, if any; `id` cannot be guessed, and is the same for
 what is sent twice. The sender's own id is kept as `sender_id`, a webhook's delivery id as `delivery`.
 
+A webhook's data are its body as it was signed, if that is JSON. Of any other body, XML, text, a form or whatever it is,
+they are an object with `content_type` (the header as it was sent) and `body`, or `body_base64` where the bytes are no
+UTF-8: so what was signed is there byte for byte. A form (application/x-www-form-urlencoded) has its decoded `fields`
+beside it, each a text, or a list of them where a name stands there several times.
+
 Unknown fields are kept. In a group's retry stream `attempt`, `retry.entry`, `retry.crashes` and `retry.error` tell how
 the event has fared; a dead letter has `dlq.stream`, `dlq.group`, `dlq.entry`, `dlq.reason` (invalid, unhandled,
 rejected, failed, crashed), `dlq.error`, `dlq.attempts`, `dlq.time`, `dlq.fingerprint`, `dlq.traceparent` and

@@ -137,12 +137,14 @@ class HmacOptions(Section, frozen=True, kw_only=True):
 class TokenOptions(Section, frozen=True, kw_only=True):
     """Where a sender of scheme `token` puts its secret: after `prefix` in `header`, or as the password of `user`.
 
-    `id` names the header of the delivery id.
+    `query` is for a sender that can put it nowhere but into the address: the name of the parameter. Whatever passes
+    the request on may log addresses. `id` names the header of the delivery id.
     """
 
     header: str = "Authorization"
     prefix: str = ""
     user: str | None = None
+    query: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     id: str | None = None
 
 
@@ -152,8 +154,10 @@ class Webhook(Section, frozen=True, kw_only=True):
     `secret` names the environment variable that holds the secret (several, one to a line of its value, while one
     is rotated); `default_secret` holds for demonstrations only (PENSTOCK_DEMO_WEBHOOK). `type` is the event type; in
     it, `{header:Name}` and `{body:key}` stand for a request header or a key of the body (`event.type` for one inside
-    another). `max_body` is in bytes; `answer_within` bounds how long the sender waits for an answer. `url` is the
-    address under which the sender knows this source, for schemes that sign it. `verify_token` names the variable that
+    another, or of a form). A body that is not JSON is kept as it was signed, see [events](events.md). `max_body` is
+    in bytes. `answer_within` bounds how long Redis may take before the sender is answered 503, so that it sends again
+    and does not find us silent: by default 2 s for slack, 4 s for shopify and 8 s for the others. `url` is the address
+    under which the sender knows this source, for schemes that sign it. `verify_token` names the variable that
     holds what a provider presents as hub.verify_token before it sends (Meta); it stands in addresses, so it is not the
     secret. `hmac` and `token` say what the schemes of these names look for.
     """
@@ -165,7 +169,7 @@ class Webhook(Section, frozen=True, kw_only=True):
     tenant: str | None = None
     stream: str = INGEST
     max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    answer_within: Duration = Duration(8)
+    answer_within: Duration | None = None
     url: str | None = None
     verify_token: str | None = None
     hmac: HmacOptions | None = None

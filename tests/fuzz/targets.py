@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 from multidict import CIMultiDict
 
 from penstock import event
@@ -29,7 +30,7 @@ from penstock.web.clients import Clients
 from penstock.web.problems import Problem
 from penstock_services.gateway import cloudevents, handshakes, submission
 from penstock_services.gateway.acceptance import idempotency_key
-from penstock_services.gateway.schemes import SCHEMES
+from penstock_services.gateway.schemes import SCHEMES, Signed
 from penstock_services.gateway.sources import WebhookSource
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -91,9 +92,12 @@ for _source in SOURCES:
 def _webhook(data: bytes) -> None:
     headers, body = message(data)
     source = SOURCES[len(body) % len(SOURCES)]
+    request = Signed(headers=headers, body=body, now=time.time())
     if len(data) % 2:
-        headers.update(source.verifiers[0].sign(body, time.time()))
-    incoming = source.receive(headers, body)
+        signed = source.verifiers[0].sign(body, request.now)
+        headers.update(signed.headers)
+        request = msgspec.structs.replace(request, query=signed.query)
+    incoming = source.receive(request)
     if handshakes.answer(incoming, headers) is None:
         source.event_type(headers, incoming.content)
 

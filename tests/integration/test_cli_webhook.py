@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.command_line import Cli
 from tests.gateways import running_gateway
 from tests.servers import Server
 
-SECRET = "whsec_" + "c2VjcmV0" * 4
+SECRET = "whsec_" + "c2VjcmV0" * 4 + "/+=="  # which an address writes otherwise
 HOOKS = """
 streams: {ingest: {}}
 services: {gateway: {run: penstock_services.gateway, publishes: [ingest]}}
@@ -23,6 +24,7 @@ webhooks:
     f" hmac: {{header: X-Sig}}, token: {{user: me}}}}\n"
     for name in SCHEMES
 )
+HOOKS += "  address: {scheme: token, secret: HOOK, type: 'got.{body:type}', token: {query: code}}\n"
 
 
 @pytest.fixture
@@ -33,13 +35,14 @@ def cli(server: Server, tmp_path: Path) -> Cli:
     return cli
 
 
-@pytest.mark.parametrize("name", ["github", "gitlab", "twilio", "token"])
+@pytest.mark.parametrize("name", [*SCHEMES, "address"])
 def test_it_shows_what_a_signed_request_becomes_and_no_secret(cli: Cli, name: str) -> None:
     done = cli("webhook", "test", name)
     assert done.returncode == 0, done.stderr
     assert "got.test.webhook" in done.stdout
     assert f"webhook/{name}" in done.stdout
     assert SECRET not in done.stdout
+    assert quote(SECRET) not in done.stdout
     assert base64.b64encode(f"me:{SECRET}".encode()).decode() not in done.stdout
 
 
@@ -52,10 +55,11 @@ def test_it_says_why_a_request_would_be_refused(cli: Cli, tmp_path: Path) -> Non
     assert (unknown.returncode, "there are standard-webhooks" in unknown.stderr) == (2, True)
 
 
-def test_it_sends_the_request_to_the_running_gateway(cli: Cli, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["stripe", "twilio", "address"])
+def test_it_sends_the_request_to_the_running_gateway(cli: Cli, server: Server, tmp_path: Path, name: str) -> None:
     env = {"PENSTOCK_TOPOLOGY": cli.env["PENSTOCK_TOPOLOGY"], "HOOK": SECRET}
     with running_gateway(server, tmp_path, **env) as gateway:
-        done = cli("webhook", "test", "stripe", "--send", PENSTOCK_GATEWAY_PORT=str(gateway.port))
+        done = cli("webhook", "test", name, "--send", PENSTOCK_GATEWAY_PORT=str(gateway.port))
     assert (done.returncode, "202" in done.stdout, "job_id" in done.stdout) == (0, True, True), done.stderr
 
 

@@ -6,12 +6,16 @@ import hashlib
 import hmac
 import signal
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.redis.connection import client
+from penstock.topology import load
+from penstock_services.gateway.schemes import SCHEMES
 from penstock_services.gateway.upstream import backlog
 from tests.gateways import Answer, Gateway, read_answer, running_gateway
 from tests.processes import eventually, service_process
@@ -106,6 +110,36 @@ def test_a_webhook_is_answered_within_the_time_of_its_source_and_the_next_try_is
         assert gateway.post(body, signature, path="/webhooks/hasty").status == 202
         with own_server.client() as raw:
             assert raw.xlen("ingest") == 1
+
+
+# Slack gives up after 3 s and Shopify after 5 s. Redis is given 5 s for a reply, which the patient one waits for.
+def test_a_source_that_gives_up_sooner_than_others_is_answered_sooner(own_server: Server, tmp_path: Path) -> None:
+    (tmp_path / "streams.yaml").write_text(
+        "streams: {ingest: {}}\n"
+        "services: {gateway: {publishes: [ingest]}}\n"
+        "webhooks:\n"
+        "  slack: {scheme: slack, secret: HOOK, type: t}\n"
+        "  shopify: {scheme: shopify, secret: HOOK, type: t}\n"
+        "  patient: {scheme: slack, secret: HOOK, type: t, answer_within: 30s}\n"
+    )
+    env = {"PENSTOCK_TOPOLOGY": str(tmp_path / "streams.yaml"), "HOOK": "a secret of some length"}
+    hooks = load(tmp_path / "streams.yaml").webhooks
+    with running_gateway(own_server, tmp_path, **env) as gateway, ThreadPoolExecutor() as pool:
+
+        def send(name: str) -> Answer:
+            signed = SCHEMES[hooks[name].scheme](env["HOOK"], hooks[name]).sign(b"{}", time.time())
+            return gateway.post(b"{}", signed.headers, path=f"/webhooks/{name}")
+
+        assert own_server.process is not None
+        own_server.process.send_signal(signal.SIGSTOP)
+        try:
+            answers = dict(zip(hooks, pool.map(send, hooks), strict=True))
+        finally:
+            own_server.process.send_signal(signal.SIGCONT)
+        for name in ("slack", "shopify"):
+            assert_unavailable(answers[name], "did not take it in time")
+        assert_unavailable(answers["patient"], "Redis is unavailable")
+        assert send("slack").status == 202
 
 
 def test_a_backlog_above_the_mark_is_429_until_it_is_worked_off(server: Server, raw: Any, tmp_path: Path) -> None:

@@ -19,8 +19,11 @@ from standardwebhooks import Webhook as Judge
 from penstock.errors import ConfigurationError
 from penstock.settings import Settings
 from penstock.topology import parse
+from penstock.web.body import FORM
 from penstock_services.gateway.service import build
 from tests.gateways import DEMO_SECRET, Answer, Gateway, running_gateway
+from tests.otlp import otlp_receiver
+from tests.processes import eventually
 from tests.servers import Server
 
 GITHUB_SECRET = "It's a Secret to Everybody"
@@ -43,6 +46,7 @@ webhooks:
   slack: {scheme: slack, secret: GITHUB_SECRET, type: slack}
   meta: {scheme: github, secret: GITHUB_SECRET, type: meta, verify_token: META_VERIFY_TOKEN}
   grid: {scheme: token, secret: GITHUB_SECRET, type: grid, token: {header: X-Key}}
+  azure: {scheme: token, secret: GITHUB_SECRET, type: azure, token: {query: code}}
   desk: {scheme: token, secret: GITHUB_SECRET, type: desk, token: {user: hook}}
   small: {scheme: github, secret: GITHUB_SECRET, type: small, max_body: 1000}
 clients:
@@ -213,7 +217,7 @@ def test_a_form_of_slack_is_data_by_its_fields_and_its_handshake_is_answered(gat
     form = b"command=%2Fdeploy&text=now"
     headers = {**slack(form), "Content-Type": "application/x-www-form-urlencoded"}
     assert send(gateway, "slack", form, headers).status == 202
-    assert json.loads(only(raw)["data"]) == {"command": "/deploy", "text": "now"}
+    assert json.loads(only(raw)["data"])["fields"] == {"command": "/deploy", "text": "now"}
     hello = b'{"type":"url_verification","challenge":"c-1"}'
     assert send(gateway, "slack", hello, slack(hello)).json == {"challenge": "c-1"}
     assert raw.xlen("ingest") == 1
@@ -239,6 +243,33 @@ def test_event_grid_and_cloudevents_are_answered_what_they_ask(gateway: Gateway)
     assert (allowed.status, allowed.headers["WebHook-Allowed-Origin"]) == (200, "events.example")
 
 
+def test_a_secret_in_the_address_lets_event_grid_in_and_is_told_to_nobody(
+    server: Server, raw: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "streams.yaml").write_text(TOPOLOGY)
+    secret = "between-us-and-azure/+="
+    with otlp_receiver() as receiver:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        env |= {
+            "PENSTOCK_TOPOLOGY": str(tmp_path / "streams.yaml"),
+            "GITHUB_SECRET": secret,
+            "SHOP_SECRET": SHOP_SECRET,
+        }
+        with running_gateway(server, tmp_path, **env) as gateway:
+            place = f"azure?code={quote(secret, safe='')}"
+            hello = b'[{"data":{"validationCode":"v-1"}}]'
+            greeted = send(gateway, place, hello, {"aeg-event-type": "SubscriptionValidation"})
+            assert greeted.json == {"validationResponse": "v-1"}
+            assert send(gateway, place, b'[{"id":"1"}]', {"aeg-event-type": "Notification"}).status == 202
+            assert send(gateway, place + "0", BODY, {}).status == 401
+            eventually(lambda: len([one for one in receiver.spans if one.kind == "server"]) == 3, what="the spans")
+            told = f"{receiver.spans} {gateway.log.read_text()} {raw.xrange('ingest')}"
+        assert "url.query" in told
+        assert "webhook refused" in told
+        assert secret not in told
+        assert quote(secret, safe="") not in told
+
+
 @pytest.mark.parametrize("secret", [OLD, NEW])
 def test_while_a_secret_rotates_both_are_taken(gateway: Gateway, raw: Any, secret: str) -> None:
     assert send(gateway, "rotating", BODY, signed(BODY, secret=secret)).status == 202
@@ -260,6 +291,8 @@ def test_every_failed_verification_gets_the_same_401(gateway: Gateway, raw: Any)
         send(gateway, "github", BODY, {**hub(BODY), "X-Hub-Signature-256": "sha256="}),
         send(gateway, "closed", BODY, hub(BODY)),
         send(gateway, "closed", BODY, {}),
+        send(gateway, "azure?code=no", BODY, {}),
+        send(gateway, "azure", BODY, {"code": GITHUB_SECRET, "Authorization": GITHUB_SECRET}),
     ]
     assert {(answer.status, answer.body) for answer in answers} == {(401, answers[0].body)}
     assert answers[0].headers["WWW-Authenticate"]
@@ -311,9 +344,42 @@ def test_a_request_without_the_header_of_the_type_is_422(gateway: Gateway) -> No
     assert send(gateway, "github", BODY, hub(BODY, **{"X-GitHub-Event": "x" * 256})).status == 422
 
 
-def test_what_is_neither_json_nor_a_form_is_415_and_says_what_to_choose(gateway: Gateway) -> None:
-    answer = send(gateway, "github", b"<a/>", {**hub(b"<a/>"), "Content-Type": "text/xml"})
-    assert (answer.status, "choose one of them" in answer.detail) == (415, True)
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/xml; charset=utf-8", "<a>\u00e4\x00</a>\r\n".encode()),
+        ("text/xml; charset=iso-8859-1", b"<a>\xe4</a>"),
+        ("text/plain", b'\xef\xbb\xbf{"type":"t"}'),
+        ("application/octet-stream", bytes(range(256))),
+        ("application/x-www-form-urlencoded", b"b=1&a=%2F+%FF&b=&c"),
+        ('multipart/form-data; boundary="x"', b"--x\r\n\r\n1\r\n--x--"),
+        ("", b"Hello, World!"),
+        ("application/octet-stream", b""),
+    ],
+)
+def test_what_is_not_json_is_kept_byte_for_byte_as_it_was_signed(
+    gateway: Gateway, raw: Any, kind: str, body: bytes
+) -> None:
+    assert send(gateway, "github", body, {**hub(body), "Content-Type": kind}).status == 202
+    data = json.loads(only(raw)["data"])
+    assert data["content_type"] == kind
+    kept = data["body"].encode() if "body" in data else base64.b64decode(data["body_base64"])
+    assert kept == body
+    fields = {"b": ["1", ""], "a": "/ \ufffd", "c": ""} if kind.endswith("urlencoded") else None
+    assert data.get("fields") == fields
+
+
+def test_json_is_data_also_where_its_type_is_not_said(gateway: Gateway, raw: Any) -> None:
+    assert send(gateway, "github", BODY, {**hub(BODY), "Content-Type": ""}).status == 202
+    assert only(raw)["data"].encode() == BODY
+
+
+def test_the_type_of_an_event_may_stand_in_a_form_and_not_in_a_text(gateway: Gateway, raw: Any) -> None:
+    form, text = b"type=order", b"type: order"
+    assert send(gateway, "demo", form, {**signed(form), "Content-Type": FORM}).status == 202
+    assert only(raw)["type"] == "order"
+    refused = send(gateway, "demo", text, {**signed(text), "Content-Type": "text/plain"})
+    assert (refused.status, "body type" in refused.detail) == (422, True)
 
 
 def test_bytes_that_are_no_text_in_unsigned_headers_do_no_harm(gateway: Gateway, raw: Any) -> None:

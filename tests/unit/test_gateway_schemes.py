@@ -50,8 +50,14 @@ def scheme(name: str, secret: str, **hook: Any) -> Scheme:
     return SCHEMES[name](secret, Webhook(scheme=name, secret="S", type="t", **options))
 
 
-def verify(found: Scheme, headers: Mapping[str, str], body: bytes, now: float = SIGNED_AT) -> Verified:
-    return found.verify(Signed(headers=CIMultiDict(headers), body=body, now=now))
+def verify(
+    found: Scheme,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: float = SIGNED_AT,
+    query: Mapping[str, str] | None = None,
+) -> Verified:
+    return found.verify(Signed(headers=CIMultiDict(headers), query=query or {}, body=body, now=now))
 
 
 def standard(prefix: str = "webhook", **changed: str) -> Mapping[str, str]:
@@ -86,13 +92,20 @@ def test_the_published_twilio_vector_is_accepted() -> None:
     assert verify(scheme("twilio", "12345"), {"X-Twilio-Signature": TWILIO_SIGNATURE}, TWILIO_BODY).key
 
 
+# Of twilio-python's tests: the hash comes with each request, behind the address that Twilio was given.
 def test_twilio_signs_the_hash_of_a_json_body_in_the_address() -> None:
-    url = f"https://mycompany.com/hook?bodySHA256={hashlib.sha256(BODY).hexdigest()}"
-    found = scheme("twilio", "12345", url=url)
-    headers = found.sign(BODY, SIGNED_AT)
-    assert verify(found, headers, BODY).key
+    body = b'{"property": "value", "boolean": true}'
+    digest = "0a1ff7634d9ab3b95db5c9a2dfe9416e41502b283a80c7cf19632632f96e6620"
+    found, headers = scheme("twilio", "12345"), {"X-Twilio-Signature": "a9nBmqA0ju/hNViExpshrM61xv4="}
+    assert verify(found, headers, body, query={"bodySHA256": digest}).key == "a9nBmqA0ju/hNViExpshrM61xv4="
     with pytest.raises(BadSignature, match="hash"):
-        verify(found, headers, BODY + b" ")
+        verify(found, headers, body + b" ", query={"bodySHA256": digest})
+    for query in ({}, {"bodySHA256": hashlib.sha256(b"{}").hexdigest()}, {"bodySHA256": "\udcff"}):
+        with pytest.raises(BadSignature):
+            verify(found, headers, b"{}", query=query)
+    without = scheme("twilio", "12345", url="https://mycompany.com/hook")
+    signed = without.sign(body, SIGNED_AT)
+    assert verify(without, signed.headers, body, query=signed.query)
 
 
 def test_twilio_needs_to_know_its_address() -> None:
@@ -142,6 +155,56 @@ def test_a_token_stands_in_a_header_or_is_a_password(options: TokenOptions, head
     for name in headers.keys() - {"X-Id"}:
         with pytest.raises(BadSignature):
             verify(scheme("token", "the-secret", token=options), {**headers, name: headers[name] + "x"}, b"{}")
+
+
+# RFC 7617, 2, and RFC 6750, 2.1
+@pytest.mark.parametrize(
+    ("secret", "options", "authorization"),
+    [
+        ("open sesame", TokenOptions(user="Aladdin"), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
+        ("mF_9.B5f-4.1JqM", TokenOptions(prefix="Bearer "), "Bearer mF_9.B5f-4.1JqM"),
+    ],
+)
+def test_the_published_requests_with_a_token_are_accepted(
+    secret: str, options: TokenOptions, authorization: str
+) -> None:
+    assert verify(scheme("token", secret, token=options), {"Authorization": authorization}, b"").key is None
+
+
+def test_a_token_stands_in_the_address_where_the_sender_can_put_it_nowhere_else() -> None:
+    found = scheme("token", "the-secret", token=TokenOptions(query="code"))
+    assert verify(found, {}, b"{}", query={"code": "the-secret"}).key is None
+    for query in ({}, {"code": ""}, {"code": "the-secret2"}, {"other": "the-secret"}, {"code": "\udcff"}):
+        with pytest.raises(BadSignature):
+            verify(found, {"Authorization": "the-secret"}, b"{}", query=query)
+    with pytest.raises(ValueError, match=r"token\.query"):
+        scheme("token", "the-secret", token=TokenOptions(query="code", user="me"))
+
+
+# RFC 2202 (SHA-1) and RFC 4231, test case 2
+@pytest.mark.parametrize(
+    ("algorithm", "digest"),
+    [
+        ("sha1", "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
+        ("sha256", "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
+        (
+            "sha384",
+            "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649",
+        ),
+        (
+            "sha512",
+            "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fd"
+            "caeab1a34d4a6b4b636e070a38bce737",
+        ),
+    ],
+)
+def test_the_published_hmac_vectors_are_accepted_in_hex_and_in_base64(algorithm: Any, digest: str) -> None:
+    body = b"what do ya want for nothing?"
+    found = scheme("hmac", "Jefe", hmac=HmacOptions(header="X-Sig", algorithm=algorithm))
+    assert verify(found, {"X-Sig": digest}, body).key == digest
+    encoded = base64.b64encode(bytes.fromhex(digest)).decode()
+    found = scheme("hmac", "Jefe", hmac=HmacOptions(header="X-Sig", algorithm=algorithm, encoding="base64"))
+    assert verify(found, {"X-Sig": encoded}, body).key == encoded
 
 
 def test_a_configured_hmac_can_be_githubs() -> None:
@@ -238,24 +301,25 @@ def test_wrong_github_signatures_are_refused(signature: str) -> None:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_what_a_scheme_signs_it_accepts_and_nothing_else(name: str) -> None:
     found, other = scheme(name, SECRET), scheme(name, SECRET[:-2] + "xx")
-    headers = found.sign(BODY, SIGNED_AT)
-    assert verify(found, headers, BODY)
+    signed = found.sign(BODY, SIGNED_AT)
+    assert verify(found, signed.headers, BODY, query=signed.query)
     with pytest.raises(BadSignature):
-        verify(other, headers, BODY)
+        verify(other, signed.headers, BODY, query=signed.query)
     if name not in ("gitlab", "token"):  # they sign nothing: the secret itself is sent
         with pytest.raises(BadSignature):
-            verify(found, headers, BODY + b"&a=b")
+            verify(found, signed.headers, BODY + b"&a=b", query=signed.query)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMES.keys() - {"gitlab", "token"}))  # whoever has theirs has the secret
 def test_a_captured_request_is_known_again_whatever_it_says_beside_its_signature(name: str) -> None:
-    found = scheme(name, SECRET)
-    headers = dict(found.sign(b'{"id": "e", "event_id": "e"}', SIGNED_AT))
-    first = verify(found, headers, b'{"id": "e", "event_id": "e"}').key
+    found, body = scheme(name, SECRET), b'{"id": "e", "event_id": "e"}'
+    signed = found.sign(body, SIGNED_AT)
+    headers = dict(signed.headers)
+    first = verify(found, headers, body, query=signed.query).key
     for unsigned in ("X-GitHub-Delivery", "X-GitHub-Event", "X-Shopify-Webhook-Id", "I-Twilio-Idempotency-Token"):
         headers[unsigned] = "another"
     assert first is not None
-    assert verify(found, headers, b'{"id": "e", "event_id": "e"}').key == first
+    assert verify(found, headers, body, query=signed.query).key == first
 
 
 @given(st.binary(min_size=24, max_size=64), st.text("msg_0aZ-", min_size=1), st.text())
@@ -269,8 +333,8 @@ def test_what_the_reference_library_signs_is_accepted(key: bytes, message_id: st
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_what_we_sign_slacks_own_verifier_accepts(text: str) -> None:
-    headers = scheme("slack", SLACK_SECRET).sign(text.encode(), time.time())
-    assert SignatureVerifier(SLACK_SECRET).is_valid_request(text.encode(), dict(headers))
+    signed = scheme("slack", SLACK_SECRET).sign(text.encode(), time.time())
+    assert SignatureVerifier(SLACK_SECRET).is_valid_request(text.encode(), dict(signed.headers))
 
 
 # Stripe publishes no fixed request, but the library that makes and judges its header.
@@ -279,7 +343,7 @@ def test_what_we_sign_stripes_own_verifier_accepts_and_the_other_way_round(text:
     now, secret = int(time.time()), "whsec_test_secret"
     header = StripeJudge.generate_signature_header(text, secret, now)
     assert verify(scheme("stripe", secret), {"Stripe-Signature": header}, text.encode(), now)
-    ours = scheme("stripe", secret).sign(text.encode(), time.time())
+    ours = scheme("stripe", secret).sign(text.encode(), time.time()).headers
     assert StripeJudge.verify_header(text, ours["Stripe-Signature"], secret, tolerance=300)
 
 
@@ -299,7 +363,7 @@ values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF) | st.sam
 @given(data=st.data(), body=st.binary())
 def test_no_headers_crash_a_scheme_or_get_through_unsigned(name: str, data: st.DataObject, body: bytes) -> None:
     found = scheme(name, SECRET)
-    known = [*found.sign(b"{}", SIGNED_AT), "webhook-id", "webhook-timestamp", "webhook-signature"]
+    known = [*found.sign(b"{}", SIGNED_AT).headers, "webhook-id", "webhook-timestamp", "webhook-signature"]
     headers = data.draw(st.dictionaries(st.sampled_from(known), values))
     with pytest.raises(BadSignature):
         verify(found, headers, body)

@@ -25,6 +25,11 @@ def media_type_of(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
+def is_json(kind: str) -> bool:
+    """Return whether a media type is one of JSON."""
+    return kind == "application/json" or kind.endswith("+json")
+
+
 def require_json(request: web.BaseRequest) -> None:
     """Refuse a body that is compressed, or not declared to be JSON.
 
@@ -34,7 +39,7 @@ def require_json(request: web.BaseRequest) -> None:
         Problem: 415.
     """
     kind = media_type(request)
-    if kind != "application/json" and not kind.endswith("+json"):
+    if not is_json(kind):
         hint = "; choose application/json where the webhook is set up" if kind == FORM else ""
         raise Problem(
             415,

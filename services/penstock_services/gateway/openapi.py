@@ -72,7 +72,10 @@ _TAKING = (
             "Slack's url_verification, Event Grid's SubscriptionValidation."
         ),
         parameters=(_SOURCE,),
-        body=Content(description="Whatever the source sends, as JSON.", types={JSON: Any}),
+        body=Content(
+            description="Whatever the source sends. What is not JSON becomes data as it was signed.",
+            types={JSON: Any, "*/*": Any},
+        ),
         answers={202: answer(Accepted, "Redis has it.")},
         errors=(401, 404, *_NOT_TAKEN),
     ),

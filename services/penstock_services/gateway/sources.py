@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ import structlog
 from penstock.config import read_secret
 from penstock.errors import ConfigurationError
 from penstock.topology import Topology, Webhook
-from penstock.web.body import FORM, media_type_of, parse
+from penstock.web.body import FORM, is_json, media_type_of, parse
 from penstock.web.problems import Problem
 from penstock_services.gateway.schemes import SCHEMES, BadSignature, Scheme, Signed, Verified
 
@@ -29,12 +31,25 @@ _log = structlog.get_logger("penstock.gateway")
 
 
 class IncomingWebhook(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified request: its content decoded, and the JSON text that becomes the event's data."""
+    """A verified request: its content, as far as it can be read, and the JSON text that becomes the event's data."""
 
     scheme: str
     verified: Verified
     content: Any
     data: str
+
+
+class SignedBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the data of a webhook's event are where its body is not JSON (XML, text, a form, or anything else).
+
+    `body` holds the very bytes that were signed, as UTF-8, or `body_base64` where they are not that; `content_type` is
+    the header. `fields` are those of a form, decoded: a list of values where a name stands there several times.
+    """
+
+    content_type: str
+    body: str | None = None
+    body_base64: str | None = None
+    fields: dict[str, str | list[str]] | None = None
 
 
 class WebhookSource:
@@ -48,6 +63,7 @@ class WebhookSource:
         self.verifiers: list[Scheme] = [kind(secret, hook) for secret in secrets]
         self.verify_token = read_secret(hook.verify_token) if hook.verify_token else None
         self.max_body = hook.max_body or kind.largest
+        self.answer_within = hook.answer_within or kind.answer_within
         self._said = float("-inf")
 
     def warn(self) -> None:
@@ -56,15 +72,14 @@ class WebhookSource:
             variable = self.hook.secret
             _log.warning(f"its webhooks are refused until {variable} or {variable}_FILE is set", source=self.name)
 
-    def receive(self, headers: Mapping[str, str], body: bytes) -> IncomingWebhook:
+    def receive(self, request: Signed) -> IncomingWebhook:
         """Verify a request and return what it says.
 
         Raises:
-            Problem: 401 it is not proven to come from the source, 400 its body cannot be read, 415 it is of no
-                known type.
+            Problem: 401 it is not proven to come from the source, 400 its body says that it is JSON, and is not.
         """
-        verified = self.verify(Signed(headers=headers, body=body, now=time.time()))
-        content, data = _decode(media_type_of(headers), body)
+        verified = self.verify(request)
+        content, data = _read(request.headers, request.body)
         return IncomingWebhook(scheme=self.hook.scheme, verified=verified, content=content, data=data)
 
     def verify(self, request: Signed) -> Verified:
@@ -149,14 +164,30 @@ def _source(name: str, hook: Webhook, *, demo: bool) -> WebhookSource:
         ) from None
 
 
-def _decode(kind: str, body: bytes) -> tuple[Any, str]:
-    """Return the content of a body, and the JSON text for it: a JSON body's own, as it was signed."""
+def _read(headers: Mapping[str, str], body: bytes) -> tuple[Any, str]:
+    """Return the content of a body, and the JSON text for it: a JSON body's own, else a SignedBody's."""
+    kind = media_type_of(headers)
+    if is_json(kind):
+        return _read_json(body)
+    if not kind:  # it may be anything, and mostly is JSON
+        with contextlib.suppress(Problem):
+            return _read_json(body)
+    fields: dict[str, str | list[str]] | None = None
     if kind == FORM:
-        fields = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
-        content = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
-        return content, msgspec.json.encode(content).decode()
-    if kind and kind != "application/json" and not kind.endswith("+json"):
-        raise Problem(415, "webhooks are JSON or forms: choose one of them where the webhook is set up")
+        found = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
+        fields = {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+    data = SignedBody(content_type=_printable(headers.get("Content-Type")) or "", fields=fields, **_as_text(body))
+    return fields, msgspec.json.encode(data).decode()
+
+
+def _as_text(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(body).decode()}
+
+
+def _read_json(body: bytes) -> tuple[Any, str]:
     try:
         content = parse(body)
     except Problem:

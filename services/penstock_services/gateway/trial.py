@@ -7,9 +7,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
+import msgspec
 from multidict import CIMultiDict
 
 from penstock.cli.http import url
@@ -20,6 +22,7 @@ from penstock.service.main import Negative
 from penstock.settings import Settings
 from penstock.topology import load
 from penstock.web.problems import Problem
+from penstock_services.gateway.schemes import Signed
 from penstock_services.gateway.sources import WebhookSource, sources
 
 _SAMPLE = b'{"id": "evt_trial", "type": "test.webhook"}'
@@ -43,11 +46,13 @@ def run(arguments: Sequence[str]) -> None:
     body = _FORM_SAMPLE if source.hook.scheme == "twilio" else _SAMPLE
     if asked.data:
         body = sys.stdin.buffer.read() if asked.data == "-" else Path(asked.data).read_bytes()
-    headers = CIMultiDict({"Content-Type": "application/json", **source.verifiers[0].sign(body, time.time())})
-    _show_request(source, headers, body)
-    _show_event(source, headers, body)
+    signed = source.verifiers[0].sign(body, time.time())
+    headers = CIMultiDict({"Content-Type": "application/json", **signed.headers})
+    request = msgspec.structs.replace(signed, headers=headers)
+    _show_request(source, request)
+    _show_event(source, request)
     if asked.send:
-        _send(f"{url(settings)}/webhooks/{source.name}", headers, body)
+        _send(url(settings), source, request)
 
 
 def _source(name: str, settings: Settings) -> WebhookSource:
@@ -61,23 +66,27 @@ def _source(name: str, settings: Settings) -> WebhookSource:
     return known[name]
 
 
-def _show_request(source: WebhookSource, headers: Mapping[str, str], body: bytes) -> None:
+def _path(source: WebhookSource, request: Signed) -> str:
+    return f"/webhooks/{source.name}{'?' if request.query else ''}{urlencode(request.query)}"
+
+
+def _show_request(source: WebhookSource, request: Signed) -> None:
     out = console()
-    basic = next((value for value in headers.values() if value.startswith("Basic ")), "")
+    basic = next((value for value in request.headers.values() if value.startswith("Basic ")), "")
     hidden = {*source.secrets, *header_secrets({"Authorization": basic})}
-    out.print(f"POST /webhooks/{source.name}", style="bold")
-    for name, value in headers.items():
+    out.print(f"POST {redact(_path(source, request), hidden)}", style="bold")
+    for name, value in request.headers.items():
         out.print(f"  {name}: {redact(value, hidden)}")
-    out.print(f"\n  {printable(body[:500].decode(errors='replace'))}\n")
+    out.print(f"\n  {printable(request.body[:500].decode(errors='replace'))}\n")
 
 
-def _show_event(source: WebhookSource, headers: Mapping[str, str], body: bytes) -> None:
+def _show_event(source: WebhookSource, request: Signed) -> None:
     try:
-        incoming = source.receive(headers, body)
-        event_type = source.event_type(headers, incoming.content)
+        incoming = source.receive(request)
+        event_type = source.event_type(request.headers, incoming.content)
     except Problem as problem:
         raise Negative(f"{source.name}: it would be answered {problem.status}: {problem.detail}") from None
-    if len(body) > source.max_body:
+    if len(request.body) > source.max_body:
         raise Negative(f"{source.name}: it would be answered 413: bodies have at most {source.max_body} bytes")
     out = console()
     out.print(f"is verified ({source.hook.scheme}) and becomes an event on {source.hook.stream}:", style="bold")
@@ -90,8 +99,11 @@ def _show_event(source: WebhookSource, headers: Mapping[str, str], body: bytes) 
         out.print(f"  {name:<15} {printable(value)}")
 
 
-def _send(address: str, headers: Mapping[str, str], body: bytes) -> None:
-    request = urllib.request.Request(address, body, dict(headers))  # noqa: S310 - our own gateway
+def _send(gateway: str, source: WebhookSource, signed: Signed) -> None:
+    address = f"{gateway}/webhooks/{source.name}"  # as errors call it: what is behind it may be a secret
+    request = urllib.request.Request(  # noqa: S310 - our own gateway
+        gateway + _path(source, signed), signed.body, dict(signed.headers)
+    )
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
             console().print(f"\n{answer.status} {answer.read().decode()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from penstock.web.routes import HttpRoute, Request, get, post
 from penstock_services.gateway import handshakes
 from penstock_services.gateway.acceptance import DELIVERY, Acceptance, Draft, Sender
 from penstock_services.gateway.events import answer
+from penstock_services.gateway.schemes import Signed
 from penstock_services.gateway.sources import IncomingWebhook, WebhookSource
 from penstock_services.gateway.upstream import Upstream
 
@@ -44,11 +46,12 @@ class Webhooks:
         source = self._source(request.rest)
         self._upstream.check_backlog(source.hook.stream)
         body.refuse_compressed(request.http)
-        incoming = source.receive(request.headers, await self._read(request, source))
+        read = await self._read(request, source)
+        incoming = source.receive(Signed(headers=request.headers, query=request.query, body=read, now=time.time()))
         if (reply := handshakes.answer(incoming, request.headers)) is not None:
             return reply
         try:
-            async with asyncio.timeout(source.hook.answer_within):
+            async with asyncio.timeout(source.answer_within):
                 return await self._accept(source, incoming, request)
         except TimeoutError:
             raise Problem(503, "Redis did not take it in time; send it again", headers={"Retry-After": "2"}) from None

@@ -20,9 +20,10 @@ class BadSignature(Exception):
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to verify. `headers` ignores case; `now` is in seconds since the epoch."""
+    """A request to verify. `headers` ignores case, `query` is the address's, `now` in seconds since the epoch."""
 
     headers: Mapping[str, str]
+    query: Mapping[str, str] = {}
     body: bytes
     now: float
 
@@ -48,6 +49,8 @@ class Scheme(Protocol):
     """Characters that a secret has at least."""
     largest: ClassVar[int]
     """Bytes of the largest body the source sends, unless streams.yaml says otherwise."""
+    answer_within: ClassVar[float]
+    """Seconds that the source is let wait, unless streams.yaml says otherwise: fewer than it waits by itself."""
 
     def __init__(self, secret: str, hook: Webhook) -> None:
         """Take a secret; ValueError says what is wrong with its form, or with what streams.yaml says."""
@@ -59,15 +62,16 @@ class Scheme(Protocol):
             BadSignature: whatever is wrong.
         """
 
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        """Return the headers with which the source would send a body, for a trial."""
+    def sign(self, body: bytes, now: float) -> Signed:
+        """Return the request in which the source would send a body, for a trial: with the type of what is not JSON."""
 
 
 class Plain:
-    """What most schemes have: a text as secret, and bodies of a megabyte at most."""
+    """What most schemes have: a text as secret, bodies of a megabyte at most, and some 10 s of patience."""
 
     least: ClassVar[int] = 16
     largest: ClassVar[int] = 1_000_000
+    answer_within: ClassVar[float] = 8.0
 
     def __init__(self, secret: str, hook: Webhook) -> None:
         self._key = secret.encode()
@@ -80,9 +84,21 @@ def header(headers: Mapping[str, str], name: str) -> bytes:
     Raises:
         BadSignature: it is missing or empty.
     """
-    value = headers.get(name)
+    return _present(headers.get(name), f"{name} header")
+
+
+def parameter(query: Mapping[str, str], name: str) -> bytes:
+    """Return what the address says of a parameter.
+
+    Raises:
+        BadSignature: it is missing or empty.
+    """
+    return _present(query.get(name), f"{name} in the address")
+
+
+def _present(value: str | None, what: str) -> bytes:
     if not value:
-        raise BadSignature(f"no {name} header")
+        raise BadSignature(f"no {what}")
     return value.encode(errors="surrogateescape")  # as aiohttp decoded it
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
 from typing import ClassVar
 
 from penstock_services.gateway.schemes.base import Plain, Signed, Verified, compare, header
@@ -25,13 +24,14 @@ class GitHub(Plain):
         compare(expected, header(request.headers, "X-Hub-Signature-256"))
         return Verified(key=expected.decode(), delivery=request.headers.get("X-GitHub-Delivery"))
 
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        """Return the headers of a push."""
-        return {
+    def sign(self, body: bytes, now: float) -> Signed:
+        """Return a push."""
+        headers = {
             "X-Hub-Signature-256": self._signature(body).decode(),
             "X-GitHub-Event": "push",
             "X-GitHub-Delivery": f"trial-{round(now)}",
         }
+        return Signed(headers=headers, body=body, now=now)
 
     def _signature(self, body: bytes) -> bytes:
         return b"sha256=" + hmac.new(self._key, body, hashlib.sha256).hexdigest().encode()

@@ -5,8 +5,6 @@ Its signing tokens are Standard Webhooks: use that scheme for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from penstock_services.gateway.schemes.base import Plain, Signed, Verified, compare, header
 
 
@@ -19,10 +17,11 @@ class GitLab(Plain):
         delivery = request.headers.get("Idempotency-Key") or request.headers.get("X-Gitlab-Event-UUID")
         return Verified(key=delivery or None, delivery=delivery)
 
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        """Return the headers of a push."""
-        return {
+    def sign(self, body: bytes, now: float) -> Signed:
+        """Return a push."""
+        headers = {
             "X-Gitlab-Token": self._key.decode(),
             "X-Gitlab-Event": "Push Hook",
             "Idempotency-Key": f"trial-{round(now)}",
         }
+        return Signed(headers=headers, body=body, now=now)

@@ -45,13 +45,14 @@ class Hmac(Plain):
         # An id that is not signed could be chosen by whoever repeats a request that he has seen.
         return Verified(key=delivery if "id" in values else expected.decode(), delivery=delivery)
 
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        """Return the headers of a request."""
+    def sign(self, body: bytes, now: float) -> Signed:
+        """Return a request."""
         options = self._options
         values = {"body": body, "timestamp": str(int(now)).encode(), "id": f"trial-{round(now)}".encode()}
         headers = {options.header: self._signature(values).decode()}
         headers |= {options.timestamp: values["timestamp"].decode()} if options.timestamp else {}
-        return headers | ({options.id: values["id"].decode()} if options.id else {})
+        headers |= {options.id: values["id"].decode()} if options.id else {}
+        return Signed(headers=headers, body=body, now=now)
 
     def _signature(self, values: Mapping[str, bytes]) -> bytes:
         pieces = [values[part] if index % 2 else part.encode() for index, part in enumerate(self._parts)]

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping
 from typing import ClassVar
 
 from penstock.topology import Webhook
@@ -45,14 +44,15 @@ class StandardWebhooks(Plain):
         check_time(timestamp, request.now)
         return Verified(key=headers[f"{prefix}-id"], delivery=headers[f"{prefix}-id"])
 
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        """Return the headers of a message."""
+    def sign(self, body: bytes, now: float) -> Signed:
+        """Return a message."""
         message_id, timestamp = f"msg_trial{round(now)}", str(int(now))
-        return {
+        headers = {
             f"{self.prefix}-id": message_id,
             f"{self.prefix}-timestamp": timestamp,
             f"{self.prefix}-signature": self._signature(message_id.encode(), timestamp.encode(), body).decode(),
         }
+        return Signed(headers=headers, body=body, now=now)
 
     def _signature(self, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
         digest = hmac.new(self._key, b"%b.%b.%b" % (message_id, timestamp, body), hashlib.sha256).digest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
 
 from penstock_services.gateway.schemes.base import (
     BadSignature,
@@ -33,10 +32,11 @@ class Stripe(Plain):
         event_id = in_body(request.body, "id")
         return Verified(key=event_id, delivery=event_id)
 
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        """Return the header of an event."""
+    def sign(self, body: bytes, now: float) -> Signed:
+        """Return an event."""
         timestamp = str(int(now)).encode()
-        return {"Stripe-Signature": f"t={timestamp.decode()},v1={self._signature(timestamp, body).decode()}"}
+        signature = f"t={timestamp.decode()},v1={self._signature(timestamp, body).decode()}"
+        return Signed(headers={"Stripe-Signature": signature}, body=body, now=now)
 
     def _signature(self, timestamp: bytes, body: bytes) -> bytes:
         return hmac.new(self._key, b"%b.%b" % (timestamp, body), hashlib.sha256).hexdigest().encode()
