@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from penstock.redis.connection import client
+from penstock.streams.lag import LagCounter
 from penstock.topology import load
 from penstock_services.gateway.schemes import SCHEMES
 from penstock_services.gateway.upstream import backlog
@@ -163,21 +164,22 @@ def test_a_backlog_above_the_mark_is_429_until_it_is_worked_off(server: Server, 
 
 async def test_the_backlog_is_that_of_the_group_that_is_farthest_behind(server: Server, raw: Any) -> None:
     async with client(server.url) as redis:
-        assert await backlog(redis, "ingest", ["worker"]) == 0, "there is no stream yet"
+        lags = LagCounter(redis)
+        assert await backlog(redis, lags, "ingest", ["worker"]) == 0, "there is no stream yet"
         for _ in range(5):
             raw.xadd("ingest", {"type": "t"})
-        assert await backlog(redis, "ingest", ["worker"]) == 5, "there is no group yet"
-        assert await backlog(redis, "ingest", []) == 0, "nobody wants them"
+        assert await backlog(redis, lags, "ingest", ["worker"]) == 5, "there is no group yet"
+        assert await backlog(redis, lags, "ingest", []) == 0, "nobody wants them"
         raw.xgroup_create("ingest", "worker", "0")
         raw.xgroup_create("ingest", "audit", "$")
         raw.xreadgroup("worker", "w-1", {"ingest": ">"}, count=3)
-        assert await backlog(redis, "ingest", ["worker"]) == 5, "what is in flight is not done either"
+        assert await backlog(redis, lags, "ingest", ["worker"]) == 5, "what is in flight is not done either"
         raw.xack("ingest", "worker", raw.xrange("ingest")[0][0])
-        assert await backlog(redis, "ingest", ["audit", "worker"]) == 4
-        assert await backlog(redis, "ingest", ["audit"]) == 0
+        assert await backlog(redis, lags, "ingest", ["audit", "worker"]) == 4
+        assert await backlog(redis, lags, "ingest", ["audit"]) == 0
         raw.xgroup_setid("ingest", "worker", raw.xrange("ingest")[2][0])
         raw.xdel("ingest", raw.xrange("ingest")[1][0])
-        assert await backlog(redis, "ingest", ["worker"]) == 4, "it is counted where Redis cannot tell"
+        assert await backlog(redis, lags, "ingest", ["worker"]) == 4, "it is counted where Redis cannot tell"
 
 
 def test_a_stream_key_of_another_kind_is_503_and_says_so(server: Server, raw: Any, tmp_path: Path) -> None:

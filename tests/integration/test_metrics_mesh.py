@@ -15,6 +15,7 @@ from penstock.metrics.windows import KEPT, WindowReader
 from penstock.redis.connection import AsyncRedis, client
 from penstock.schemas import MetricsWindow
 from penstock.spool.spooling import State
+from penstock.streams.lag import LagCounter
 from penstock.topology import Topology, parse
 from penstock_services.metrics.mesh import MeshWatch, gauges
 from tests.metrics import EPOCH_MS, published
@@ -40,7 +41,7 @@ async def redis_client(server: Server) -> AsyncIterator[AsyncRedis]:
 async def measured(redis_client: AsyncRedis, topology: Topology = TOPOLOGY) -> dict[tuple[str, str, str], float]:
     return {
         (one.labels["stream"], one.labels["group"], one.name): one.value or 0.0
-        for one in await gauges(redis_client, KEYS, topology)
+        for one in await gauges(redis_client, KEYS, topology, LagCounter(redis_client))
         if one.labels
     }
 
@@ -119,7 +120,7 @@ async def test_gauges_tell_what_waits_in_spools(raw: Any, redis_client: AsyncRed
     raw.hset("spools", "3", msgspec.json.encode(State(program="shop", host="b", events=7)))
     told = {
         (series.labels["program"], series.name): series.value
-        for series in await gauges(redis_client, KEYS, TOPOLOGY)
+        for series in await gauges(redis_client, KEYS, TOPOLOGY, LagCounter(redis_client))
         if series.name.startswith("spool_")
     }
     age = told.pop(("gateway", "spool_age"))

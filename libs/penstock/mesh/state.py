@@ -12,7 +12,7 @@ from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.streams.groups import start_of
 from penstock.streams.heartbeat import alive
-from penstock.streams.lag import count_lag
+from penstock.streams.lag import LagCounter
 from penstock.times import entry_ms
 from penstock.topology import OLDEST, Topology
 
@@ -81,9 +81,16 @@ Undeclared = dict[str, set[str]]
 
 
 async def mesh_state(
-    client: AsyncRedis, keys: Keys, topology: Topology, *, undeclared: Undeclared | None = None
+    client: AsyncRedis,
+    keys: Keys,
+    topology: Topology,
+    *,
+    undeclared: Undeclared | None = None,
+    lags: LagCounter | None = None,
 ) -> MeshState:
     """Read the state of every declared stream, and of those `undeclared`, with every group there is or should be on it.
+
+    Who looks again and again keeps `lags`.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.
@@ -91,24 +98,31 @@ async def mesh_state(
     dead = await _count_dead(client, keys)
     streams, groups = [], []
     beyond = undeclared or {}
+    lags = lags or LagCounter(client)
     for name in [*topology.streams, *sorted(beyond.keys() - topology.streams.keys())]:
         state, infos = await _stream(client, keys, name, declared=name in topology.streams)
         streams.append(state)
         declared = topology.groups(name)
+        noted = {}
         for group in dict.fromkeys([*declared, *infos, *sorted(beyond.get(name, ()))]):
-            subscription = topology.services[group].consumes[name] if group in declared else None
-            start = subscription.start if subscription else OLDEST
-            after, was_known = ("", False) if group in infos else await start_of(client, keys, name, group, start)
-            info = infos.get(group) or {"last-delivered-id": after.encode(), "lag": None, "pending": 0}
-            counts = await _counts(client, keys, state, group, info)
+            if group not in infos:
+                subscription = topology.services[group].consumes[name] if group in declared else None
+                start = subscription.start if subscription else OLDEST
+                after, was_known = await start_of(client, keys, name, group, start)
+                noted[group] = after if was_known else None
+                infos[group] = {"last-delivered-id": after.encode(), "pending": 0}
+        lag = await lags.count(keys.stream(name), [info["last-delivered-id"] for info in infos.values()])
+        for group in dict.fromkeys([*declared, *infos]):
+            counts = await _counts(client, keys, state, group, infos[group])
             groups.append(
                 GroupState(
                     stream=name,
                     group=group,
                     dead=dead.get((name, group), 0),
                     declared=group in declared,
-                    exists=group in infos,
-                    position=after if was_known else None,
+                    exists=group not in noted,
+                    position=noted.get(group),
+                    lag=lag[infos[group]["last-delivered-id"]],
                     **counts,
                 )
             )
@@ -155,7 +169,6 @@ async def _counts(
     living = alive(beats, now_ms)
     in_flight = retried["pending"] if retried else 0
     return {
-        "lag": await count_lag(client, key, info),
         "pending": info["pending"] + in_flight,
         "delayed": delayed,
         "retry": max(0, waiting - in_flight),

@@ -19,6 +19,7 @@ from penstock.metrics.windows import LONG, SHORT
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Severity
 from penstock.single_flight import SingleFlight
+from penstock.streams.lag import LagCounter
 from penstock.times import rfc3339
 from penstock.topology import Topology
 
@@ -81,6 +82,7 @@ class MeshLooks:
         self._keys = keys
         self._topology = topology
         self._answering = answering
+        self._lags = LagCounter(redis)
         self._store = AlertStore(redis, keys)
         self.looks: dict[str, SingleFlight[MeshStatus] | SingleFlight[MeshWindows] | SingleFlight[OpenAlerts]] = {
             "status": SingleFlight(self._status),
@@ -90,7 +92,7 @@ class MeshLooks:
         """What can be asked, by name; each raises what redis-py does while Redis is away."""
 
     async def _status(self) -> MeshStatus:
-        found = await mesh_state(self._redis, self._keys, self._topology)
+        found = await mesh_state(self._redis, self._keys, self._topology, lags=self._lags)
         services = list(_services(self._topology, found.groups, answering=self._answering))
         reasons = [
             *_absences(services, found.groups),

@@ -17,7 +17,7 @@ from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
 from penstock.streams.commit import Source
-from penstock.streams.lag import count_lag
+from penstock.streams.lag import LagCounter
 from penstock.streams.renaming import FormerGroup
 from penstock.topology import NEWEST, OLDEST, Start
 
@@ -103,7 +103,7 @@ class Groups:
                 raise
 
     async def _say(self, source: Source, after: bytes, start: Start, *, was_known: bool, moved: int) -> None:
-        entries = await count_lag(self._client, source.key, {"last-delivered-id": after, "lag": None})
+        entries = (await LagCounter(self._client).count(source.key, [after]))[after]
         about = {"stream": source.key, "group": self._group, "entries": entries}
         if was_known and self._former is not None and not self._made:
             _log.warning("took over from the former name", former=self._former.name, to_try_again=moved, **about)

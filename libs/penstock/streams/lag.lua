@@ -4,15 +4,22 @@
 -- ARGV[1]  first id, as XRANGE takes it
 -- ARGV[2]  last id, as XRANGE takes it
 -- ARGV[3]  most entries to count
--- returns  {entries counted, id of the last of them, or ''}
+-- ARGV[4]  bytes: it ends early once it has looked at as many
+-- returns  {entries counted, id of the last of them, or '', whether there are none beyond}
 
-local PAGE = 50 -- entries in memory at a time: each may be large
-local from, left, last = ARGV[1], tonumber(ARGV[3]), ''
-while left > 0 do
-  local rows = redis.call('XRANGE', KEYS[1], from, ARGV[2], 'COUNT', math.min(PAGE, left))
-  if #rows == 0 then break end
-  left = left - #rows
-  last = rows[#rows][1]
+local from, most, bytes = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local counted, seen, last = 0, 0, ''
+local page, is_all = 1, 0 -- entries in memory at a time: each may be large
+while counted < most and seen < bytes and is_all == 0 do
+  local wanted = math.min(page, most - counted)
+  local rows = redis.call('XRANGE', KEYS[1], from, ARGV[2], 'COUNT', wanted)
+  for _, row in ipairs(rows) do
+    last = row[1]
+    for _, text in ipairs(row[2]) do seen = seen + #text end
+  end
+  counted = counted + #rows
+  if #rows < wanted or last == ARGV[2] then is_all = 1 end
   from = '(' .. last
+  page = math.max(1, math.min(2 * page, 50, math.floor(bytes * counted / math.max(1, seen))))
 end
-return {ARGV[3] - left, last}
+return {counted, last, is_all}

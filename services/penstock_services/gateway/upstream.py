@@ -11,12 +11,13 @@ from redis.exceptions import ResponseError
 
 from penstock.redis.connection import AsyncRedis, unavailable
 from penstock.service.runtime import Runtime
-from penstock.streams.lag import count_lag
+from penstock.streams.lag import LagCounter
 from penstock.web.health import Ready
 from penstock.web.problems import Problem, overloaded
 from penstock.web.routes import Request, json
 
 _EVERY = 2.5  # seconds between two looks, and the most one may take
+_COUNTED = 100_000  # entries counted in one look
 _COME_BACK = 10  # seconds; a backlog does not vanish at once
 _log = structlog.get_logger("penstock.gateway")
 
@@ -27,6 +28,7 @@ class Upstream:
     def __init__(self, runtime: Runtime, streams: frozenset[str]) -> None:
         self._runtime = runtime
         self._backlogs = dict.fromkeys(streams, 0)
+        self._lags = LagCounter(runtime.redis, most=_COUNTED)
         self._trouble = ""
 
     @property
@@ -82,7 +84,7 @@ class Upstream:
                     await self._runtime.redis.ping()
                 for stream, groups in read.items():
                     self._backlogs[stream] = await backlog(
-                        self._runtime.redis, self._runtime.keys.stream(stream), groups
+                        self._runtime.redis, self._lags, self._runtime.keys.stream(stream), groups
                     )
         except TimeoutError:
             self._note("no reply in time")
@@ -104,7 +106,7 @@ class Upstream:
             self._trouble = trouble
 
 
-async def backlog(redis: AsyncRedis, key: str, groups: list[str]) -> int:
+async def backlog(redis: AsyncRedis, lags: LagCounter, key: str, groups: list[str]) -> int:
     """Return how many entries the group that is farthest behind has not done: not read yet, or in flight.
 
     A group that does not exist yet has all of them before it.
@@ -119,4 +121,6 @@ async def backlog(redis: AsyncRedis, key: str, groups: list[str]) -> int:
         return 0
     if any(group not in known for group in groups):
         return int(await redis.xlen(key))
-    return max([await count_lag(redis, key, known[group]) + int(known[group]["pending"]) for group in groups])
+    rows = [known[group] for group in groups]
+    lag = await lags.count(key, [row["last-delivered-id"] for row in rows])
+    return max(lag[row["last-delivered-id"]] + int(row["pending"]) for row in rows)

@@ -7,6 +7,7 @@ from aiohttp import web
 from penstock.metrics.report import WindowQuery, report
 from penstock.metrics.windows import WindowReader
 from penstock.service.runtime import Runtime
+from penstock.streams.lag import LagCounter
 from penstock.web.routes import HttpRoute, Request, get, json
 from penstock.web.server import serve
 from penstock_services.metrics.mesh import gauges
@@ -27,13 +28,14 @@ async def serve_api(runtime: Runtime) -> None:
 
 def routes(runtime: Runtime) -> list[HttpRoute]:
     """Return what answers on /v1/metrics and /metrics; services.metrics.openapi describes it."""
+    lags = LagCounter(runtime.redis)
 
     async def windows(request: Request) -> web.Response:
         return json(await report(runtime.redis, runtime.keys, runtime.topology, WindowQuery.parse(request.query)))
 
     async def prometheus(_: Request) -> web.Response:
         totals = await WindowReader(runtime.redis, runtime.keys).totals()
-        page = exposition(totals, await gauges(runtime.redis, runtime.keys, runtime.topology))
+        page = exposition(totals, await gauges(runtime.redis, runtime.keys, runtime.topology, lags))
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     return [get("/v1/metrics", windows), get("/metrics", prometheus, scope="scrape")]

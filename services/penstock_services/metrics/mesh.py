@@ -17,6 +17,7 @@ from penstock.metrics.windows import KEPT, LONG, SERVICE, SHORT, gauges_encoder,
 from penstock.redis.connection import AsyncRedis
 from penstock.schemas import Series
 from penstock.spool.spooling import State
+from penstock.streams.lag import LagCounter
 from penstock.streams.memory import Memory, measure
 from penstock.streams.position import Position, position
 from penstock.times import rfc3339
@@ -33,14 +34,14 @@ _log = structlog.get_logger("penstock.metrics")
 _MARK = "mesh_mark"  # start of the last window of 10 s whose gauges were published
 
 
-async def gauges(client: AsyncRedis, keys: Keys, topology: Topology) -> list[Series]:
+async def gauges(client: AsyncRedis, keys: Keys, topology: Topology, lags: LagCounter) -> list[Series]:
     """Read the gauges of every stream and group, as they are now.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
     series: list[Series] = []
-    for state in (await mesh_state(client, keys, topology)).groups:
+    for state in (await mesh_state(client, keys, topology, lags=lags)).groups:
         stood = await position(client, keys, state.stream, state.group)
         labels = {"stream": state.stream, "group": state.group}
         series += [Series(name=name, labels=labels, value=value) for name, value in _values(state, stood).items()]
@@ -110,6 +111,7 @@ class MeshWatch:
         self._topology = topology
         self._mark = keys.state(SERVICE, _MARK)
         self._growth = Growth()
+        self._lags = LagCounter(client)
         self._published: int | None = None  # the last window of which it is known here
         self._said: set[str] = set()
 
@@ -135,7 +137,7 @@ class MeshWatch:
                 self._published = start
                 self._say("clock", last - start > SHORT, _WENT_BACK, windows_until=rfc3339(last + SHORT))
                 return
-            series = await gauges(self._client, self._keys, self._topology)
+            series = await gauges(self._client, self._keys, self._topology, self._lags)
             left = self._growth.time_to_full(now, await measure(self._client))
             series += [] if left is None else [Series(name="time_to_full", value=left)]
             ahead = {series_.labels["stream"]: series_.value for series_ in series if series_.name == "ids_ahead"}
