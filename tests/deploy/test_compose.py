@@ -325,3 +325,14 @@ def test_a_backup_as_documented_restores_everything_into_an_empty_volume(stack: 
     stack.shell(restore, tmp_path)
     stack.wait_until_healthy()
     assert stack.results() == before
+
+
+def test_the_readme_s_commands_run(stack: Stack, tmp_path: Path) -> None:
+    (block,) = re.findall(r"```sh\n(docker compose up .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    build, groups, scaled, observed = block.splitlines()
+    stack.shell("\n".join((build, groups.replace("exec", "exec -T"), scaled)), tmp_path)
+    stack.wait_until_healthy()
+    assert len(stack.containers("worker")) == 3
+    profile = observed.partition(" docker compose ")[2].partition(" up ")[0]
+    services = stack.compose(*profile.split(), "config", "--services").split()
+    assert {"jaeger", "prometheus", "grafana"} <= {*services}  # their images are too large to fetch for this

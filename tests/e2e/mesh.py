@@ -62,12 +62,18 @@ class Mesh:
         self.env |= env
         self.redis: Any = redis.Redis(port=self.redis_port, protocol=2, decode_responses=True)
 
+    def up(
+        self, *options: str, terminal: int | None = None, **env: str
+    ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run `penstock up`, or another of its commands, for the length of the context."""
+        return self.runs(sys.executable, "-m", "penstock", *(options or ["up"]), terminal=terminal, **env)
+
     @contextlib.contextmanager
-    def up(self, *options: str, terminal: int | None = None, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `penstock up`, or another command, for the length of the context; on a terminal if one is given."""
+    def runs(self, *command: str, terminal: int | None = None, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command for the length of the context; on a terminal if one is given."""
         with self.log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", *(options or ["up"])],
+                command,
                 cwd=self.cwd,
                 env=self.env | env,
                 stdin=subprocess.DEVNULL,

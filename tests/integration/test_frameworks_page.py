@@ -21,6 +21,7 @@ from tests.uvicorns import serving
 
 TEXT = (ROOT / "docs/frameworks.md").read_text()
 FASTAPI, ASGI, FLASK, SETTINGS, VIEWS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+(RELAY,) = re.findall(r"```sh\nmanage.py (.*?)\n```", TEXT, re.DOTALL)
 FLASK_USER = """
 for price in (7, 8):
     answer = app.test_client().post("/orders", json={"price": price})
@@ -57,7 +58,7 @@ from penstock.django import mesh
 
 call_command("migrate", run_syncdb=True, verbosity=0)
 job = Client().get("/place").json()["job"]
-call_command("penstock_relay", "--once")
+call_command(*relay)
 assert Client().get(f"/show/{job}").json() == {"state": "queued"}
 mesh().close()
 connection.close()
@@ -123,6 +124,14 @@ def test_the_application_with_django(server: Server, raw: Any, folder: Path) -> 
     }
     for name, text in files.items():
         (folder / name).write_text(text)
-    run(DJANGO_USER, folder, server, DJANGO_SETTINGS_MODULE="settings", PYTHONPATH=os.fspath(folder))
+    relay = [RELAY.split()[0], *re.findall(r"--[a-z]+|(?<=--interval )\S+(?=,)|(?<=--database )\S+", RELAY)]
+    assert relay == ["penstock_relay", "--once", "--interval", "0.5", "--database", "default"]
+    run(
+        f"relay = {relay}\n{DJANGO_USER}",
+        folder,
+        server,
+        DJANGO_SETTINGS_MODULE="settings",
+        PYTHONPATH=os.fspath(folder),
+    )
 
     assert published(raw) == [("order.noticed", {"price": 7}), ("order.placed", {"price": 7})]

@@ -59,5 +59,26 @@ def test_the_ways_in_lead_to_completed_jobs(holding: str, jobs: int, server: Ser
     assert completed(raw) == jobs
 
 
+def test_what_a_job_leads_to_looks_as_shown(server: Server, raw: Any, tmp_path: Path) -> None:
+    command, _, shown = block("console", "XREVRANGE").removeprefix("$ ").partition("\n")
+    (xadd,) = re.findall(r"^redis-cli XADD.*", block("sh", "redis-cli XADD ingest"), re.MULTILINE)
+    with service_process("-m", "penstock_services.worker", env={"REDIS_URL": server.url}):
+        redis_cli(xadd, server)
+        eventually(lambda: completed(raw))
+    said = redis_cli(command.replace("redis-cli", "redis-cli --no-raw"), server)
+    assert shape(said) == shape(shown)
+
+
+def redis_cli(command: str, server: Server) -> str:
+    command = command.replace("redis-cli ", f"redis-cli -s {server.socket} ", 1)
+    return subprocess.run(["bash", "-euc", command], capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def shape(text: str) -> str:
+    """Return it without what differs from run to run: ids and times."""
+    text = re.sub(r"\b[0-9a-f]{16,32}\b", "ID", text)
+    return re.sub(r"\d+(\.\d+(e-\d+)?)?", "N", text).strip()
+
+
 def completed(raw: Any) -> int:
     return [fields[b"type"] for _, fields in raw.xrange("events")].count(b"job.completed")
