@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from penstock.settings import Settings, unknown_variables
-from penstock.topology import load
+from penstock.settings import Settings, redis_url, unknown_variables
+from penstock.topology import load, parse
+from penstock.web.clients import Clients
+from penstock_services.gateway.sources import WebhookSource, sources
 from tests.deploy.stack import compose_file
 from tests.processes import ROOT
 
@@ -21,7 +25,17 @@ TOPOLOGY = load(ROOT / "streams.yaml")
 SETTLING = 15  # seconds beyond the drain timeout that a service may take to settle and hand back
 
 README = (ROOT / "deploy" / "README.md").read_text()
-OVERLAY = README.partition("```yaml\n# kustomization.yaml\n")[2].partition("```")[0]
+OVERLAY, MANAGED_REDIS = (
+    README.partition(f"```yaml\n# {name}.yaml\n")[2].partition("```")[0] for name in ("kustomization", "patches")
+)
+OLD, NEW = "an old secret, which has blanks", "a new secret, that is one too"
+ENV = {
+    "redis.env": "password=a/pass@word:#1",
+    "scrape.env": "secret=presented-at-metrics-0123456789",
+    "gateway.env": "SHOP_SECRET=old-secret-of-the-shop-01234 new-secret-of-the-shop-01234",
+    "notifier.env": "SMTP_PASSWORD=secret",
+    "github.secret": f"{OLD}\n{NEW}",
+}
 
 Manifests = dict[tuple[str, str], Any]
 """Resources by kind and name."""
@@ -34,13 +48,17 @@ def resources(text: str) -> Manifests:
     return found
 
 
-def build(folder: Path) -> Manifests:
-    """Return what kustomize makes of a folder."""
+def kustomize(folder: Path) -> subprocess.CompletedProcess[str]:
     commands = {"kubectl": ["kubectl", "kustomize"], "kustomize": ["kustomize", "build"]}
     command = next((command for program, command in commands.items() if shutil.which(program)), None)
     if command is None:
         pytest.skip("neither kubectl nor kustomize is there to build the manifests")
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+    return subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+
+
+def build(folder: Path) -> Manifests:
+    """Return what kustomize makes of a folder."""
+    done = kustomize(folder)
     assert done.returncode == 0, done.stderr
     return resources(done.stdout)
 
@@ -50,16 +68,19 @@ def base() -> Manifests:
     return build(FOLDER)
 
 
+def write_overlay(folder: Path, text: str = OVERLAY) -> Path:
+    """Write an overlay as deploy/README.md describes it, with the files that it names."""
+    relative = Path(*[".."] * (len(folder.parts) - 1), *FOLDER.parts[1:])
+    (folder / "kustomization.yaml").write_text(text.replace("../penstock/deploy/kubernetes", str(relative)))
+    for name, content in ENV.items():
+        (folder / name).write_text(content + "\n")
+    shutil.copy(ROOT / "streams.yaml", folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    """An overlay as deploy/README.md describes it."""
-    folder = tmp_path_factory.mktemp("overlay", numbered=True)
-    relative = Path(*[".."] * (len(folder.parts) - 1), *FOLDER.parts[1:])
-    (folder / "kustomization.yaml").write_text(OVERLAY.replace("../penstock/deploy/kubernetes", str(relative)))
-    for name in ("redis", "gateway", "metrics", "notifier"):
-        (folder / f"{name}.env").write_text("password=secret\n")
-    shutil.copy(ROOT / "streams.yaml", folder)
-    return build(folder)
+    return build(write_overlay(tmp_path_factory.mktemp("overlay", numbered=True)))
 
 
 def pod(manifests: Manifests, service: str) -> tuple[Any, Any]:
@@ -67,6 +88,32 @@ def pod(manifests: Manifests, service: str) -> tuple[Any, Any]:
     spec = manifests["Deployment", service]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     return spec, container
+
+
+def variables(manifests: Manifests, service: str) -> dict[str, str]:
+    """Return the environment of a service's container, as a kubelet makes it."""
+    found: dict[str, str] = {}
+    _, container = pod(manifests, service)
+    for source in container["envFrom"]:
+        if "configMapRef" in source:
+            found |= manifests["ConfigMap", source["configMapRef"]["name"]]["data"]
+        elif ("Secret", source["secretRef"]["name"]) in manifests:
+            found |= {name: secret(manifests, source["secretRef"]["name"], name) for name in _keys(manifests, source)}
+    for one in container["env"]:
+        if "value" in one:
+            found[one["name"]] = one["value"]
+        else:
+            reference = one["valueFrom"]["secretKeyRef"]
+            found[one["name"]] = secret(manifests, reference["name"], reference["key"])
+    return found
+
+
+def _keys(manifests: Manifests, source: Any) -> list[str]:
+    return list(manifests["Secret", source["secretRef"]["name"]]["data"])
+
+
+def secret(manifests: Manifests, name: str, key: str) -> str:
+    return base64.b64decode(manifests["Secret", name]["data"][key]).decode()
 
 
 def check(manifests: Manifests) -> None:
@@ -143,7 +190,7 @@ def test_an_overlay_brings_its_image_its_topology_and_its_secrets(overlay: Manif
         assert configs[config]["streams.yaml"] == (ROOT / "streams.yaml").read_text()
         (secret,) = [source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source]
         assert secret.startswith(f"penstock-{service}")
-        assert (("Secret", secret) in overlay) == (service in ("gateway", "metrics", "notifier"))
+        assert (("Secret", secret) in overlay) == (service in ("gateway", "notifier"))
 
 
 def test_redis_asks_for_the_password_that_the_services_have(base: Manifests) -> None:
@@ -152,7 +199,7 @@ def test_redis_asks_for_the_password_that_the_services_have(base: Manifests) -> 
     for service in TOPOLOGY.services:
         _, container = pod(base, service)
         assert container["env"][:1] == redis["env"][:1]
-        assert container["env"][1] == {"name": "REDIS_URL", "value": "redis://:$(REDIS_PASSWORD)@redis:6379/0"}
+        assert container["env"][1] == {"name": "REDIS_URL", "value": "redis://redis:6379/0"}
 
 
 def test_nobody_talks_but_those_who_must(base: Manifests) -> None:
@@ -170,13 +217,69 @@ def test_nobody_talks_but_those_who_must(base: Manifests) -> None:
         assert labels["app.kubernetes.io/part-of"] == "penstock"
 
 
+@pytest.mark.parametrize("service", TOPOLOGY.services)
+def test_a_pod_has_its_own_secrets_only_and_takes_redis_s_password_whatever_is_in_it(
+    overlay: Manifests, service: str
+) -> None:
+    given = variables(overlay, service)
+    told = {name for name in given if name.endswith(("SECRET", "PASSWORD"))}
+    own = {"gateway": {"SHOP_SECRET", "GITHUB_WEBHOOK_SECRET"}, "notifier": {"SMTP_PASSWORD"}}
+    assert told == {"REDIS_PASSWORD", "PENSTOCK_SCRAPE_SECRET"} | own.get(service, set())
+    settings = Settings.from_env(given)
+    assert urlsplit(redis_url(settings)).password == quote("a/pass@word:#1", safe="")
+    assert settings.scrape_secret == "presented-at-metrics-0123456789"
+
+
+def test_while_a_secret_is_replaced_the_old_one_and_the_new_one_hold(
+    overlay: Manifests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = variables(overlay, "gateway")
+    monkeypatch.setenv("GITHUB_WEBHOOK_SECRET", given["GITHUB_WEBHOOK_SECRET"])
+    monkeypatch.setenv("SHOP_SECRET", given["SHOP_SECRET"])
+    source = sources(TOPOLOGY, demo=False)["github"]
+    for one in (OLD, NEW):
+        (of_one,) = WebhookSource("one", source.hook, [one]).verifiers
+        assert source.verify(of_one.sign(b"{}", 0))
+    declared = parse("streams: {ingest: {}}\nclients: {shop: {secret: SHOP_SECRET, scopes: [publish]}}")
+    clients = Clients.of(declared, Settings.from_env(given))
+    for one in ("old-secret-of-the-shop-01234", "new-secret-of-the-shop-01234"):
+        caller = clients.find(f"Bearer {one}")
+        assert caller is not None
+        assert caller.name == "shop"
+
+
+def test_with_a_redis_that_is_run_for_you_services_ask_that_one(tmp_path: Path) -> None:
+    found = build(write_overlay(tmp_path, OVERLAY + MANAGED_REDIS))
+    check(found)
+    assert ("StatefulSet", "redis") not in found
+    (egress,) = found["NetworkPolicy", "to-redis"]["spec"]["egress"]
+    for service in TOPOLOGY.services:
+        address = urlsplit(redis_url(Settings.from_env(variables(found, service))))
+        assert (address.scheme, address.hostname) == ("rediss", "redis.example.com")
+        assert address.password == quote("a/pass@word:#1", safe="")
+        assert egress["ports"] == [{"port": address.port}]
+
+
 def test_keda_alone_scales_the_worker_by_its_lag(base: Manifests, overlay: Manifests) -> None:
     assert ("HorizontalPodAutoscaler", "worker") in base
     assert ("HorizontalPodAutoscaler", "worker") not in overlay
     spec = overlay["ScaledObject", "worker"]["spec"]
     assert ("Deployment", spec["scaleTargetRef"]["name"]) in overlay
     (trigger,) = spec["triggers"]
-    metadata = trigger["metadata"]
-    assert metadata["url"] == "http://metrics.tickets.svc:8081/metrics"
-    (secret,) = overlay["TriggerAuthentication", "penstock-scrape"]["spec"]["secretTargetRef"]
-    assert ("Secret", secret["name"]) in overlay
+    (presented,) = overlay["TriggerAuthentication", trigger["authenticationRef"]["name"]]["spec"]["secretTargetRef"]
+    token = secret(overlay, presented["name"], presented["key"])
+    assert token == Settings.from_env(variables(overlay, "metrics")).scrape_secret
+
+
+@pytest.mark.parametrize("namespace", ["tickets", "default"])
+def test_keda_asks_in_the_namespace_of_the_mesh_wherever_that_is_said(tmp_path: Path, namespace: str) -> None:
+    below, above = tmp_path / "below", tmp_path / "above"
+    for folder in (below, above):
+        folder.mkdir()
+    write_overlay(below, OVERLAY.replace("namespace: tickets\n", ""))
+    nowhere = kustomize(below)
+    assert (nowhere.returncode, "metadata.namespace" in nowhere.stderr) == (1, True), "none is said"
+    (above / "kustomization.yaml").write_text(f"resources: [../below]\nnamespace: {namespace}\n")
+    for folder in (above, write_overlay(below, OVERLAY.replace("namespace: tickets", f"namespace: {namespace}"))):
+        (trigger,) = build(folder)["ScaledObject", "worker"]["spec"]["triggers"]
+        assert trigger["metadata"]["url"] == f"http://metrics.{namespace}.svc:8081/metrics"

@@ -33,22 +33,27 @@ PORTS = {  # of each service's pod, as services.yaml declares it
 
 
 class Peer(NamedTuple):
-    """A pod with its labels and whether it is in the namespace of the mesh, or an address outside of the cluster."""
+    """A pod with its labels and its namespace, or an address outside of the cluster."""
 
     labels: dict[str, str]
-    ours: bool = True
+    namespace: str = "mesh"
     address: str = "10.1.2.3"
+
+    @property
+    def ours(self) -> bool:
+        return self.namespace == "mesh"
 
 
 PODS = {
     **{name: Peer({NAME: name, PART: "penstock"}) for name in (*SERVICES, "redis")},
     "somebody": Peer({NAME: "somebody"}),
-    "prometheus": Peer({NAME: "prometheus"}, ours=False),
-    "keda": Peer({"app": "keda-operator"}, ours=False),
-    "ingress": Peer({NAME: "ingress-nginx"}, ours=False),
+    "prometheus": Peer({NAME: "prometheus"}, "monitoring"),
+    "keda": Peer({"app": "keda-operator"}, "keda"),
+    "ingress": Peer({NAME: "ingress-nginx"}, "ingress"),
 }
-WORLD = Peer({}, ours=False, address="93.184.216.34")
-METADATA = Peer({}, ours=False, address="169.254.169.254")
+WORLD = Peer({}, "", address="93.184.216.34")
+METADATA = Peer({}, "", address="169.254.169.254")
+NAMES = Peer({"k8s-app": "kube-dns"}, "kube-system")
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -64,7 +69,10 @@ def matches(rule: dict[str, Any], peer: Peer) -> bool:
         address = ipaddress.ip_address(peer.address)
         inside = address in ipaddress.ip_network(rule["ipBlock"]["cidr"])
         return inside and not any(address in ipaddress.ip_network(one) for one in rule["ipBlock"].get("except", ()))
-    if not peer.ours and "namespaceSelector" not in rule:
+    if "namespaceSelector" not in rule:
+        if not peer.ours:
+            return False
+    elif not selects(rule["namespaceSelector"], {"kubernetes.io/metadata.name": peer.namespace}):
         return False
     return bool(peer.labels) and selects(rule.get("podSelector", {}), peer.labels)
 
@@ -116,5 +124,10 @@ def test_a_port_that_is_not_served_is_closed_to_all(service: str) -> None:
     assert not any(talk(sender, PODS[service], 22) for sender in PODS.values())
 
 
-def test_everybody_may_ask_for_names() -> None:
-    assert all(permits("egress", PODS[service], PODS["somebody"], 53) for service in SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, "redis"])
+def test_services_ask_the_cluster_for_names_and_nobody_else(service: str) -> None:
+    assert permits("egress", PODS[service], NAMES, 53) == (service != "redis")
+    elsewhere = [Peer(NAMES.labels), Peer(NAMES.labels, "somewhere"), Peer({"k8s-app": "other"}, "kube-system")]
+    for other in (*elsewhere, *PODS.values(), METADATA):
+        assert not permits("egress", PODS[service], other, 53)
+    assert permits("egress", PODS[service], WORLD, 53) == (service in {"worker", "notifier"})

@@ -45,6 +45,11 @@ def test_a_secret_is_given_plain_or_hashed_and_several_while_one_is_replaced(
         assert found(known, OTHER) == "shop"
 
 
+def test_what_prometheus_presents_may_be_one_of_several_while_it_is_replaced() -> None:
+    known = clients(settings=Settings(scrape_secret=f"{OTHER} {hashed(SECRET)}"))
+    assert [found(known, secret) for secret in (OTHER, SECRET)] == ["prometheus", "prometheus"]
+
+
 def test_hashes_may_stand_in_streams_yaml() -> None:
     assert found(clients(shop=spec(secret=None, sha256=(hashed(SECRET),))), SECRET) == "shop"
 

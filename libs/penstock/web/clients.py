@@ -114,9 +114,9 @@ class Clients:
                 if callers.setdefault(digest, caller) is not caller:
                     other = callers[digest].name
                     raise ConfigurationError(f"streams.yaml: clients.{name}: has a secret of {other}; give it another")
-        if settings.scrape_secret:
-            scraper = Caller("prometheus", scopes=frozenset({"scrape"}))
-            callers.setdefault(_digest("PENSTOCK_SCRAPE_SECRET", settings.scrape_secret), scraper)
+        scraper = Caller("prometheus", scopes=frozenset({"scrape"}))
+        for secret in (settings.scrape_secret or "").split():
+            callers.setdefault(_digest("PENSTOCK_SCRAPE_SECRET", secret), scraper)
         return cls(callers, declared=bool(topology.clients))
 
     def find(self, authorization: str | None) -> Caller | None:
