@@ -433,6 +433,25 @@ async def test_a_batch_handlers_thousand_events_settle_in_one(server: Server, ra
     assert raw.hget("state:worker:counts", "a") == b"1"
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["as they came", "the other way round"])
+async def test_of_a_large_batch_exactly_what_is_lost_is_refused_however_its_ids_look(
+    server: Server, raw: Raw, order: int
+) -> None:
+    ids = [f"{ms}-{number}" for ms in (9, 10, 99, 100) for number in (1, 2, 10, 11, 100)]
+    for entry_id in ids:
+        raw.xadd(STREAM, {"type": "t"}, id=entry_id)
+    take(raw)
+    lost = set(ids[::3])
+    raw.xclaim(STREAM, GROUP, OTHER, 0, [*lost])
+    async with hand(server) as mine:
+        reports = await mine.settle(*[unit(done(entry_id), outputs=[event()]) for entry_id in ids[::order]])
+
+    refused = {entry_id for entry_id, report in zip(ids[::order], reports, strict=True) if report.refused}
+    assert refused == lost
+    assert pending(raw) == dict.fromkeys(lost, OTHER)
+    assert raw.xlen("events") == len(ids) - len(lost)
+
+
 async def test_thousands_of_units_are_settled_in_calls_of_bounded_size(server: Server, raw: Raw) -> None:
     pipeline = raw.pipeline(transaction=False)
     for number in range(3_000):

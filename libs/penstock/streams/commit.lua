@@ -11,14 +11,14 @@
 -- ARGV[1]  group
 -- ARGV[2]  consumer
 -- ARGV[3]  key of the dead letter stream, or '' to drop the dead
--- ARGV[4]  MessagePack, one flat list:
---            count, {key, key of the group's delayed set, whether entries are deleted once settled} for each stream
+-- ARGV[4]  MessagePack, one flat list of sections, each of items behind their lengths and then a 0:
+--            {key, key of the group's delayed set, whether entries are deleted once settled} for each stream
 --            and for each unit, one behind the other
---              count, {stream index, entry id, disposition, delay in ms, count, fields to add} for each entry
+--              {stream number, entry id, disposition, delay in ms, fields to add} for each entry
 --                disposition 0: done; 1: retry after the delay; 2: dead
---              count, {key of a hash, field, value it must hold, or false: it must not be there} for each guard
---              count, {key, delay in ms, count, fields} for each output; a delay goes with the key of a sorted set
---              count, {count, command, key, arguments} for each state operation: a command of Redis, or
+--              {key of a hash, field, value it must hold, or false: it must not be there} for each guard
+--              {key, delay in ms, fields} for each output; a delay goes with the key of a sorted set
+--              {command, key, arguments} for each state operation: a command of Redis, or
 --                HSETOWN key field owner value ms: set a field to `owner value` unless it is another owner's, for so long
 -- returns  {refused, invalid, gone, failed, stale}
 --            refused   {unit index, entry index, ...}   entries that are no longer ours (indexes from 0)
@@ -44,70 +44,41 @@ local KINDS = {
   INCRBY = 'string', SET = 'any', DEL = 'any', EXPIRE = 'any', PEXPIRE = 'any',
 }
 
--- Reading the flat list. Each takes where its part begins and returns where the next one does.
+-- Reading the flat list: `for at in next_item, section` takes `at` to the length of each item; what it holds follows.
 
-local streams = {}
-local first = 2
-for index = 0, flat[1] - 1 do
-  streams[index] = {key = flat[first], delayed = flat[first + 1], drops = flat[first + 2]}
-  first = first + 3
+local function next_item(section, at)
+  at = at and at + flat[at] + 1 or section
+  if flat[at] > 0 then return at end
 end
 
-local function each_entry(at, visit)
-  for index = 1, flat[at] do
-    local count = flat[at + 5]
-    visit(streams[flat[at + 1]], flat[at + 2], flat[at + 3], flat[at + 4], at + 6, at + 5 + count, index - 1)
-    at = at + 5 + count
+local function past(section)
+  while flat[section] > 0 do section = section + flat[section] + 1 end
+  return section + 1
+end
+
+local streams, wanted = {}, {} -- wanted: the ids of the entries of each stream
+for at in next_item, 1 do
+  streams[#streams + 1] = {key = flat[at + 1], delayed = flat[at + 2], drops = flat[at + 3]}
+  wanted[#streams] = {}
+end
+
+local units = {} -- where each unit's sections begin
+do
+  local at = past(1)
+  while at <= #flat do
+    local guards = past(at)
+    local outputs = past(guards)
+    local operations = past(outputs)
+    units[#units + 1] = {entries = at, guards = guards, outputs = outputs, operations = operations}
+    for entry in next_item, at do
+      local ids = wanted[flat[entry + 1]]
+      ids[#ids + 1] = flat[entry + 2]
+    end
+    at = past(operations)
   end
-  return at + 1
 end
-
-local function each_guard(at, visit)
-  for _ = 1, flat[at] do
-    visit(flat[at + 1], flat[at + 2], flat[at + 3])
-    at = at + 3
-  end
-  return at + 1
-end
-
-local function each_output(at, visit)
-  for _ = 1, flat[at] do
-    local count = flat[at + 3]
-    visit(flat[at + 1], flat[at + 2], at + 4, at + 3 + count)
-    at = at + 3 + count
-  end
-  return at + 1
-end
-
-local function each_operation(at, visit)
-  for _ = 1, flat[at] do
-    local count = flat[at + 1]
-    visit(flat[at + 2], flat[at + 3], at + 2, at + 1 + count)
-    at = at + 1 + count
-  end
-  return at + 1
-end
-
-local function nothing() end
 
 -- Whose entries are these?
-
-local units, wanted = {}, {} -- where each unit's parts begin; the entry ids of each stream
-for index = 0, #streams do wanted[streams[index]] = {} end
-do
-  local at = first
-  while at <= #flat do
-    local unit = {entries = at}
-    unit.guards = each_entry(at, function(stream, id)
-      local ids = wanted[stream]
-      ids[#ids + 1] = id
-    end)
-    unit.outputs = each_guard(unit.guards, nothing)
-    unit.operations = each_output(unit.outputs, nothing)
-    at = each_operation(unit.operations, nothing)
-    units[#units + 1] = unit
-  end
-end
 
 -- An answer, or nothing where the stream or group is gone or the key holds something else; any other error is
 -- not about these entries, and nothing has happened yet.
@@ -118,50 +89,47 @@ local function pending_of_mine(stream, from, to, count)
   error(rows)
 end
 
-local function before(a, b)
-  local ams, aseq = string.match(a, '^(%d+)%-(%d+)$')
-  local bms, bseq = string.match(b, '^(%d+)%-(%d+)$')
-  if ams == bms then return tonumber(aseq) < tonumber(bseq) end
-  return tonumber(ams) < tonumber(bms)
-end
-
 local mine = {}
-for index = 0, #streams do
-  local stream = streams[index]
-  local ids, owned = wanted[stream], {}
+for number, stream in ipairs(streams) do
+  local ids, owned = wanted[number], {}
   if #ids >= MANY then
+    -- As text, ids are in order but for those of one ms: all of the first and of the last ms are asked for.
     local low, high = ids[1], ids[1]
     for _, id in ipairs(ids) do
-      if before(id, low) then low = id end
-      if before(high, id) then high = id end
+      if id < low then low = id elseif high < id then high = id end
     end
+    low, high = string.match(low, '^%d+'), string.match(high, '^%d+')
     for _, row in ipairs(pending_of_mine(stream, low, high, #ids * 4)) do owned[row[1]] = true end
   end
   for _, id in ipairs(ids) do -- those beyond the count above, and those that are few
     if not owned[id] then owned[id] = #pending_of_mine(stream, id, id, 1) > 0 end
   end
-  mine[stream] = owned
+  mine[number] = owned
 end
 
 -- What can be carried out?
 
 -- The type each key has, as the units accepted so far leave it, and on top of that the one in question.
 local accepted, types = {}, {}
-local function holds(key, kind)
-  local now = types[key] or accepted[key] or redis.call('TYPE', key).ok
+
+-- Return the type of a key, unless it is `kind` or can become it.
+local function other_type(key, kind)
+  local now = types[key] or accepted[key]
+  if now == kind then return nil end
+  now = now or redis.call('TYPE', key).ok
   if now == 'none' then now = kind end
   types[key] = now
-  return now == kind
+  if now ~= kind then return now end
 end
 
 -- Say whether an operation that counts will meet what is no integer, as far as can be known beforehand.
 local replaced = {}
-local function uncountable(command, key, from, to)
+local function uncountable(command, key, field, by)
   local value
-  if command == 'HINCRBY' then value = redis.pcall('HGET', key, flat[from + 2])
+  if command == 'HINCRBY' then value = redis.pcall('HGET', key, field)
   elseif command == 'INCRBY' then value = redis.pcall('GET', key)
   else return false end
-  if not string.match(flat[to], '^%-?%d+$') then return true end
+  if not string.match(by, '^%-?%d+$') then return true end
   return not replaced[key] and type(value) == 'string' and not string.match(value, '^%-?%d+$')
 end
 
@@ -169,91 +137,111 @@ end
 local touched = {}
 
 local function is_stale(unit)
-  local stale = false
-  each_guard(unit.guards, function(key, field, value)
+  for at in next_item, unit.guards do
+    local key, field, value = flat[at + 1], flat[at + 2], flat[at + 3]
     local now = redis.pcall('HGET', key, field)
-    stale = stale or touched[key] or (type(now) ~= 'table' and now ~= value) -- an error: see refusal
-  end)
-  return stale
+    if touched[key] or (type(now) ~= 'table' and now ~= value) then return true end -- an error: see refusal
+  end
+  return false
+end
+
+local function refusal_of_operation(at)
+  local command, key, last = flat[at + 1], flat[at + 2], at + flat[at]
+  local kind = KINDS[command]
+  if not kind then return 'no state operation is called ' .. tostring(command) end
+  if flat[at] > MOST_VALUES then return command .. ' with more than ' .. MOST_VALUES .. ' arguments' end
+  if command == 'SET' or command == 'DEL' then
+    types[key] = command == 'SET' and 'string' or 'none'
+    replaced[key] = true
+    return nil
+  end
+  local other = kind ~= 'any' and other_type(key, kind)
+  if other then return command .. ' on ' .. key .. ', which holds a ' .. other end
+  if uncountable(command, key, flat[at + 3], flat[last]) then
+    return table.concat(flat, ' ', at + 1, last) .. ': not an integer'
+  end
 end
 
 local function refusal(unit)
-  types = {}
-  local why
-  each_entry(unit.entries, function(stream, _, disposition)
-    if disposition == RETRY and not holds(stream.delayed, 'zset') then
-      why = why or stream.delayed .. ' holds a ' .. types[stream.delayed] .. ', not a zset'
+  for at in next_item, unit.entries do
+    if flat[at + 3] == RETRY then
+      local delayed = streams[flat[at + 1]].delayed
+      local other = other_type(delayed, 'zset')
+      if other then return delayed .. ' holds a ' .. other .. ', not a zset' end
     end
-  end)
-  each_guard(unit.guards, function(key)
-    if not holds(key, 'hash') then why = why or key .. ' holds a ' .. types[key] .. ', not a hash to guard' end
-  end)
-  each_output(unit.outputs, function(key, delay, from, to)
-    local kind = delay > 0 and 'zset' or 'stream'
-    if not holds(key, kind) then why = why or key .. ' holds a ' .. types[key] .. ', not a ' .. kind end
-    if to - from >= MOST_VALUES then why = why or 'an event of more than ' .. MOST_VALUES / 2 .. ' fields' end
-  end)
-  each_operation(unit.operations, function(command, key, from, to)
-    local kind = KINDS[command]
-    if not kind then
-      why = why or 'no state operation is called ' .. tostring(command)
-    elseif to - from >= MOST_VALUES then
-      why = why or command .. ' with more than ' .. MOST_VALUES .. ' arguments'
-    elseif command == 'SET' or command == 'DEL' then
-      types[key] = command == 'SET' and 'string' or 'none'
-      replaced[key] = true
-    elseif kind ~= 'any' and not holds(key, kind) then
-      why = why or command .. ' on ' .. key .. ', which holds a ' .. types[key]
-    elseif uncountable(command, key, from, to) then
-      why = why or table.concat(flat, ' ', from, to) .. ': not an integer'
-    end
-  end)
-  if not why then
-    for key, kind in pairs(types) do accepted[key] = kind end
   end
-  return why
+  for at in next_item, unit.guards do
+    local other = other_type(flat[at + 1], 'hash')
+    if other then return flat[at + 1] .. ' holds a ' .. other .. ', not a hash to guard' end
+  end
+  for at in next_item, unit.outputs do
+    local kind = flat[at + 2] > 0 and 'zset' or 'stream'
+    local other = other_type(flat[at + 1], kind)
+    if other then return flat[at + 1] .. ' holds a ' .. other .. ', not a ' .. kind end
+    if flat[at] - 2 > MOST_VALUES then return 'an event of more than ' .. MOST_VALUES / 2 .. ' fields' end
+  end
+  for at in next_item, unit.operations do
+    local why = refusal_of_operation(at)
+    if why then return why end
+  end
 end
 
 local refused, invalid, failed, gone, stale, settled = {}, {}, {}, {}, {}, {}
 local commands, buries = {XACK = true}, false -- what this batch needs
-for index, unit in ipairs(units) do
-  local before_it = #refused + #gone
-  each_entry(unit.entries, function(stream, id, disposition, _, _, _, position)
+
+-- Note which entries of a unit cannot be settled; return whether all can.
+local function is_in_hand(unit, index)
+  local all, position = true, 0
+  for at in next_item, unit.entries do
+    local number, id, disposition = flat[at + 1], flat[at + 2], flat[at + 3]
     local list
-    if not mine[stream][id] then
+    if not mine[number][id] then
       list = refused
     elseif disposition == RETRY or (disposition == DEAD and dead_letters ~= '') then
-      if #redis.call('XRANGE', stream.key, id, id) == 0 then list = gone end
+      if #redis.call('XRANGE', streams[number].key, id, id) == 0 then list = gone end
     end
     if list then
-      list[#list + 1] = index - 1
+      all = false
+      list[#list + 1] = index
       list[#list + 1] = position
     end
-  end)
-  if #refused + #gone == before_it then
+    position = position + 1
+  end
+  return all
+end
+
+local function accept(unit)
+  settled[#settled + 1] = unit
+  for key, kind in pairs(types) do accepted[key] = kind end
+  for at in next_item, unit.entries do
+    if flat[at + 3] == RETRY then commands.ZADD = true end
+    if flat[at + 3] == DEAD then buries = true end
+  end
+  for at in next_item, unit.outputs do commands[flat[at + 2] > 0 and 'ZADD' or 'XADD'] = true end
+  for at in next_item, unit.operations do
+    touched[flat[at + 2]] = true
+    commands[flat[at + 1] == 'HSETOWN' and 'HSET' or flat[at + 1]] = true
+  end
+end
+
+for number, unit in ipairs(units) do
+  local index = number - 1
+  if is_in_hand(unit, index) then
     if is_stale(unit) then
-      stale[#stale + 1] = index - 1
+      stale[#stale + 1] = index
     else
       local why = refusal(unit)
       if why then
-        invalid[#invalid + 1] = index - 1
+        invalid[#invalid + 1] = index
         invalid[#invalid + 1] = why
       else
-        settled[#settled + 1] = unit
-        each_operation(unit.operations, function(command, key)
-          touched[key] = true
-          commands[command == 'HSETOWN' and 'HSET' or command] = true
-        end)
-        each_entry(unit.entries, function(_, _, disposition)
-          if disposition == RETRY then commands.ZADD = true end
-          buries = buries or disposition == DEAD
-        end)
-        each_output(unit.outputs, function(_, delay) commands[delay > 0 and 'ZADD' or 'XADD'] = true end)
+        accept(unit)
       end
+      if next(types) then types = {} end
     end
   end
 end
-if buries and dead_letters ~= '' and not holds(dead_letters, 'stream') then
+if buries and dead_letters ~= '' and other_type(dead_letters, 'stream') then
   return redis.error_reply('PENSTOCK ' .. dead_letters .. ' is not a stream')
 end
 for command in pairs(commands) do -- what stands for values is a key of ours: all arguments of DEL are keys
@@ -299,44 +287,48 @@ local function hsetown(key, field, owner, value, ms)
 end
 
 for _, unit in ipairs(settled) do
-  each_output(unit.outputs, function(key, delay, from, to)
+  for at in next_item, unit.outputs do
+    local key, delay, last = flat[at + 1], flat[at + 2], at + flat[at]
     if delay > 0 then
-      redis.call('ZADD', key, now + delay, cmsgpack.pack({unpack(flat, from, to)}))
+      redis.call('ZADD', key, now + delay, cmsgpack.pack({unpack(flat, at + 3, last)}))
     else
-      redis.call('XADD', key, '*', unpack(flat, from, to))
+      redis.call('XADD', key, '*', unpack(flat, at + 3, last))
     end
-  end)
+  end
 end
 
 local acks = {}
+for number in ipairs(streams) do acks[number] = {} end
 for _, unit in ipairs(settled) do
-  each_entry(unit.entries, function(stream, id, disposition, delay, from, to)
+  for at in next_item, unit.entries do
+    local number, id, disposition = flat[at + 1], flat[at + 2], flat[at + 3]
     if disposition == RETRY or (disposition == DEAD and dead_letters ~= '') then
-      local fields = with_added(stream, redis.call('XRANGE', stream.key, id, id)[1][2], from, to)
+      local stream = streams[number]
+      local fields = with_added(stream, redis.call('XRANGE', stream.key, id, id)[1][2], at + 5, at + flat[at])
       if disposition == RETRY then
-        redis.call('ZADD', stream.delayed, now + delay, cmsgpack.pack(fields))
+        redis.call('ZADD', stream.delayed, now + flat[at + 4], cmsgpack.pack(fields))
       else
         redis.call('XADD', dead_letters, '*', unpack(fields))
       end
     end
-    local ids = acks[stream]
-    if not ids then
-      ids = {}
-      acks[stream] = ids
-    end
+    local ids = acks[number]
     ids[#ids + 1] = id
-  end)
-  each_operation(unit.operations, function(command, key, from, to)
+  end
+  for at in next_item, unit.operations do
+    local command, last = flat[at + 1], at + flat[at]
     local reply
     if command == 'HSETOWN' then
-      reply = hsetown(unpack(flat, from + 1, to))
+      reply = hsetown(unpack(flat, at + 2, last))
     else
-      reply = redis.pcall(unpack(flat, from, to))
+      reply = redis.pcall(unpack(flat, at + 1, last))
     end
-    if type(reply) == 'table' and reply.err then failed[#failed + 1] = command .. ' ' .. key .. ': ' .. reply.err end
-  end)
+    if type(reply) == 'table' and reply.err then
+      failed[#failed + 1] = command .. ' ' .. flat[at + 2] .. ': ' .. reply.err
+    end
+  end
 end
-for stream, ids in pairs(acks) do
+for number, ids in ipairs(acks) do
+  local stream = streams[number]
   for from = 1, #ids, MOST_VALUES do
     local to = math.min(from + MOST_VALUES - 1, #ids)
     redis.call('XACK', stream.key, group, unpack(ids, from, to))

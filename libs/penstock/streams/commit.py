@@ -229,16 +229,16 @@ class Committer:
 
     def _pack(self, batch: list[Commit]) -> _Packed:
         """Return the batch as commit.lua reads it, every key that it touches, and what bounds the call."""
-        flat: list[Any] = [len(self._sources)]
+        flat: list[Any] = []
         keys: dict[str, None] = {}
         entries = copied = 0
         parks = False
         dead_letters = self._arguments[2]
         for source in self._sources:
-            flat += (source.key, source.delayed, source.is_retry)
+            flat += (3, source.key, source.delayed, source.is_retry)
+        flat.append(0)
         for commit in batch:
             unit = commit.unit
-            flat.append(len(unit.entries))
             entries += len(unit.entries)
             for entry in unit.entries:
                 source = self._sources[entry.source]
@@ -249,23 +249,25 @@ class Committer:
                     parks = True
                 elif entry.disposition == DEAD and dead_letters:
                     keys[dead_letters] = None
-                flat += (entry.source, entry.entry_id, entry.disposition, entry.delay_ms, len(entry.fields))
+                flat += (4 + len(entry.fields), entry.source + 1, entry.entry_id, entry.disposition, entry.delay_ms)
                 flat += entry.fields
-            flat.append(len(unit.guards))
+            flat.append(0)
             for guard in unit.guards:
                 keys[guard[0]] = None
+                flat.append(3)
                 flat += guard
-            flat.append(len(unit.outputs))
+            flat.append(0)
             for output in unit.outputs:
                 keys[output.key] = None
                 parks = parks or output.delay_ms > 0
-                flat += (output.key, output.delay_ms, len(output.fields))
+                flat += (2 + len(output.fields), output.key, output.delay_ms)
                 flat += output.fields
-            flat.append(len(unit.operations))
+            flat.append(0)
             for operation in unit.operations:
                 keys[operation[1]] = None
                 flat.append(len(operation))
                 flat += operation
+            flat.append(0)
         return _Packed(list(keys), msgspec.msgpack.encode(flat), entries, copied, parks)
 
     async def _call(self, packed: _Packed) -> Reply:
