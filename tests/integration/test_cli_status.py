@@ -106,6 +106,14 @@ def test_dead_letters_beyond_one_page_are_all_counted(cli: Cli, raw: Any) -> Non
     assert group(cli.json("status"), "ingest", "worker")["dead"] == 2_300
 
 
+def test_large_dead_letters_are_looked_at_a_few_at_a_time(cli: Cli, raw: Any) -> None:
+    for _ in range(12):
+        raw.xadd("dlq", {"type": "t", "data": "x" * 1_000_000, "dlq.stream": "ingest", "dlq.group": "worker"})
+    before = raw.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"]
+    assert group(cli.json("status"), "ingest", "worker")["dead"] == 12
+    assert raw.info("commandstats")["cmdstat_xrange"]["calls"] - before >= 6
+
+
 def test_people_get_a_table(cli: Cli, raw: Any) -> None:
     raw.xadd("ingest", {"type": "t"})
     lines = cli("status").stdout.splitlines()

@@ -479,6 +479,17 @@ async def test_large_units_travel_in_calls_of_about_a_megabyte(server: Server, r
     assert 4 <= total_calls(raw) - calls <= 6
 
 
+@pytest.mark.parametrize("verdict", [RETRY, DEAD])
+async def test_what_is_copied_counts_like_what_is_sent(server: Server, raw: Raw, verdict: int) -> None:
+    entries = taken(raw, 8, data="x" * 400_000)
+    calls = total_calls(raw)
+    async with hand(server) as mine:
+        await mine.settle(*(unit(Entry(FRESH.index, entry, verdict, BURIAL, 60_000, 400_000)) for entry in entries))
+
+    assert pending(raw) == {}
+    assert 4 <= total_calls(raw) - calls <= 6
+
+
 def total_calls(raw: Raw) -> int:
     stats = raw.info("commandstats")
     return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))

@@ -70,6 +70,15 @@ def read(raw: Raw, group: str, count: int, *, ack: bool = True) -> list[str]:
     return [entry_id.decode() for entry_id in ids]
 
 
+async def test_large_entries_are_looked_at_a_few_at_a_time_and_all_go(server: Server, raw: Raw) -> None:
+    for _ in range(20):
+        raw.xadd("events", {"data": "x" * 1_000_000})
+    before = raw.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"]
+    async with retention(server, entries=2) as subject:
+        assert await subject.trim("events") == 18
+    assert raw.info("commandstats")["cmdstat_xrange"]["calls"] - before >= 5
+
+
 async def test_old_entries_go(server: Server, raw: Raw) -> None:
     fill(raw, 5, age_ms=2 * DAY)
     kept = fill(raw, 3)

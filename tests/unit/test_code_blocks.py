@@ -55,6 +55,7 @@ PAGES = {
     "docs/client.md": [
         Run("import asyncio", "tests/integration/test_client_page.py::test_its_programs_run"),
         Run("from penstock.sync import Penstock", "tests/integration/test_client_page.py::test_its_programs_run"),
+        Run("PENSTOCK_BACKEND", "tests/integration/test_client_page.py::test_its_program_in_memory_runs_without_redis"),
     ],
     "docs/frameworks.md": [
         Run("from fastapi import", frameworks("with_fastapi")),

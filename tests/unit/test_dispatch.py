@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Service
+from penstock import Retry, Service
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.service.dispatch import Dispatcher
@@ -96,3 +96,19 @@ async def test_an_entry_whose_commit_was_refused_is_another_s(service: Service) 
     await eventually(lambda: not one.in_flight, what="it is let go")
 
     assert (len(runs), one.running, one.refused) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("attempts", [1, 2], ids=["buried", "parked"])
+async def test_what_a_failed_entry_makes_redis_copy_is_counted(service: Service, attempts: int) -> None:
+    @service.on("orders", retry=Retry(attempts=attempts))
+    async def fail(_: Any) -> None:
+        raise ValueError
+
+    commits = Commits()
+    one = dispatcher(service, commits)
+    one.accept([(ORDERS, "1-0", [b"type", b"t", b"data", b"123"])])
+    await eventually(lambda: commits.waiting, what="a commit")
+
+    assert [entry.size for entry in commits.waiting[0].unit.entries] == [12]
+    await commits.end(Settled())
+    await eventually(lambda: not one.in_flight, what="it is settled")

@@ -12,13 +12,15 @@
 -- ARGV[8]  source, if only that one is meant
 -- returns  {entry id, type, tenant, source}, or nil
 
-local PAGE = 50  -- entries in memory at a time: each may be large
+local BYTES = 2000000
 local from, left = ARGV[3], tonumber(ARGV[5])
+local page = 1 -- entries in memory at a time: each may be large
 while left > 0 do
-  local rows = redis.call(ARGV[6], KEYS[1], from, ARGV[4], 'COUNT', math.min(PAGE, left))
+  local rows, seen = redis.call(ARGV[6], KEYS[1], from, ARGV[4], 'COUNT', page), 0
   for _, row in ipairs(rows) do
     local fields = {}
     for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
+    for _, text in ipairs(row[2]) do seen = seen + #text end
     local own = fields['id'] or ''
     if own == '' then own = ARGV[1] .. '-' .. row[1] end
     local source = fields['source'] or ''
@@ -27,8 +29,9 @@ while left > 0 do
       return {row[1], fields['type'] or '', fields['tenant'] or '', source}
     end
   end
-  if #rows < PAGE then return nil end
+  if #rows < page then return nil end
   from = '(' .. rows[#rows][1]
   left = left - #rows
+  page = math.max(1, math.min(2 * page, 50, left, math.floor(BYTES * #rows / math.max(1, seen))))
 end
 return nil

@@ -17,7 +17,7 @@ from penstock.times import entry_ms
 from penstock.topology import OLDEST, Topology
 
 _dead = Script("penstock.dlq", "count", read_only=True)
-_PAGE = 1_000  # entries looked at in one call of a script
+_PAGE, _BYTES = 1_000, 2_000_000  # entries, and bytes of them, looked at in one call of a script
 
 
 class ServerState(msgspec.Struct, frozen=True):
@@ -182,11 +182,11 @@ async def _count_dead(client: AsyncRedis, keys: Keys) -> dict[tuple[str, str], i
     totals: dict[tuple[str, str], int] = {}
     last: str | bytes = "-"
     while True:
-        read, last, counts = await _dead(client, [keys.stream(DEAD_LETTERS), keys.replayed], [last, _PAGE])
+        is_all, last, counts = await _dead(client, [keys.stream(DEAD_LETTERS), keys.replayed], [last, _PAGE, _BYTES])
         for stream, group, count in counts:
             origin = stream.decode(errors="replace"), group.decode(errors="replace")
             totals[origin] = totals.get(origin, 0) + count
-        if read < _PAGE:
+        if is_all:
             return totals
 
 

@@ -21,6 +21,7 @@ from penstock.streams.rescue import MOST_DEATHS
 from penstock.topology import ServiceSpec
 
 _MOST_UNSETTLED = 1_000
+_MOST_BYTES = 64_000_000  # in flight; a read more, which has bounds of its own
 _PAUSE = 0.5  # seconds between tries while Redis is away
 _COALESCE = 0.002  # seconds a busy reader waits for more slots, rather than read entries one by one
 _LOST = "lost: another process took the entry over, or somebody took it away (XGROUP DELCONSUMER, XACK): cancelling"
@@ -93,6 +94,8 @@ class Dispatcher:
         while True:
             unsettled = len(self.in_flight) - self._slots.taken
             free = min(concurrency - self._slots.taken, concurrency + _MOST_UNSETTLED - unsettled)
+            if self._processing.bytes_in_flight >= _MOST_BYTES:
+                free = 0
             if free > 0 and (free >= enough or waited):
                 return free
             if free > 0:
@@ -144,7 +147,7 @@ class Dispatcher:
                 known.read_again = True
                 continue
             work = self._processing.open(source, entry_id, fields)
-            self.in_flight[held] = work
+            self._processing.enter(work)
             accepted += 1
             if work.origin.crashes >= MOST_DEATHS - 1 and work.ready is None:
                 self._suspect(work)

@@ -104,7 +104,8 @@ class Intake:
     async def _resume(self) -> None:
         """Take up entries that are ours but not in flight: a reply that never arrived left them pending."""
         after: dict[str, str] = {}
-        while rows := await self._reader.pending(after, count=100):
+        while rows := await self._reader.pending(after, count=self._appetite.most(100)):
+            self._appetite.learn(rows)
             self._dispatcher.accept(rows)
             after.update({source.key: entry_id for source, entry_id, _ in rows})
 

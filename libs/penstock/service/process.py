@@ -46,6 +46,8 @@ class Work(msgspec.Struct, eq=False):
     ready: Concluded | None = None
     run: Run | None = None
     read_again: bool = False
+    size: int = 0
+    """Bytes of its fields."""
 
     @property
     def held(self) -> Held:
@@ -121,12 +123,13 @@ class Processing:
         self._policies: dict[Handler, Policy] = {}
         self.slots = Slots()
         self.in_flight: dict[Held, Work] = {}
+        self.bytes_in_flight = 0
         self.refused = 0
         """Entries whose commit came too late: others had taken them over."""
 
     def open(self, source: Source, entry_id: str, fields: list[bytes] | None) -> Work:
         """Read an entry and find its handler, or say what becomes of it without one."""
-        work = Work(source, entry_id, fields)
+        work = Work(source, entry_id, fields, size=sum(map(len, fields or ())))
         if fields is None:
             _log.warning("entry lost: deleted or trimmed while pending", stream=source.key, entry=entry_id)
             work.ready = self._without_effects(Done())
@@ -171,7 +174,7 @@ class Processing:
             self._refuse(work)
         else:
             self._told([work], concluded)
-        self.in_flight.pop(work.held, None)
+        self.leave(work)
         self.slots.tell()
 
     async def batch(self, works: list[Work], over: Callable[[], None]) -> None:
@@ -248,19 +251,19 @@ class Processing:
                 self._refuse(part[0])
             else:
                 self._told(part, told)
-            self.in_flight.pop(part[0].held, None)
+            self.leave(part[0])
         elif settled.refused or settled.stale:
             gone = [part[index] for index in settled.refused if not _is_to_be_done_again(part[index])]
             for work in gone:
                 self._refuse(work)
-                self.in_flight.pop(work.held, None)
+                self.leave(work)
             again = [work for work in part if work not in gone]
             self.slots.take(len(again))
             self._again(again)
         else:
             self._told(part, concluded)
             for work in part:
-                self.in_flight.pop(work.held, None)
+                self.leave(work)
         self.slots.tell()
 
     async def _bury(self, work: Work, outcome: Outcome, why: str) -> tuple[Concluded, Settled]:
@@ -280,12 +283,11 @@ class Processing:
 
     def _disposition(self, work: Work, outcome: Dead | Retried) -> Entry:
         source, origin = work.source, work.origin
-        size = sum(map(len, work.fields or ()))
         if isinstance(outcome, Retried):
             attempt = origin.attempt + (0 if outcome.snoozed else 1)
             fields = codec.encode_retry(origin.entry_id, attempt=attempt, error=outcome.error, crashes=origin.crashes)
             return Entry(
-                source.index, work.entry_id, RETRY, fields, round(outcome.delay * 1000), size, work.fields or []
+                source.index, work.entry_id, RETRY, fields, round(outcome.delay * 1000), work.size, work.fields or []
             )
         fields = dead_letter.encode(
             stream=source.stream,
@@ -299,7 +301,7 @@ class Processing:
             traceparent=outcome.traceparent,
             traceback=outcome.traceback,
         )
-        return Entry(source.index, work.entry_id, DEAD, fields, size=size, in_hand=work.fields or [])
+        return Entry(source.index, work.entry_id, DEAD, fields, size=work.size, in_hand=work.fields or [])
 
     def _context(self, work: Work, batch: BatchContext | None = None) -> Context:
         source, attempt = work.source, work.origin.attempt
@@ -365,8 +367,20 @@ class Processing:
 
     def _let_go(self, work: Work) -> None:
         """Forget an entry without settling it: it is another's now, or is about to be handed back."""
-        if self.in_flight.pop(work.held, None) is not None:
+        if self.leave(work):
             self.slots.give_back(1)
+
+    def enter(self, work: Work) -> None:
+        """Take an entry in flight."""
+        self.in_flight[work.held] = work
+        self.bytes_in_flight += work.size
+
+    def leave(self, work: Work) -> bool:
+        """Have an entry in flight no more; return whether it was."""
+        if self.in_flight.pop(work.held, None) is None:
+            return False
+        self.bytes_in_flight -= work.size
+        return True
 
     def _policy(self, work: Work, handler: Handler) -> Policy:
         found = self._policies.get(handler)

@@ -19,7 +19,7 @@ from penstock.streams.heartbeat import alive
 from penstock.streams.rescue import Rescuer
 
 _move = Script("penstock.streams", "take_over")
-_PAGE = 50
+_PAGE, _BYTES = 50, 1_000_000  # moved in one call
 _PAUSE = 0.5  # seconds between looks whether a process of the former name still runs
 _log = structlog.get_logger("penstock.groups")
 
@@ -72,7 +72,7 @@ class FormerGroup:
             *(keys.delayed(stream, former), keys.delayed(stream, group)),
         ]
         total = 0
-        while moved := await _move(self._client, names, [_PAGE, int(is_gone)]):
+        while moved := await _move(self._client, names, [_PAGE, int(is_gone), _BYTES]):
             total += moved
         return total
 

@@ -27,6 +27,8 @@ local function after(id)
   return ms .. '-' .. string.format('%d', seq + 1)
 end
 
+local BYTES = 8000000 -- a call looks at about as many: each entry may be large
+
 -- The first id that must stay for each group; a declared one that does not exist yet has read nothing.
 local positions = {}
 for i = 6, 5 + ARGV[5] do positions[ARGV[i]] = '0-0' end
@@ -43,12 +45,22 @@ for group, first in pairs(positions) do
   if before(first, keep) then keep, holder = first, group end
 end
 
--- The first id that may stay if only so many entries are kept, as far as one call goes; '0-0' if all may.
+-- The first id that may stay if only so many entries are kept, as far as one call goes ('0-0' if all may), and how many
+-- of those that go nobody holds back.
 local length, most = redis.call('XLEN', KEYS[1]), tonumber(ARGV[3])
 local function beyond(kept)
-  if length <= kept then return '0-0' end
-  local rows = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(length - kept, most))
-  return after(rows[#rows][1])
+  local excess, looked, seen, settled, page, last = math.min(length - kept, most), 0, 0, 0, 1, nil
+  while looked < excess and seen < BYTES do
+    for _, row in ipairs(redis.call('XRANGE', KEYS[1], last and '(' .. last or '-', '+', 'COUNT', page)) do
+      last = row[1]
+      looked = looked + 1
+      for _, text in ipairs(row[2]) do seen = seen + #text end
+      if before(last, keep) then settled = settled + 1 end
+    end
+    local fit = math.floor(BYTES * looked / math.max(1, seen))
+    page = math.max(1, math.min(2 * page, 100, fit, excess - looked))
+  end
+  return last and after(last) or '0-0', settled
 end
 
 -- What retention alone would remove: by age, or beyond the number to keep.
@@ -57,11 +69,12 @@ if before(wanted, excess) then wanted = excess end
 local held = before(keep, wanted) and #redis.call('XRANGE', KEYS[1], keep, '(' .. wanted, 'COUNT', 1) > 0
 local settled
 if held then
-  local limit = ARGV[4] ~= '' and beyond(tonumber(ARGV[4])) or '0-0'
+  local limit, before_it = '0-0', 0
+  if ARGV[4] ~= '' then limit, before_it = beyond(tonumber(ARGV[4])) end
   wanted = keep
   if before(keep, limit) then
     wanted = limit
-    settled = #redis.call('XRANGE', KEYS[1], '-', '(' .. keep, 'COUNT', most)
+    settled = before_it
   end
 end
 local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', wanted, 'LIMIT', most)

@@ -7,20 +7,30 @@
 -- ARGV[1]  most of each to move in this call
 -- ARGV[2]  1: the former group is no more, and its retry stream goes with it
 --          0: not if there is a group on its retry stream, which somebody may read
+-- ARGV[3]  about how many bytes of each to move in this call
 -- returns  how many were moved
 
 if ARGV[2] == '0' and #redis.pcall('XINFO', 'GROUPS', KEYS[1]) > 0 then return 0 end
-local moved = 0
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[1])) do
+local most, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[3])
+local moved, bytes = 0, 0
+while moved < most and bytes < most_bytes do
+  local entry = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  if not entry then break end
   redis.call('XADD', KEYS[2], '*', unpack(entry[2]))
   redis.call('XDEL', KEYS[1], entry[1])
   moved = moved + 1
+  for _, text in ipairs(entry[2]) do bytes = bytes + #text end
 end
-local delayed = redis.call('ZRANGE', KEYS[3], 0, ARGV[1] - 1, 'WITHSCORES')
-for i = 1, #delayed, 2 do
-  redis.call('ZADD', KEYS[4], delayed[i + 1], delayed[i])
-  redis.call('ZREM', KEYS[3], delayed[i])
-  moved = moved + 1
+local put_off = 0
+bytes = 0
+while put_off < most and bytes < most_bytes do
+  local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+  if not first[1] then break end
+  redis.call('ZADD', KEYS[4], first[2], first[1])
+  redis.call('ZREM', KEYS[3], first[1])
+  put_off = put_off + 1
+  bytes = bytes + #first[1]
 end
+moved = moved + put_off
 if redis.call('XLEN', KEYS[1]) == 0 then redis.call('DEL', KEYS[1]) end
 return moved
