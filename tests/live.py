@@ -1,4 +1,4 @@
-"""A client of Server-Sent Events, as a browser's EventSource is one."""
+"""Clients of live streams: one of Server-Sent Events, as a browser's EventSource is one, and one of WebSockets."""
 
 from __future__ import annotations
 
@@ -68,3 +68,48 @@ async def event_source(
         session.get(f"http://127.0.0.1:{port}{path}", headers=asks) as response,
     ):
         yield EventSource(response, last_id)
+
+
+class Socket:
+    """A WebSocket; `positions` has the last of each subscription, and what it was of."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.positions: dict[str, str] = {}
+
+    async def say(self, command: str, sub: str, **more: Any) -> None:
+        await self.socket.send_json({"type": command, "sub": sub, **more})
+
+    async def next(self) -> dict[str, Any] | None:
+        """Return what comes next, None at the end."""
+        async with asyncio.timeout(DEADLINE):
+            message = await self.socket.receive()
+        if message.type is not aiohttp.WSMsgType.TEXT:
+            return None
+        told: dict[str, Any] = message.json()
+        if "position" in told:
+            self.positions[told["sub"]] = told["position"]
+        return told
+
+    async def take(self, count: int) -> list[dict[str, Any]]:
+        """Return the next few."""
+        taken = [await self.next() for _ in range(count)]
+        assert None not in taken, (taken, self.socket.close_code)
+        return [one for one in taken if one is not None]
+
+    async def ask(self, command: str, sub: str, **more: Any) -> dict[str, Any]:
+        """Say something, and return what comes next."""
+        await self.say(command, sub, **more)
+        (told,) = await self.take(1)
+        return told
+
+
+@asynccontextmanager
+async def web_socket(
+    port: int, path: str = "/v1/ws", *, headers: Mapping[str, str] | None = None, **how: Any
+) -> AsyncIterator[Socket]:
+    async with (
+        aiohttp.ClientSession(read_bufsize=how.pop("buffer", 2**16)) as session,
+        session.ws_connect(f"http://127.0.0.1:{port}{path}", headers=headers, **how) as socket,
+    ):
+        yield Socket(socket)

@@ -98,6 +98,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Names the time since which nothing was flushed: positions of another epoch mean nothing."""
         return f"{self.prefix}epoch"
 
+    def ticket(self, digest: str) -> str:
+        """Whom a ticket stands for that opens a live stream, by the hash of it."""
+        return f"{self.prefix}ticket:{digest}"
+
     @property
     def identity(self) -> str:
         """The secret from which follow the ids of what is sent under a key."""

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from penstock import Context, Service
+from penstock.live import sse
 from penstock.topology import load
-from penstock_services.gateway import live
 from tests.gateways import Gateway, running_gateway
 from tests.hands import Raw
 from tests.integration.test_web_access import serving
@@ -362,7 +362,7 @@ async def test_without_listeners_nothing_is_read(server: Server, raw: Raw, gatew
 async def test_silence_is_broken_by_comments_that_say_how_far_all_is_told(
     server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_PING", 0.01)
+    monkeypatch.setattr(sse, "PING", 0.01)
     async with serving("gateway", server) as port, event_source(port.number, "/v1/stream?type=paid") as stream:
         await stream.take(1)
         add(raw, 1)  # which this one does not want

@@ -36,8 +36,8 @@ document = msgspec.json.decode(FILE.read_text())
 # Cases at the bounds are made when pytest collects, in every worker. To make a list of more events than may be takes
 # seconds: a short bound does for them, and the real one has cases of its own below.
 brief = msgspec.json.decode(FILE.read_text().replace(f'"maxItems": {MOST_EVENTS}', '"maxItems": 2'))
-# A stream has no end, and so no whole answer to look at: test_gateway_live.py reads it.
-routes = schemathesis.openapi.from_dict(brief).include(tag="gateway").exclude(path="/v1/stream")
+# A stream has no end, and so no whole answer to look at, and a WebSocket none: test_gateway_live.py, _websocket.py.
+routes = schemathesis.openapi.from_dict(brief).include(tag="gateway").exclude(path=["/v1/stream", "/v1/ws"])
 
 
 @pytest.fixture(scope="module")

@@ -165,13 +165,17 @@ def test_the_mesh_does_its_work_and_nothing_is_denied(fenced: Fenced) -> None:
         running["worker"] = stack.enter_context(fenced.service("worker", **jobs))
         stack.enter_context(fenced.service("shop", "tests.integration.acl_jobs:shop"))
         gateway = running["gateway"]
-        for kind in ("busy", "hopeless", "fragile"):
-            assert gateway.post({"type": kind}, {"Idempotency-Key": kind}).status == 202
+        kinds = ("busy", "hopeless", "fragile")
+        accepted = [gateway.post({"type": kind}, {"Idempotency-Key": kind}) for kind in kinds]
+        assert {answer.status for answer in accepted} == {202}
+        busy = accepted[0].json["job_id"]
         endless = gateway.post({"type": "endless"}).json["job_id"]
         eventually(lambda: {"sold", "sold.later"} <= {*fenced.events("sales")}, what="the shop has sold")
         eventually(lambda: fenced.events("events").count("job.completed") == 2, what="busy and fragile are completed")
         eventually(lambda: fenced.letters() == {"worker", "shop"}, what="each has its dead letter")
         assert gateway.get(f"/v1/jobs/{endless}").json["state"] == "running"
+        ticket = gateway.post({}, path="/v1/tickets").json["ticket"]
+        assert b"event: end" in gateway.get(f"/v1/jobs/{busy}/events?ticket={ticket}").body
 
         other = stack.enter_context(fenced.service("worker", **jobs))
         running["worker"].process.kill()

@@ -44,6 +44,7 @@ FLOORS = (
     {"memory"},
     {"client"},
     {"sync", "web"},
+    {"live"},
     {"asgi"},
     {"cli", "django", "fastapi", "flask", "testing"},
 )

@@ -297,6 +297,7 @@ def _serves_http(rights: _Rights) -> None:
     _publishes(rights, *{*topology.services[_GATEWAY].publishes, *topology.work})
     _reads_state(rights, windows.SERVICE, alerts.SERVICE)
     rights.run("get set")  # the secret of the ids
+    rights.use("set getdel", rights.keys.ticket("*"))
 
 
 def _works(rights: _Rights) -> None:

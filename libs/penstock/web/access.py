@@ -72,8 +72,10 @@ class Access:
                 421, f"{host!r} is no name of this service; PENSTOCK_HOSTS names those under which it may be asked"
             )
 
-    def admit(self, request: web.BaseRequest, scope: Scope, *, own_tenant: bool) -> Caller:
+    def admit(self, request: web.BaseRequest, scope: Scope, *, own_tenant: bool, holder: str | None = None) -> Caller:
         """Return who sent a request; `own_tenant`: the route itself keeps callers to their tenant.
+
+        `holder` is whom a ticket stands for that it came with; '' is a caller without a name.
 
         Where nobody is asked who they are, what a request says of it is not for us: a webhook has its secret there.
 
@@ -82,7 +84,7 @@ class Access:
         """
         if scope == "public":
             return NOBODY
-        caller = self._caller(request)
+        caller = self._of_ticket(holder) if holder else self._caller(request)
         if not include(caller.scopes, scope):
             if not caller.name:
                 raise Problem(401, self._how_to_enter(scope), headers=_CHALLENGE)
@@ -90,6 +92,12 @@ class Access:
         if caller.tenant is not None and not own_tenant:
             raise Problem(403, f"client {caller.name} is bound to tenant {caller.tenant}; this concerns all tenants")
         caller.spend(1)
+        return caller
+
+    def _of_ticket(self, holder: str) -> Caller:
+        caller = self._clients.named(holder)
+        if caller is None:
+            raise Problem(401, f"this ticket is of {holder}, which is no client any more", headers=_CHALLENGE)
         return caller
 
     def _caller(self, request: web.BaseRequest) -> Caller:

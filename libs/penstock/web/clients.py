@@ -95,6 +95,7 @@ class Clients:
 
     def __init__(self, callers: Mapping[bytes, Caller], *, declared: bool) -> None:
         self._callers = callers
+        self._named = {caller.name: caller for caller in callers.values()}
         self.declared = declared
 
     @classmethod
@@ -140,6 +141,10 @@ class Clients:
             )
             raise Problem(401, "this is no client's secret", headers={"WWW-Authenticate": again})
         return caller
+
+    def named(self, name: str) -> Caller | None:
+        """Return the client of a name, None if nobody can be that one here."""
+        return self._named.get(name)
 
 
 def _password(encoded: str) -> str:

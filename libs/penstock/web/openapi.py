@@ -33,6 +33,7 @@ _PROBLEMS: Final[Mapping[int, str]] = {
     415: "The body is not JSON, or compressed.",
     421: "The service is asked under a name that it does not know as its own (PENSTOCK_HOSTS).",
     422: "The body is JSON, but not what belongs here; `detail` names the place.",
+    426: "This address speaks WebSocket.",
     429: "Too much waits already, or comes from this caller: try again after Retry-After.",
     503: "Redis is away, or the process is not ready: try again after Retry-After.",
 }

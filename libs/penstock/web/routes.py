@@ -64,8 +64,9 @@ Endpoint = Callable[[Request], Awaitable[web.StreamResponse]]
 class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path; `{name}` in it takes what of the address nothing else there is for.
 
-    `own_tenant`: the endpoint keeps callers to their tenant by itself. `navigable`: a page that links from elsewhere
-    may open. `vital`: answered also when there is no room for anything else.
+    `own_tenant`: the endpoint keeps callers to their tenant by itself. `ticketed`: a ticket opens it too.
+    `navigable`: a page that links from elsewhere may open. `vital`: answered also when there is no room for anything
+    else.
     """
 
     method: str
@@ -73,6 +74,7 @@ class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Endpoint
     scope: Scope
     own_tenant: bool = False
+    ticketed: bool = False
     navigable: bool = False
     vital: bool = False
 

@@ -18,6 +18,7 @@ from penstock.redis.connection import unavailable
 from penstock.service.runtime import Runtime
 from penstock.settings import is_loopback
 from penstock.telemetry.server_spans import ServerSpan, record_unread
+from penstock.web import tickets
 from penstock.web.access import Access, AccessPolicy
 from penstock.web.clients import Clients
 from penstock.web.connections import SEND_BUFFER, SPARE, Connection
@@ -59,6 +60,7 @@ class Server(web.Server):
         self._policy = AccessPolicy(loopback=is_loopback(host), opened=opened, names=settings.host_names)
         self._access = Access(self._clients, self._policy)
         self._limits = limits
+        self._tickets = tickets.Tickets(runtime.redis, runtime.keys)
         self._telemetry = runtime.telemetry
         self._drain_timeout = settings.drain_timeout
         self._peers: Counter[str] = Counter()
@@ -163,7 +165,8 @@ class Server(web.Server):
         span = server_span(self._telemetry, request)
         try:
             route, rest = self._find(request, span, spare=spare)
-            caller = self._access.admit(request, route.scope, own_tenant=route.own_tenant)
+            holder = await self._holder(request) if route.ticketed else None
+            caller = self._access.admit(request, route.scope, own_tenant=route.own_tenant, holder=holder)
             response = await route.endpoint(Request(request, caller, rest, self._limits, span))
         except Problem as problem:
             span.end(problem.status, why=problem.detail)
@@ -177,6 +180,12 @@ class Server(web.Server):
             raise
         span.end(response.status)
         return response
+
+    async def _holder(self, request: web.BaseRequest) -> str | None:
+        """Return whom the ticket stands for that a request comes with, if it does."""
+        protocols = request.headers.get("Sec-WebSocket-Protocol")
+        ticket = tickets.presented(request.query.get("ticket"), protocols)
+        return None if ticket is None else (await self._tickets.take(ticket)).decode()
 
     def refused(self, status: int, *, since: int) -> None:
         """Take note of a request that was refused before it could be read; `since` as `record_unread` has it."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from aiohttp import web
 
-from penstock.errors import AmbiguousEvent
-from penstock.jobs.find import find_job
 from penstock.jobs.identities import Identities
-from penstock.jobs.record import Job
 from penstock.keys import INGEST
 from penstock.service.runtime import Runtime
 from penstock.topology import Topology
 from penstock.web import body
+from penstock.web.jobs import asked_job, present
 from penstock.web.problems import Problem
 from penstock.web.routes import Request, get, json, post
 from penstock_services.gateway import cloudevents, submission
@@ -65,28 +60,9 @@ class Events:
         return stream
 
     async def _job(self, request: Request) -> web.Response:
-        return json(present(request.rest, await asked_job(self._runtime, request)))
-
-
-async def asked_job(runtime: Runtime, request: Request) -> Job:
-    """Return what has become of the job that a request names, if its caller may know.
-
-    Raises:
-        Problem: 404, 409.
-    """
-    source, tenant = request.query.get("source"), request.caller.tenant
-    try:
-        job = await find_job(runtime.redis, runtime.keys, runtime.topology, request.rest, source=source, tenant=tenant)
-    except AmbiguousEvent as error:
-        raise Problem(409, f"{error} with ?source=") from None
-    if job is None:
-        raise Problem(404, "nothing is known of this job: it never was, or its record has expired")
-    return job
-
-
-def present(job_id: str, job: Job) -> dict[str, Any]:
-    """Return a job as it is answered with."""
-    return {"job_id": job_id, **msgspec.to_builtins(job)}
+        runtime, source = self._runtime, request.query.get("source")
+        asked = (runtime.redis, runtime.keys, runtime.topology, request.rest)
+        return json(present(request.rest, await asked_job(*asked, source=source, tenant=request.caller.tenant)))
 
 
 def answer(accepted: list[Accepted], content: Accepted | AcceptedBatch) -> web.Response:

@@ -12,6 +12,7 @@ from penstock.settings import Settings
 from penstock.traces import Trace, TraceList
 from penstock.web.common import COMMON
 from penstock.web.openapi import JSON, TEXT, Api, Content, Operation, Parameter, answer, look
+from penstock.web.tickets import Ticket
 from penstock_services.gateway import cloudevents
 from penstock_services.gateway.acceptance import Accepted, AcceptedBatch
 from penstock_services.gateway.cloudevents import CloudEvent
@@ -111,6 +112,8 @@ class ServerSentEvent(msgspec.Struct, omit_defaults=True):
     id: str = ""
 
 
+_TICKET = Parameter(name="ticket", description="A ticket of giveTicket, instead of an Authorization header.")
+_POSITION = Parameter(name="position", description="As Last-Event-ID, for a page that opens a new EventSource.")
 _LAST_EVENT_ID = Parameter(
     name="Last-Event-ID", place="header", description="The last `id` of such a stream: it goes on behind it."
 )
@@ -142,12 +145,38 @@ _TELLING = (
             Parameter(name="job_id", place="path", description="The id that its publication answered with."),
             Parameter(name="source", description="Whose event, where several have the id."),
             _LAST_EVENT_ID,
+            _POSITION,
+            _TICKET,
         ),
         answers={
             200: answer(ServerSentEvent, "The stream.", media_type=_EVENTS),
             204: Content(description="The job is over, and all of it was told: do not come back.", types={}),
         },
         errors=(404, 409, 503),
+    ),
+    Operation(
+        name="giveTicket",
+        method="post",
+        path="/v1/tickets",
+        summary="A ticket that opens one live stream, for browsers: EventSource and WebSocket send no header",
+        description=(
+            "It goes into `?ticket=`, or for a WebSocket into a subprotocol `ticket.<ticket>` beside `penstock.live`. "
+            "Whoever comes with it is who fetched it."
+        ),
+        answers={201: answer(Ticket, "The ticket. It is good for one connection.")},
+        errors=(503,),
+    ),
+    Operation(
+        name="openWebSocket",
+        path="/v1/ws",
+        summary="What happens, as it happens, for any number of topics (WebSocket)",
+        description=(
+            "The client sends `subscribe`, `resume` and `unsubscribe`; docs/live.md has all messages. Without an "
+            "Upgrade this is 426."
+        ),
+        parameters=(_TICKET,),
+        answers={101: Content(description="The connection is a WebSocket now.", types={})},
+        errors=(426, 503),
     ),
     Operation(
         name="followMesh",
@@ -162,6 +191,8 @@ _TELLING = (
             Parameter(name="type", description="Only these types, or patterns such as `job.*`, separated by commas."),
             Parameter(name="tenant", description="Only this tenant's; a client that is bound to one has no other."),
             _LAST_EVENT_ID,
+            _POSITION,
+            _TICKET,
         ),
         answers={200: answer(ServerSentEvent, "The stream.", media_type=_EVENTS)},
         errors=(400, 503),

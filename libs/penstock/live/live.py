@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -20,15 +20,17 @@ from penstock.client.feed import Feed
 from penstock.errors import InvalidEvent
 from penstock.event import Event, decode
 from penstock.jobs.progress import Progress
+from penstock.jobs.record import Job
 from penstock.jobs.watch import STATES
 from penstock.keys import EVENTS, Keys
+from penstock.live.connection import Connection, Follower, Message
+from penstock.live.topic import Filter, Topic, Viewer, text
 from penstock.redis.connection import AsyncRedis
 from penstock.tasks import end
 from penstock.times import entry_order, is_entry_id
 from penstock.topology import Topology
+from penstock.web.jobs import asked_job, unknown_job
 
-_MOST_WAITING = 256  # messages that one connection may be behind
-_MOST_BYTES = 4_000_000  # of those messages, but for a single one that is larger
 _MOST_BEHIND = 10_000  # entries that are looked through for somebody who comes back
 _MOST_TOLD = 16_000_000  # bytes that somebody who comes back is told
 _PAGE = 100
@@ -37,130 +39,52 @@ _log = structlog.get_logger("penstock.live")
 _ENDS = frozenset({"job.completed", "job.dead"})
 
 
-class Message(NamedTuple):
-    """Something to send. `position` is up to where all is told with it; None where a message counts for none."""
+class _Followers:
+    """Who is told what. Those who want the same are asked once, and those who want one job only of that one."""
 
-    position: str | None
-    data: bytes
-    ends: bool = False
+    def __init__(self) -> None:
+        self._by_job: dict[str | None, dict[Filter, set[Follower]]] = {}
 
+    def add(self, follower: Follower) -> None:
+        self._by_job.setdefault(follower.filter.job, {}).setdefault(follower.filter, set()).add(follower)
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events, and whose progress, somebody wants: of one job, or all that `wants` says of type and subject.
+    def discard(self, follower: Follower) -> None:
+        same = self._by_job.get(follower.filter.job, {})
+        of_filter = same.get(follower.filter, set())
+        of_filter.discard(follower)
+        if not of_filter:
+            same.pop(follower.filter, None)
+        if not same:
+            self._by_job.pop(follower.filter.job, None)
 
-    `tenant` None means those of all tenants, `source` None a job of whatever source.
-    """
+    def of(self, job_id: str | None) -> Iterable[tuple[Filter, set[Follower]]]:
+        """Return who may want what is told of a job, or of none."""
+        everything = self._by_job.get(None, {}).items()
+        return everything if job_id is None else itertools.chain(everything, self._by_job.get(job_id, {}).items())
 
-    job: str | None = None
-    source: str | None = None
-    tenant: str | None = None
-    any_tenant: bool = False
-    wants: Callable[[str, str | None], bool] = lambda _type, _subject: True
+    def __iter__(self) -> Iterator[Follower]:
+        return (one for same in self._by_job.values() for some in same.values() for one in some)
 
-    def takes(self, event: Event) -> bool:
-        """Whether this is one of them."""
-        if not self.any_tenant and event.tenant != self.tenant:
-            return False
-        if self.job is None:
-            return self.wants(event.type, event.subject)
-        return event.type in STATES and event.cause == self.job and self._is_source(event.causesource)
-
-    def takes_progress(self, job_id: str, tenant: str | None, fields: Mapping[bytes, bytes]) -> bool:
-        """Whether this is of one of them."""
-        if not self.any_tenant and tenant != self.tenant:
-            return False
-        if self.job is None:
-            return self.wants("progress", _text(fields.get(b"subject")))
-        return job_id == self.job and self._is_source(_text(fields.get(b"source")))
-
-    def _is_source(self, source: str | None) -> bool:
-        return self.source is None or source in (None, self.source)
-
-
-class Follower:
-    """What waits to be sent over one connection: events in their order, of each job's progress the last.
-
-    What it falls behind by is bounded. Beyond that it is told that it missed something, instead of events.
-    """
-
-    def __init__(self, wanted: Filter) -> None:
-        self.filter = wanted
-        self.closed = False
-        self.missed = False
-        self.after: dict[str, tuple[int, int]] = {}
-        """Up to where it was told before it came here, by stream, if that is further than the feed has come."""
-        self._events: deque[Message] = deque()
-        self._size = 0  # bytes of these
-        self._progress: dict[str, Message] = {}
-        self._ready = asyncio.Event()
-
-    def put(self, message: Message, job_id: str | None) -> None:
-        """Have an event sent; what was said of that job's progress before is of no use any more."""
-        if job_id is not None:
-            self._progress.pop(job_id, None)
-        if self.missed:
-            return
-        self._events.append(message)
-        self._size += len(message.data)
-        self._ready.set()
-        if len(self._events) > _MOST_WAITING or (self._size > _MOST_BYTES and len(self._events) > 1):
-            self.miss()
-
-    def put_progress(self, message: Message, job_id: str) -> None:
-        """Have progress sent, instead of what waits of that job's."""
-        if job_id in self._progress or len(self._progress) < _MOST_WAITING:
-            self._progress[job_id] = message
-            self._ready.set()
-
-    def miss(self) -> None:
-        """Take note that it misses events."""
-        self.missed = True
-        self.take()
-        self._ready.set()
-
-    def begin_anew(self) -> None:
-        """Forget what was missed: what happens from now on is put here again."""
-        self.missed = False
-        self.after = {}
-        self.take()
-
-    @property
-    def is_level(self) -> bool:
-        """Whether it has come as far as the feed, and no further."""
-        return not (self._events or self.missed or self.after)
-
-    def close(self) -> None:
-        """End it."""
-        self.closed = True
-        self._ready.set()
-
-    def take(self) -> list[Message]:
-        """Return what waits to be sent."""
-        taken = [*self._events, *self._progress.values()]
-        self._events.clear()
-        self._size = 0
-        self._progress.clear()
-        self._ready.clear()
-        return taken
-
-    async def wait(self) -> None:
-        """Return once there is something: to send, that it missed something, or that it has ended."""
-        await self._ready.wait()
+    def __bool__(self) -> bool:
+        return bool(self._by_job)
 
 
 class Live:
-    """Sends what the one feed of a process reads to all its followers; without any it reads nothing."""
+    """Sends what the one feed of a process reads to all who follow; without any connection it reads nothing."""
 
     def __init__(self, client: AsyncRedis, keys: Keys, topology: Topology, *, stopping: asyncio.Event) -> None:
         """Tell what is on the streams that report on work, and on `events`. All ends when `stopping` is set."""
         streams = {topology.reports(stream) for stream in topology.work} | {EVENTS} & set(topology.streams)
         named = sorted(filter(None, streams))
         self._client = client
+        self._keys = keys
+        self._topology = topology
         self._names = {keys.stream(name): name for name in named}
         self._mesh = hashlib.blake2b("\0".join(named).encode(), digest_size=4).hexdigest()
         self._feed = Feed(client, keys, named, listener=self)
         self._stopping = stopping
-        self._followers: set[Follower] = set()
+        self._connections: set[Connection] = set()
+        self._followers = _Followers()
         self._changing = asyncio.Lock()
         self._looking = asyncio.Semaphore(_LOOKS)
         self._ending: asyncio.Task[None] | None = None
@@ -171,8 +95,8 @@ class Live:
         return ".".join((f"{self._feed.epoch}-{self._mesh}", *map(self._feed.position, self._names)))
 
     @contextlib.asynccontextmanager
-    async def followed_by(self, follower: Follower) -> AsyncIterator[None]:
-        """Have what happens put into the follower.
+    async def open(self, connection: Connection) -> AsyncIterator[None]:
+        """Read for as long as the connection is there; it is closed when nothing more will come.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
@@ -181,30 +105,79 @@ class Live:
             async with self._changing:
                 await self._feed.follow_progress()
                 await self._feed.start()
-                self._followers.add(follower)
+                self._connections.add(connection)
                 if self._ending is None or self._ending.done():
                     self._ending = asyncio.create_task(self._close_all(), name="live")
-            yield  # nothing is told between being taken in and what the caller does first
+            yield
         finally:
-            self._followers.discard(follower)
+            self._connections.discard(connection)
+            for follower in list(connection.followers):
+                self.leave(follower)
             async with self._changing:
-                if not self._followers:
+                if not self._connections:
                     await self._stop()
 
+    def follow(self, follower: Follower) -> None:
+        """Put into the follower whatever is read from now on, and nothing else; its connection is open."""
+        follower.begin_anew()
+        follower.connection.followers.add(follower)
+        self._followers.add(follower)
+
+    def leave(self, follower: Follower) -> None:
+        """Put nothing into it any more, and drop what waits."""
+        follower.connection.followers.discard(follower)
+        self._followers.discard(follower)
+        follower.take()
+
+    def is_level(self, follower: Follower) -> bool:
+        """Whether the follower has been told all, up to just here."""
+        come = [key for key, at in follower.after.items() if entry_order(self._feed.position(key)) >= at]
+        for key in come:
+            del follower.after[key]
+        return follower.is_level
+
+    async def check(self, topic: Topic, viewer: Viewer) -> Filter:
+        """Return what a viewer is told of a topic.
+
+        Raises:
+            Problem: 400 it is none, 403 it is not for the viewer; and as for `find`.
+            redis.exceptions.RedisError: Redis is away.
+        """
+        if topic.job is None:
+            return topic.filtered(viewer)
+        return topic.of_job(await self.find(topic, viewer))
+
+    async def find(self, topic: Topic, viewer: Viewer) -> Job:
+        """Return what has become of a topic's job.
+
+        Raises:
+            Problem: 404 nothing is known of it, or it is not for the viewer; 409 there are several of that id.
+            redis.exceptions.RedisError: Redis is away.
+        """
+        assert topic.job is not None
+        bound = None if viewer.all_tenants else viewer.tenant
+        found = asked_job(self._client, self._keys, self._topology, topic.job, source=topic.source, tenant=bound)
+        job = await found
+        if not viewer.may_see(job.tenant):
+            raise unknown_job()
+        return job
+
     async def resume(self, follower: Follower, position: str) -> list[Message] | None:
-        """Return what was told since a position and is not in the follower, or None if that is not known any more.
+        """Return what was told since a position, or None if that is not known any more; follow from there.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        here = {key: self._feed.position(key) for key in self._names}
-        before = self.position
-        epoch, *entries = position.split(".")
-        if epoch != before.partition(".")[0] or len(entries) != len(here) or not all(map(is_entry_id, entries)):
-            return None
-        asked = dict(zip(here, entries, strict=True))
-        follower.after = {key: entry_order(at) for key, at in asked.items() if entry_order(at) > entry_order(here[key])}
-        async with self._looking:
+        async with self._looking:  # what comes while it waits for its turn is not to make it miss anything
+            self.follow(follower)
+            here = {key: self._feed.position(key) for key in self._names}
+            before = self.position
+            epoch, *entries = position.split(".")
+            if epoch != before.partition(".")[0] or len(entries) != len(here) or not all(map(is_entry_id, entries)):
+                return None
+            asked = dict(zip(here, entries, strict=True))
+            order = {key: entry_order(at) for key, at in asked.items()}
+            follower.after = {key: at for key, at in order.items() if at > entry_order(here[key])}
             found = await self._since(asked, here, follower.filter)
         if found is None or follower.missed or before.partition(".")[0] != self.position.partition(".")[0]:
             return None
@@ -230,22 +203,25 @@ class Live:
         if event is None:
             return
         message: Message | None = None
-        for follower in self._followers:
-            if key in follower.after:
-                if entry_order(entry_id) <= follower.after[key]:
-                    continue
-                del follower.after[key]
-            if follower.filter.takes(event):
-                message = message or _message(self.position, event)
+        for wanted, followers in self._followers.of(event.cause):
+            if not wanted.takes(event):
+                continue
+            message = message or _message(self.position, event)
+            for follower in followers:
+                if key in follower.after:
+                    if entry_order(entry_id) <= follower.after[key]:
+                        continue
+                    del follower.after[key]
                 follower.put(message, event.cause if event.type in STATES else None)
 
     def take_progress(self, job_id: str, progress: Progress, fields: Mapping[bytes, bytes]) -> None:
         """Tell progress to whoever wants it."""
         message: Message | None = None
-        for follower in self._followers:
-            if follower.filter.takes_progress(job_id, progress.tenant, fields):
-                message = message or Message(None, msgspec.json.encode(_said(job_id, progress, fields)))
-                follower.put_progress(message, job_id)
+        for wanted, followers in self._followers.of(job_id):
+            if wanted.takes_progress(job_id, progress.tenant, fields):
+                message = message or Message("progress", msgspec.json.encode(_said(job_id, progress, fields)))
+                for follower in followers:
+                    follower.put_progress(message, job_id)
 
     def miss(self) -> None:
         """Tell everybody that they missed something."""
@@ -314,8 +290,8 @@ class Live:
         finally:
             stopping.cancel()
             failing.cancel()
-        for follower in self._followers:
-            follower.close()
+        for connection in self._connections:
+            connection.close()
 
     async def _stop(self) -> None:
         ending, self._ending = self._ending, None
@@ -336,7 +312,8 @@ def _message(position: str, event: Event) -> Message:
         "trace_id": event.trace.trace_id,
     }
     told = {name: value for name, value in told.items() if value is not None}
-    return Message(position, msgspec.json.encode({**told, "data": _data(event)}), ends=event.type in _ENDS)
+    data = msgspec.json.encode({**told, "data": _data(event)})
+    return Message("message", data, position=position, ends=event.type in _ENDS)
 
 
 def _data(event: Event) -> Any:
@@ -351,11 +328,11 @@ def _data(event: Event) -> Any:
 def _said(job_id: str, progress: Progress, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
     said: dict[str, Any] = {
         "job_id": job_id,
-        "job_type": _text(fields.get(b"type")),
+        "job_type": text(fields.get(b"type")),
         "attempt": progress.attempt,
         "progress": progress.share,
         "note": progress.note or None,
-        "subject": _text(fields.get(b"subject")),
+        "subject": text(fields.get(b"subject")),
         "tenant": progress.tenant,
     }
     return {name: value for name, value in said.items() if value is not None}
@@ -363,7 +340,3 @@ def _said(job_id: str, progress: Progress, fields: Mapping[bytes, bytes]) -> dic
 
 def _flat(fields: Mapping[bytes, bytes]) -> list[bytes]:
     return [part for field in fields.items() for part in field]
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="replace")
