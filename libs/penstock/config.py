@@ -20,6 +20,10 @@ from penstock.times import seconds_of
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _YAML_NAMES = {"`object`": "a mapping", "`array`": "a list", "`null`": "nothing (write {} for the defaults)"}
+_BEGINNING = re.compile(
+    r"""(?:.*[{,\s])?(?P<key>(?:[\w.-]+:|-)\s+)(?P<value>\[[^\[\]]*\]|\{[^{}]*\}|"[^"]*"|'[^']*')"""
+)
+_WORDS = re.compile(r"\w[^\[\]{},#]*(?<!\s)")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
 NAME_RULE = "a name starts with a lower-case letter or digit and holds a-z, 0-9, dot, hyphen and underscore"
@@ -92,11 +96,28 @@ def read_yaml(text: str, name: str) -> Any:
     try:
         return yaml.load(text, _Loader) or {}  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{name}: not YAML: {str(error).replace(chr(10), ' ')}") from None
+        raise ConfigurationError(
+            f"{name}: not YAML: {_unquoted(error, text) or ' '.join(str(error).split())}"
+        ) from None
     except RecursionError:
         raise ConfigurationError(f"{name}: nested too deep") from None
     except (ValueError, TypeError, OverflowError) as error:  # a date that is none, a list as a key
         raise ConfigurationError(f"{name}: not YAML that can be used: {error}") from None
+
+
+def _unquoted(error: yaml.YAMLError, text: str) -> str | None:
+    """Say what to write where a value begins with a list, a mapping or a quoted text, and words follow."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines):
+        return None
+    line = lines[mark.line]
+    found = _BEGINNING.fullmatch(line[: mark.column].rstrip())
+    words = _WORDS.match(line, mark.column)
+    if found is None or words is None:
+        return None
+    value = f"{found['value']} {words[0]}".replace("'", "''")
+    return f"line {mark.line + 1}: a value with words after {found['value']} needs quotes: {found['key']}'{value}'"
 
 
 class _Loader(yaml.SafeLoader):

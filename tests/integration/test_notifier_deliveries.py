@@ -20,7 +20,7 @@ from tests.alerts import ALERT, RESOLVED, make_alert, make_notification
 from tests.notifiers import DELAYED, Mesh
 from tests.processes import eventually
 from tests.servers import Server
-from tests.standins import Discord, Reply, Slack, StandIn, mail_server
+from tests.standins import Discord, Reply, Slack, StandIn, Telegram, mail_server, refusal
 
 
 @pytest.fixture
@@ -207,6 +207,31 @@ def test_a_retry_after_of_no_time_is_no_reason_to_hurry(mesh: Mesh, slack: Slack
         eventually(lambda: mesh.waiting)
 
     assert mesh.waiting[0] >= before + 100_000
+
+
+@pytest.mark.parametrize("kind", ["discord", "telegram"])
+def test_a_body_that_asks_for_no_time_is_no_reason_to_hurry(
+    server: Server, raw: Any, tmp_path: Path, kind: str
+) -> None:
+    with Discord() as discord, Telegram() as telegram:
+        discord.script.extend([Reply(429, json.dumps({"retry_after": 0, "global": False}))] * 2)
+        telegram.script.extend([refusal(429, "Too Many Requests", retry_after=0)] * 2)
+        settings = {
+            "discord": f"url: '{discord.url}'",
+            "telegram": f"token: '{telegram.token}', chat_id: '42', api: '{telegram.base}'",
+        }
+        channel = f"{{main: {{type: {kind}, {settings[kind]}}}}}"
+        mesh = Mesh(server, raw, tmp_path, f"retry: [100s, 200s]\nchannels: {channel}\nroutes: [{{channels: [main]}}]")
+        with mesh.notifier():
+            before = mesh.now_ms
+            mesh.tell(ALERT)
+            for number, pause in enumerate([100_000, 200_000], start=1):
+                eventually(functools.partial(mesh.has_attempts, "main", number))
+                eventually(lambda: mesh.waiting)
+                assert before + pause <= mesh.waiting[0] <= mesh.now_ms + pause
+                before = mesh.now_ms
+                mesh.let_time_pass()
+            eventually(lambda: mesh.statuses("main") == ["failed", "failed", "sent"])
 
 
 @pytest.mark.parametrize("asked", ["3600", "1000000000", "1" + "0" * 300, "body"])

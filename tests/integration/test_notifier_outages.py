@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -22,7 +23,9 @@ from tests.alerting import EPOCH
 from tests.alerts import make_alert
 from tests.servers import Server
 from tests.simulation import Clock, Endpoint, Request, SimulatedNotifier
+from tests.standins import mail_server
 
+HOUR = 3_600.0
 NOTIFY = """
 channels:
   pager: {type: webhook, url: 'https://pager.example.com/'}
@@ -212,3 +215,47 @@ async def test_whatever_it_asks_for_a_channel_is_not_tried_faster_than_its_sched
     pauses = [later - earlier for earlier, later in itertools.pairwise(scene.asked)]
     assert pauses[:3] == [max(asked, 1.0), max(asked, 2.0), max(asked, 4.0)][: len(pauses)]
     assert len(pauses) >= 3
+
+
+@pytest.mark.parametrize("still_true", [True, False], ids=["it fires still", "it is over by then"])
+async def test_mail_that_is_put_off_for_hours_arrives_once_with_what_is_true_by_then(
+    scene: Scene, redis: Any, still_true: bool
+) -> None:
+    with mail_server() as post:
+        notify = f"""
+channels:
+  mail: {{type: email, host: 127.0.0.1, port: {post.port}, from: a@example.com, to: [ann@example.com], allow_private: true}}
+routes: [{{channels: [mail]}}]
+"""
+        scene.notifier = SimulatedNotifier(redis, parse(notify, environ={}), scene.clock, {})
+        attempts: list[float] = []
+
+        def published(_: str, __: bytes, made: Emitted) -> None:
+            if made.type == "delivery.failed":
+                attempts.append(scene.clock.time() - EPOCH)
+
+        scene.notifier.on_published = published
+        with scene.notifier.simulated():
+            post.refusals["ann@example.com"] = deque(["451 4.7.1 greylisted, come back later"] * 1_000)
+            first = scene.alert("a first")
+            scene.tell(first)
+            await scene.pass_by(5 * HOUR)
+            assert post.mails == []
+            pauses = [round(later - earlier) for earlier, later in itertools.pairwise(attempts)]
+            assert pauses[:9] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+            assert set(pauses[9:]) == {300}
+            scene.tell(make_alert(first, summary="a worse"), "repeated")
+            await scene.pass_by(HOUR)
+            if not still_true:
+                scene.end(first)
+            await scene.pass_by(HOUR)
+            post.refusals.clear()
+            await scene.pass_by(HOUR)
+
+    (mail,) = post.mails
+    said = mail.message.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert ("RESOLVED" in mail.message["Subject"]) is not still_true
+    assert ("a worse" in said) is still_true
+    assert "Stands also for" in said
+    assert scene.notifier.dead == []
+    assert scene.notifier.idle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from penstock_services.alerts.adopt import adopt
@@ -80,6 +82,93 @@ def test_what_fits_the_changed_rule_goes_on_as_the_same_alert(changed: str) -> N
 
     assert not any(line.startswith("resolved") for line in mesh.told)
     assert [entry.what for entry in mesh.state.history].count("firing") == 1
+
+
+BY = "\nby: [service, job_type]"
+KINDS = {
+    "absence": "kind: absence\nseries: jobs\nafter: 1m" + BY,
+    "ratio": "kind: ratio\nseries: jobs\nover: 1m\nabove: 10%\nmin_count: 10" + BY,
+    "burn_rate": "kind: burn_rate\nseries: jobs\nobjective: 99%\nrates: [14.4]\nmin_count: 10" + BY,
+    "anomaly": "kind: anomaly\nseries: jobs\nfield: count\ndirection: down\nbaseline: 10\nmin_samples: 5" + BY,
+    "event": "kind: event\ntype: job.dead\nat_least: 2\nwithin: 5m" + BY,
+}
+
+
+def go_on(mesh: Mesh, kind: str, windows: int = 1, *, well: bool = False) -> None:
+    """Let jobs called mail do well, and those called sync not, in the way that rules of a kind look at."""
+    ill = {"ratio": [20, 10], "burn_rate": [90, 80], "event": [20, 0]}.get(kind)
+    for _ in range(windows):
+        counts = [100, 0] if well else ill
+        running = [jobs(4_000, service="worker", job_type="mail")]
+        running += [jobs(*counts, service="worker", job_type="sync")] if counts else []
+        mesh.window(*running)
+        if kind == "event" and not well:
+            mesh.event("job.dead", {"service": "worker", "job_type": "sync"}, event_id=f"e-{mesh.now}")
+        mesh.tick()
+
+
+def firing_mesh(kind: str) -> Mesh:
+    mesh = Mesh(rules_text(rule=KINDS[kind]))
+    go_on(mesh, kind, 10, well=True)
+    while not mesh.told:
+        go_on(mesh, kind)
+    assert mesh.told == ["triggered rule worker/sync"]
+    return mesh
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda body: body.replace("[service, job_type]", "[service]"),
+        lambda body: body + "\nwhere: [job_type=mail]",
+        lambda body: body + "\nwhere: ['job_type!=s*']",
+        lambda _: "kind: threshold\nseries: jobs\nfield: count\nabove: 1000000" + BY,
+        lambda body: KINDS["event" if "absence" in body else "absence"].replace("1m", "1h"),
+    ],
+    ids=["by narrowed", "where", "where not", "a threshold", "another kind"],
+)
+@pytest.mark.parametrize("restarted", [True, False])
+def test_of_every_kind_what_does_not_fit_ends_and_nothing_false_begins(
+    kind: str, edit: Callable[[str], str], restarted: bool
+) -> None:
+    mesh = firing_mesh(kind)
+    if restarted:
+        mesh.restart()
+    mesh.use(rules_text(rule=edit(KINDS[kind])))
+    assert mesh.told[1:] == ["resolved rule worker/sync"]
+    assert mesh.last.reason.startswith("the rule rule was changed: ")
+    go_on(mesh, "" if kind == "event" else kind, 20)
+
+    assert mesh.told[2:] == []
+    assert "firing" not in mesh.states.values()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_every_kind_a_rule_that_is_taken_out_ends_what_it_told(kind: str) -> None:
+    mesh = firing_mesh(kind)
+    mesh.use(rules_text(other=LAG))
+    go_on(mesh, kind, 20)
+
+    assert mesh.told[1:] == ["resolved rule worker/sync"]
+    assert mesh.last.reason == "the rule rule is not in alerts.yaml any more"
+    assert mesh.states == {}
+    assert len(mesh.state.memory) == len(mesh.state.arrivals) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("severity", ["info", "critical"])
+def test_of_every_kind_another_severity_is_told_and_the_alert_ends_once(kind: str, severity: str) -> None:
+    mesh = firing_mesh(kind)
+    began = mesh.last.since
+    mesh.use(rules_text(rule=f"{KINDS[kind]}\nseverity: {severity}\nkeep_firing: 1m"))
+    go_on(mesh, kind, 3)
+    assert mesh.told[1:] == ["repeated rule worker/sync"]
+    assert (mesh.last.severity, mesh.last.since) == (severity, began)
+    go_on(mesh, kind, 500, well=True)
+
+    assert mesh.told[2:] == ["resolved rule worker/sync"]
+    assert (mesh.last.severity, mesh.last.since) == (severity, began)
 
 
 def test_labels_that_the_rule_adds_are_no_part_of_what_is_evaluated() -> None:

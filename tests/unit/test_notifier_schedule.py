@@ -86,6 +86,22 @@ def test_quiet_may_hold_for_some_channels_and_severities() -> None:
 
 
 @pytest.mark.parametrize(
+    ("steps", "channels"),
+    [
+        ("bob after 10m unless acknowledged", ["bob"]),
+        ("'[bob] after 10m unless acknowledged'", ["bob"]),
+        ('"[bob, eve] after 10m unless acknowledged"', ["bob", "eve"]),
+        ("[bob after 10m, 'bob, eve after 600s']", ["bob", "bob", "eve"]),
+    ],
+)
+def test_a_step_is_a_text_with_or_without_brackets(steps: str, channels: list[str]) -> None:
+    (route, *_) = config(f"routes: [{{channels: [ann], then: {steps}}}]").routes
+
+    assert [name for step in route.then for name in step.channels] == channels
+    assert {step.after for step in route.then} == {600.0}
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("on_call: {p: {rotation: [], starts: 2026-01-05T09:00:00}}", "rotation must name at least one"),
@@ -99,7 +115,10 @@ def test_quiet_may_hold_for_some_channels_and_severities() -> None:
         ("quiet: [{hours: 10-12}]", "hours: expected such as 22:00-07:00"),
         ("quiet: [{hours: 22:00-07:00, days: [monday]}]", "days: there is no 'monday'"),
         ("quiet: [{hours: 22:00-07:00, below: grave}]", "quiet[0].below: a severity is one of"),
-        ("routes: [{channels: [ann], then: [bob in 10m]}]", "expected such as: pager after 10m"),
+        ("routes: [{channels: [ann], then: [bob in 10m]}]", "expected such as '[pager, mail] after 10m unless"),
+        ("routes: [{channels: [ann], then: [bob, eve after 10m]}]", "one text in quotes for each step; got 'bob'"),
+        ("routes: [{channels: [ann], then: ', after 10m'}]", "got ', after 10m'"),
+        ("routes: [{channels: [ann], then: [bob] after 10m}]", "needs quotes: then: '[bob] after 10m'"),
         ("routes: [{channels: [ann], then: [bobby after 10m]}]", "routes[0].then: there is no channel bobby"),
         ("routes: [{channels: [ann], batch: 15m, then: [bob after 10m]}]", "batch and then do not go together"),
     ],

@@ -35,10 +35,12 @@ class Step(str):
             ValueError: it has not that form.
         """
         found = _STEP.fullmatch(value.strip()) if isinstance(value, str) else None
-        if found is None:
-            raise ValueError(f"expected such as: pager after 10m unless acknowledged; got {value!r}")
+        names = tuple(name.strip() for name in found[1].split(",")) if found else ()
+        if found is None or not all(names):
+            form = "'[pager, mail] after 10m unless acknowledged'"
+            raise ValueError(f"expected such as {form}, one text in quotes for each step; got {value!r}")
         step = cls(value)
-        step.channels = tuple(name.strip() for name in found[1].split(",") if name.strip())
+        step.channels = names
         step.after = Duration.parse(found[2])
         return step
 
