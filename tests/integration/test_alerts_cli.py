@@ -213,6 +213,62 @@ def test_a_rule_is_explained(cli: Cli, server: Server, raw: Raw, tmp_path: Path)
     assert "there is no rule lagg; there are lag, slow" in cli("alerts", "explain", "lagg", code=2)
 
 
+def test_rules_of_every_other_kind_and_silences_are_explained(
+    cli: Cli, server: Server, raw: Raw, tmp_path: Path
+) -> None:
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text(
+        rules_text(
+            gone="kind: absence\nseries: jobs\nby: [service]\nafter: 1h",
+            ended="kind: absence\nseries: jobs\nby: [service]\nafter: 1m",
+            fewer="kind: anomaly\nseries: jobs\nby: [service]\nfield: count\nbaseline: 10\nmin_samples: 5",
+            burning="kind: burn_rate\nseries: jobs\nby: [service]\nobjective: 99%\nrates: [14.4]",
+            lag=LAG,
+        )
+    )
+    cli.env["PENSTOCK_ALERTS"] = str(rules)
+    now = time.time() // 10 * 10
+    for at in range(15):
+        start = now - 170 + 10 * at
+        series = [jobs(100 if at < 13 else 4, service="shop"), jobs(100, 50, service="mail")]
+        if at < 5:
+            series.append(jobs(5, service="batch"))
+        publish(raw, make_window(start, *series, scope="events"), lagging(start, 40), at=start + 12)
+    cli("silence", "add", "rule=lag", "--for", "2h", "--author", "ada", "--comment", "moving")
+    with manager(server, rules):
+        eventually(lambda: len(told(raw)) == 3 and is_caught_up(raw))
+
+        def explained(rule: str) -> dict[str, list[str]]:
+            seen = cli.json("alerts", "explain", rule)["label_sets"]
+            return {"/".join(one["labels"].values()): [one["level"], one["state"], one["reason"]] for one in seen}
+
+        gone, ended, fewer, burning = map(explained, ("gone", "ended", "fewer", "burning"))
+        (lag,) = cli.json("alerts", "explain", "lag")["label_sets"]
+        shown = cli("alerts", "explain", "lag")
+
+    assert {labels: row[:2] for labels, row in gone.items()} == dict.fromkeys(
+        ("batch", "mail", "shop"), ["good", "inactive"]
+    )
+    assert re.fullmatch(r"jobs of batch: last there (1 min|\d+ min.*|\d+ s) ago", gone["batch"][2])
+    assert ended["batch"][:2] == ["bad", "firing"]
+    assert re.fullmatch(r"jobs of batch: nothing for .*, which should not be longer than 1 min", ended["batch"][2])
+    assert fewer["shop"] == [
+        "bad",
+        "firing",
+        "count of jobs of shop is 4, usually 100 (15.9 times the usual spread away)",
+    ]
+    assert fewer["mail"][:2] == ["good", "inactive"]
+    assert burning["mail"][2] == (
+        "mail: the error budget of 99 % burns 50 times too fast over 1 h and 5 min, above 14.4"
+    )
+    assert burning["shop"] == [
+        *("good", "inactive", "shop: the error budget burns at most 0 times too fast over both windows")
+    ]
+    assert (lag["level"], lag["state"], lag["next"]) == ("bad", "firing", "it fires")
+    assert re.fullmatch("silenced until .* by ada: moving", lag["suppressed"])
+    assert f"    nobody is notified: {lag['suppressed']}" in shown.splitlines()
+
+
 def test_a_backtest_shows_what_rules_would_have_raised_and_for_how_long(
     cli: Cli, raw: Raw, tmp_path: Path, start: float
 ) -> None:

@@ -224,7 +224,8 @@ async def test_mail_that_is_put_off_for_hours_arrives_once_with_what_is_true_by_
     with mail_server() as post:
         notify = f"""
 channels:
-  mail: {{type: email, host: 127.0.0.1, port: {post.port}, from: a@example.com, to: [ann@example.com], allow_private: true}}
+  mail:
+    {{type: email, host: 127.0.0.1, port: {post.port}, from: a@example.com, to: [ann@example.com], allow_private: true}}
 routes: [{{channels: [mail]}}]
 """
         scene.notifier = SimulatedNotifier(redis, parse(notify, environ={}), scene.clock, {})

@@ -18,6 +18,7 @@ from penstock_services.alerts.evaluate.evaluate import evaluate, known_label_set
 from penstock_services.alerts.evaluate.observation import Observation, observe
 from penstock_services.alerts.input import entries, whole
 from penstock_services.alerts.rules.model import (
+    Absence,
     BurnRates,
     EventRule,
     Ratio,
@@ -115,7 +116,7 @@ def _of_series(rule: SeriesRule, state: AlertState, window: MetricsWindow | None
 def _evaluated(
     rule: SeriesRule, memory: AnyMemory | None, seen: Observation | None, context: EvaluationContext
 ) -> Evaluation:
-    if isinstance(rule, Ratio | BurnRates):  # its sums have counted this window already
+    if isinstance(rule, Absence | Ratio | BurnRates):  # what it remembers has this window in it, and may be newer
         context, seen = msgspec.structs.replace(context, start=context.at), None
     return evaluate(rule, memory, seen, context)[1]
 

@@ -26,4 +26,14 @@ def evaluate(
     if silent >= rule.after:
         reason = f"{name}: nothing for {duration(silent)}, which should not be longer than " + duration(rule.after)
         return memory, Evaluation(level="bad", reason=reason, value=silent, threshold=float(rule.after))
-    return memory, Evaluation(level="good", reason=f"{name}: there again", value=silent, threshold=float(rule.after))
+    if context.firing is not None:
+        how = "there again"
+    else:
+        how = (
+            f"last there {duration(silent)} ago"
+            if silent
+            else "there"
+            if there
+            else "nothing yet, and watched from now"
+        )
+    return memory, Evaluation(level="good", reason=f"{name}: {how}", value=silent, threshold=float(rule.after))

@@ -91,5 +91,5 @@ def evaluate_burn(
             exemplars = seen.exemplars if seen else ()
             return memory, Evaluation(level="bad", reason=reason, value=burnt, threshold=rate, exemplars=exemplars)
     slowest = min(rule.rates)
-    reason = f"{name}: the error budget burns {in_words(fastest)} times too fast over both windows at most"
+    reason = f"{name}: the error budget burns at most {in_words(fastest)} times too fast over both windows"
     return memory, Evaluation(level="good", reason=reason, value=fastest, threshold=slowest)
