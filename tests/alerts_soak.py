@@ -281,7 +281,7 @@ class Soak:
         at = {f"https://{name}.example.com/": endpoint for name, endpoint in self._endpoints.items()}
         self._notifier = SimulatedNotifier(redis, self._config(), self._clock, at)
         self._notifier.on_published = self._published
-        self._notifier.dies = lambda stream: stream == NOTIFICATIONS and self._chance.random() < 0.01
+        self._notifier.dies = self._dies
         self._told: list[tuple[str, str, str, str]] = []
         self._windows = round(hours * 360)
         self._values = dict.fromkeys(GROUPS, 0.0)
@@ -438,6 +438,11 @@ class Soak:
         if sorted(self._told) != expected:
             missing, more = set(expected) - set(self._told), set(self._told) - set(expected)
             raise AssertionError(f"at {rfc3339(self._mesh.now)}: not told {missing}, told {more}; {history}")
+
+    def _dies(self, stream: str) -> bool:
+        died = stream == NOTIFICATIONS and self._chance.random() < 0.01
+        self._deliveries.handled(died=died)
+        return died
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1

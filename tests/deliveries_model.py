@@ -71,6 +71,7 @@ class DeliveriesModel:
         self._newest: dict[str, Alert] = {}
         self._failed: dict[str, float] = {}
         self._begun: dict[str, tuple[Alert, float]] = {}
+        self._said_now: list[_Channel] = []
         self.counts: dict[str, int] = {}
         for name, endpoint in endpoints.items():
             endpoint.on_request = functools.partial(self.requested, name)
@@ -117,9 +118,16 @@ class DeliveriesModel:
                 channel.not_before = now + min(channel.endpoint.retry_after, _PAUSE)
             case "gone":
                 channel.gone = True
+                self._said_now.append(channel)
         if taken:
             self._check_message(channel, alert, what)
             self._take(channel, key, alert, what)
+
+    def handled(self, *, died: bool) -> None:
+        """An event was handled, and committed if the process has not `died`: if so, nobody knows what it was told."""
+        for channel in self._said_now if died else ():
+            channel.gone = False
+        self._said_now.clear()
 
     def _check_message(self, channel: _Channel, alert: Alert, what: str) -> None:
         if alert.status == "firing":

@@ -246,9 +246,8 @@ def test_rules_of_every_other_kind_and_silences_are_explained(
         (lag,) = cli.json("alerts", "explain", "lag")["label_sets"]
         shown = cli("alerts", "explain", "lag")
 
-    assert {labels: row[:2] for labels, row in gone.items()} == dict.fromkeys(
-        ("batch", "mail", "shop"), ["good", "inactive"]
-    )
+    assert sorted(gone) == ["batch", "mail", "shop"]
+    assert all(row[:2] == ["good", "inactive"] for row in gone.values())
     assert re.fullmatch(r"jobs of batch: last there (1 min|\d+ min.*|\d+ s) ago", gone["batch"][2])
     assert ended["batch"][:2] == ["bad", "firing"]
     assert re.fullmatch(r"jobs of batch: nothing for .*, which should not be longer than 1 min", ended["batch"][2])

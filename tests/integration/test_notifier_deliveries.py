@@ -431,6 +431,36 @@ def test_a_failing_channel_that_is_removed_ends_its_alert_without_a_restart(
         assert not raw.exists("state:notifier:failing")
 
 
+@pytest.mark.parametrize("kind", ["pagerduty", "opsgenie"])
+def test_an_incident_is_closed_though_its_channel_has_another_name_by_then(
+    server: Server, raw: Any, tmp_path: Path, kind: str
+) -> None:
+    with StandIn() as vendor:
+        vendor.answer = lambda: Reply(202, "{}")
+        key = {"pagerduty": f"routing_key: {'f' * 32}", "opsgenie": "key: k-1"}[kind]
+        notify = f"""
+channels:
+  first: {{type: {kind}, {key}, api: '{vendor.base}'}}
+routes: [{{channels: [first]}}]
+"""
+        mesh = Mesh(server, raw, tmp_path, notify)
+        with mesh.notifier():
+            mesh.tell(ALERT)
+            eventually(lambda: mesh.statuses("first") == ["sent"])
+            mesh.write(notify.replace("first", "second"))
+            eventually(lambda: mesh.logged("notify.yaml was read again"))
+            mesh.tell(RESOLVED)
+            eventually(lambda: mesh.statuses("second") == ["sent"])
+
+        opened, closed = vendor.requests
+        if kind == "pagerduty":
+            assert [told["event_action"] for told in vendor.payloads] == ["trigger", "resolve"]
+            assert opened.json["dedup_key"] == closed.json["dedup_key"]
+        else:
+            assert closed.path.startswith(f"/v2/alerts/{opened.json['alias']}/close?")
+        assert raw.xlen("dlq") == 0
+
+
 def test_on_call_reaches_whoever_is_on_duty_and_nobody_else(server: Server, raw: Any, tmp_path: Path) -> None:
     with StandIn() as first, StandIn() as second, StandIn() as third, StandIn() as asleep:
         first.answer = lambda: Reply(400, "no")

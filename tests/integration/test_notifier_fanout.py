@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock.event import Event
 from penstock.redis.connection import client
 from penstock.schemas import Alert, Notification
 from penstock.testing import Harness
 from penstock_services.notifier.config.config import parse
+from penstock_services.notifier.delivery.fanout import order_of
 from penstock_services.notifier.service import build
 from tests.alerts import ALERT, RESOLVED, make_alert
 from tests.servers import Server
@@ -60,21 +62,16 @@ async def test_a_repeated_alert_is_told_again(redis: Any) -> None:
     assert [one.channel for one in notifications(run.events)] == ["a", "console"]
 
 
-async def test_the_order_is_that_of_publishing_and_the_resolve_comes_last_in_it(redis: Any) -> None:
-    harness = Harness(build(config("{channels: [a]}")), redis=redis)
-    orders = []
-    for alert, time in (
-        (ALERT, "2026-11-22T10:00:00.000Z"),
-        (RESOLVED, "2026-11-22T10:00:00.000Z"),
-        (make_alert(since="2026-11-22T09:00:00.000Z"), "2026-11-22T10:00:00.000Z"),
-        (ALERT, "2026-11-22T10:00:00.001Z"),
-    ):
-        kind = "alert.resolved" if alert is RESOLVED else "alert.triggered"
-        run = await harness.send("alerts", kind, alert, time=time)
-        orders.append(notifications(run.events)[0].order)
+def test_the_order_of_changes_is_that_of_their_entries_whatever_time_they_say() -> None:
+    ids = ["999-7", "1000-0", "1000-2", "1000-10", "1001-0"]
+    stated = ["2027-01-01T00:00:00.000Z", None, "2026-11-22T10:00:00.000Z", None, "1970-01-01T00:00:00.000Z"]
+    orders = [
+        order_of(Event(type="alert.repeated", data=b"{}", id="e", entry_id=entry_id, stated_time=time))
+        for entry_id, time in zip(ids, stated, strict=True)
+    ]
 
     assert orders == sorted(orders)
-    assert len(set(orders)) == 4
+    assert len(set(orders)) == 5
 
 
 async def test_what_is_no_alert_is_dead_lettered_with_the_field_named(redis: Any) -> None:
@@ -117,6 +114,22 @@ async def test_who_was_not_told_of_a_beginning_is_not_told_of_its_end(redis: Any
     widened = Harness(build(config("{channels: [a, b]}")), redis=redis)
 
     assert sorted(await told(widened, "alert.resolved", RESOLVED)) == ["a", "console"]
+
+
+async def test_where_a_channel_that_was_told_has_gone_or_has_another_name_those_of_the_routes_are_told_of_the_end(
+    redis: Any,
+) -> None:
+    before = Harness(build(config("{channels: [a, c]}")), redis=redis)
+    assert await told(before, "alert.triggered", ALERT) == ["a", "c", "console"]
+    renamed = parse(
+        "channels: {z: {type: webhook, url: 'https://example.com/a'}, c: {type: webhook, url: 'https://example.com/c'}}\n"
+        "routes: [{channels: [z, c]}]",
+        environ={},
+    )
+    after = Harness(build(renamed), redis=redis)
+    acknowledged = make_alert(acknowledged_by="ann", acknowledged_at="2026-11-22T10:05:00.000Z")
+    assert sorted(await told(after, "alert.acknowledged", acknowledged)) == ["c", "console", "z"]
+    assert sorted(await told(after, "alert.resolved", RESOLVED)) == ["c", "console", "z"]
 
 
 async def test_where_there_is_no_record_of_who_was_told_the_routes_decide(redis: Any) -> None:

@@ -166,6 +166,17 @@ async def test_what_is_said_in_the_commit_of_an_alert_arrives_after_it(scene: Sc
     assert scene.told["pager"] == ["triggered a", "acknowledged a", "unacknowledged a"]
 
 
+async def test_what_becomes_graver_in_the_commit_of_its_acknowledgement_is_told_after_it(scene: Scene) -> None:
+    alert = scene.alert("a", severity="warning")
+    scene.tell(alert)
+    await scene.pass_by(60)
+    scene.tell(make_alert(alert, acknowledged_by="ann", acknowledged_at=alert.since), "acknowledged")
+    scene.tell(make_alert(alert, severity="critical"), "repeated")
+    await scene.pass_by(1)
+
+    assert scene.told["pager"] == ["triggered a", "acknowledged a", "triggered a"]
+
+
 async def test_short_waits_that_add_up_are_a_failure_too_also_of_what_never_has_its_turn(scene: Scene) -> None:
     scene.pager.become("busy", retry_after=290)
     scene.tell(scene.alert("a"))

@@ -187,7 +187,7 @@ def compose_delivery(
         channel=notification.channel,
         alert=alert,
         message=render(alert, remarks, templates, now=time.time(), channel=notification.channel),
-        episode=f"{who_and_what} {alert.since}",
+        episode=f"{alert.fingerprint} {alert.since}",
         previous=go.previous,
         recipient=notification.recipient,
         moved_to=moved_to,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
@@ -13,11 +13,11 @@ from penstock.keys import NOTIFICATIONS
 from penstock.mesh.deliveries import DUE, record_name
 from penstock.redis.scripts import Script
 from penstock.schemas import Alert, Digest, Escalation, Notification
+from penstock.times import entry_order
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.config.routing import CHANNEL_RULE, CONSOLE, Destination
 from penstock_services.notifier.delivery import channel_health, digest, escalation
 from penstock_services.notifier.delivery.notification_log import LIFETIME_MS
-from penstock_services.notifier.message.message import moment
 
 _FIRST = "alert.triggered"  # of an episode
 _fanout = Script("penstock_services.notifier.delivery", "fanout")
@@ -36,7 +36,7 @@ async def fan_out(config: Config, alert: Alert, ctx: Context) -> None:
         if destination.batch is not None:
             digest.gather(destination, alert, ctx)
     begins = alert.status == "firing" and alert.acknowledged_by is None
-    order = order_of(alert, ctx.event)
+    order = order_of(ctx.event)
     told, planned = await _note(ctx, alert, order, [one.channel for one in routed] if begins else [])
     if begins:
         await escalation.plan(config, alert, order, ctx, planned)
@@ -106,25 +106,22 @@ async def _note(ctx: Context, alert: Alert, order: str, channels: list[str]) -> 
     return [name for kind, _, name in fields if kind == "to"], {name for kind, _, name in fields if kind == "then"}
 
 
-def _where(config: Config, told: Iterable[str], routed: Sequence[Destination]) -> Iterator[Destination]:
-    """Return the channels that were told, with the substitutes that the routes give them now; and the console."""
+def _where(config: Config, told: Collection[str], routed: Sequence[Destination]) -> Iterator[Destination]:
+    """Return the channels that were told, with the substitutes that the routes give them now; and the console.
+
+    Where one of them is not in notify.yaml any more, or has another name, those of the routes stand in for it.
+    """
     substitutes = {one.channel: one.failover for one in routed}
-    for name in dict.fromkeys((*told, CONSOLE)):
+    instead = () if config.channels.keys() >= set(told) else substitutes
+    for name in dict.fromkeys((*told, *instead, CONSOLE)):
         if name in config.channels:
             yield Destination(name, substitutes.get(name, ()))
 
 
-def order_of(alert: Alert, event: Event) -> str:
-    """Return where a change stands among those of its alert; texts that compare as the changes do.
+def order_of(event: Event) -> str:
+    """Return where a change stands among those of its alert: the place of its entry, as a text that compares so.
 
-    That is when it was published; of changes of one millisecond, which one commit may bring about, the later episode
-    comes later, and within an episode first the acknowledgement, then its withdrawal, and then the end.
+    No time says it: one commit may bring about an acknowledgement and, as the rule was made graver, a repeat after it.
     """
-    published = _milliseconds(event.time) or round(time.time() * 1000)
-    rank = 3 if alert.status == "resolved" else 2 if alert.unacknowledged_by else 1 if alert.acknowledged_by else 0
-    return f"{published:015d}.{_milliseconds(alert.since):015d}.{rank}"
-
-
-def _milliseconds(timestamp: str) -> int:
-    found = moment(timestamp)
-    return 0 if found is None else max(0, round(found * 1000))
+    milliseconds, number = entry_order(event.entry_id)
+    return f"{milliseconds:015d}.{number:020d}"
