@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
@@ -188,16 +189,18 @@ def outside() -> Iterator[tuple[str, int]]:
     """Listen on another host, which this one leads to: the engine's rules are about what it forwards."""
     if os.geteuid():
         pytest.skip("only root can make another host")
-    name, (ours, theirs), port = f"penstock{os.getpid()}", ("198.51.100.1", "198.51.100.2"), 9
+    name, link, port = f"penstock{os.getpid()}", f"pen-out{os.getpid()}", 9  # of this run: others have their own
+    first = ipaddress.ip_address("198.18.0.0") + os.getpid() % 2**15 * 4  # for measurements (RFC 2544): nobody's
+    ours, theirs = str(first + 1), str(first + 2)
     listen = (
         f"import socket\nwith socket.create_server(({theirs!r}, {port})) as s:\n    while True: s.accept()[0].close()"
     )
     with contextlib.ExitStack() as stack:
         _ip("netns", "add", name)
         stack.callback(_ip, "netns", "delete", name)  # and what leads there with it
-        _ip("link", "add", "penstock-out", "type", "veth", "peer", "name", "in", "netns", name)
-        _ip("address", "add", f"{ours}/30", "dev", "penstock-out")
-        _ip("link", "set", "penstock-out", "up")
+        _ip("link", "add", link, "type", "veth", "peer", "name", "in", "netns", name)
+        _ip("address", "add", f"{ours}/30", "dev", link)
+        _ip("link", "set", link, "up")
         _ip("-n", name, "address", "add", f"{theirs}/30", "dev", "in")
         _ip("-n", name, "link", "set", "in", "up")
         host = stack.enter_context(subprocess.Popen(["ip", "netns", "exec", name, sys.executable, "-c", listen]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -21,7 +22,7 @@ from penstock.settings import Settings
 from penstock.topology import parse
 from penstock.web.body import FORM
 from penstock_services.gateway.service import build
-from tests.gateways import DEMO_SECRET, Answer, Gateway, running_gateway
+from tests.gateways import DEMO_SECRET, Answer, Gateway, read_answer, running_gateway
 from tests.otlp import otlp_receiver
 from tests.processes import eventually
 from tests.servers import Server
@@ -177,6 +178,26 @@ def test_a_push_that_does_not_say_how_large_it_is_is_taken_up_to_its_source_s_li
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:200_000], body[200_000:], b""))
         assert gateway.exchange(head.encode() + b"\r\n" + chunks).status == status
     assert only(raw)["data"].encode() == body
+
+
+def test_no_more_than_four_large_bodies_are_in_memory_at_once_and_small_ones_go_on(gateway: Gateway, raw: Any) -> None:
+    body = b'"' + b"x" * 300_000 + b'"'
+    head = f"POST /webhooks/github HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in hub(body).items()) + "Expect: 100-continue\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        sending = [stack.enter_context(gateway.connect()) for _ in range(4)]
+        for client in sending:
+            client.sendall(head.encode())
+            assert b"100 Continue" in client.recv(100), "it is being read"
+        refused = gateway.exchange(head.encode())
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+        assert send(gateway, "github", BODY, hub(BODY)).status == 202
+        sending[0].sendall(body)
+        assert read_answer(sending[0]).status == 202
+        client = stack.enter_context(gateway.connect())
+        client.sendall(head.encode())
+        assert b"100 Continue" in client.recv(100), "there is room again"
+    assert raw.xlen("ingest") == 2
 
 
 def test_what_stands_in_authorization_is_the_source_s_alone(gateway: Gateway, raw: Any) -> None:
