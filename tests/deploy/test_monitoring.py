@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import promql_parser
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from penstock.spool.spooling import State
 from penstock.topology import load
+from penstock_services.metrics.prometheus import GAUGES
 from tests.deploy.stack import compose_file
 from tests.processes import ROOT, eventually, service_process
 from tests.servers import Server, free_port
@@ -84,6 +87,10 @@ def served(server: Server, tmp_path: Path) -> Labels:
         service_process("-m", "penstock_services.metrics", env=env, log=tmp_path / "metrics"),
         server.client() as client,
     ):
+        client.config_set("maxmemory", "1gb")
+        client.hset(
+            "spools", "1", msgspec.json.encode(State(program="gateway", host="a", events=3, bytes=300, aside=1))
+        )
         for kind, data in (("demo.flaky", {"fail_times": 1}), ("demo.hopeless", None)):
             client.xadd("ingest", {"type": kind, "data": json.dumps(data)})
         eventually(lambda: client.xlen("dlq") == 1)
@@ -94,8 +101,11 @@ def served(server: Server, tmp_path: Path) -> Labels:
             except OSError:
                 return {}
 
-        eventually(lambda: "penstock_job_duration_seconds_bucket" in tell(), what="a window was counted")
-        return tell()
+        try:
+            eventually(lambda: "penstock_job_duration_seconds_bucket" in tell(), what="a window was counted")
+            return tell()
+        finally:
+            client.config_set("maxmemory", "0")
 
 
 def test_every_metric_and_label_of_the_dashboard_exists(served: Labels) -> None:
@@ -107,6 +117,16 @@ def test_every_metric_and_label_of_the_dashboard_exists(served: Labels) -> None:
         for name, labels in wanted.items():
             assert name in served, f"{title}: no service tells {name}"
             assert labels <= served[name], f"{title}: {name} has only the labels {sorted(served[name])}"
+
+
+def test_every_gauge_is_on_the_dashboard_but_those_that_another_says_better() -> None:
+    shown = {name for panel in panels() for target in panel["targets"] for name in asked(target["expr"])}
+    told = {f"penstock_{metric}" for metric, _ in GAUGES.values()}
+    assert told - shown == {
+        "penstock_redis_memory_bytes",  # its share is
+        "penstock_spool_waiting_bytes",  # as events and seconds
+        "penstock_ids_ahead_seconds",  # an alert is enough
+    }
 
 
 def test_what_keda_scales_the_worker_by_is_told(served: Labels) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +17,9 @@ from penstock.streams.memory import Memory, MemoryRelief, measure
 from penstock.topology import parse
 from penstock_services.metrics.mesh import Growth
 from tests.command_line import TOPOLOGY
+from tests.gateways import Gateway, running_gateway
 from tests.hands import Raw, connected
-from tests.processes import eventually, service_process
+from tests.processes import ROOT, eventually, service_process
 from tests.servers import Server
 
 MESH = parse("streams: {ingest: {}, events: {}}\nservices: {worker: {consumes: {ingest: {}}, publishes: [events]}}")
@@ -166,3 +168,52 @@ def test_a_mesh_that_keeps_up_never_fills_its_redis(own_server: Server, tmp_path
             eventually(lambda: raw.info("memory")["used_memory"] < 0.75 * most, what="room is made")
         eventually(lambda: raw.hget("state:worker:last", "id") and raw.get("state:worker:runs") == b"10000")
         assert not raw.exists("dlq")
+
+
+def test_the_arithmetic_of_memory_follows_from_what_a_ticket_costs(own_server: Server, tmp_path: Path) -> None:
+    page = (ROOT / "docs/operations.md").read_text().partition("## How much memory")[2].partition("\n## ")[0]
+    text = " ".join(page.split())
+    size, job = (float(number) for number in found(r"A ticket \((\d+) bytes of data\) costs about ([\d.]+) kB", text))
+    rate, a_day = (float(number) for number in found(r"At (\d+) tickets a second that is (\d+) GB a day", text))
+    full, room, minutes = (float(number) for number in found(r"in (\d+) MB \((\d+) MB .*?\) the last (\d+) min", text))
+    waiting, backlog = found(r"A backlog of ([\d,]+) of them takes about (\d+) MB", text)
+
+    data = {"ticket_id": "T-1", "priority": "high", "tenant_id": "acme", "timestamp": "2026-11-22T10:00:00Z"}
+    data["description"] = "x" * round(size - len(json.dumps(data)))
+    with own_server.client() as raw, running_gateway(own_server, tmp_path) as gateway:
+        post(gateway, data, 500)
+        before = used(raw)
+        post(gateway, data, 2_000)
+        unread = (used(raw) - before) / 2_000
+        with service_process("-m", "penstock_services.worker", env={"REDIS_URL": own_server.url}):
+            settles(raw, 2_500)
+            before = used(raw)
+            post(gateway, data, 2_000)
+            settles(raw, 4_500)
+            done = (used(raw) - before) / 2_000
+
+    assert done == pytest.approx(job * 1_000, rel=0.15)
+    assert unread * int(waiting.replace(",", "")) == pytest.approx(float(backlog) * MB, rel=0.15)
+    assert a_day == pytest.approx(rate * 86_400 * job / MB, rel=0.05)
+    assert room == pytest.approx(0.7 * full, rel=0.02)
+    assert minutes == pytest.approx(room * 1_000 / (rate * job) / 60, rel=0.05)
+
+
+def found(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.search(pattern, text)
+    assert match is not None, pattern
+    return match.groups()
+
+
+def post(gateway: Gateway, data: dict[str, str], count: int) -> None:
+    for _ in range(count // 100):
+        assert gateway.post([{"type": "ticket.created", "data": data}] * 100).status == 202
+
+
+def settles(raw: Raw, count: int) -> None:
+    """Wait until so many tickets are done: each has led to two events."""
+    eventually(lambda: raw.xlen("events") == 2 * count and raw.xpending("ingest", "worker")["pending"] == 0)
+
+
+def used(raw: Raw) -> int:
+    return int(raw.info("memory")["used_memory"])

@@ -16,7 +16,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # OpenTelemetry's boundaries for message processing, and beyond them what queues need; in seconds.
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 300, 1800)
 
-_GAUGES = {
+GAUGES: Final = {
     "lag_age": ("lag_age_seconds", "Seconds that the first undelivered event has waited."),
     "lag": ("lag_events", "Events never delivered to the group."),
     "oldest_pending": ("oldest_pending_seconds", "Age of the oldest event delivered and not settled."),
@@ -89,7 +89,7 @@ def _cumulative(distribution: Distribution) -> list[int]:
 
 
 def _gauges(gauges: list[Series]) -> Iterator[str]:
-    for name, (metric, text) in _GAUGES.items():
+    for name, (metric, text) in GAUGES.items():
         yield from _head(metric, "gauge", text)
         for series in gauges:
             if series.name == name and series.value is not None:
