@@ -125,7 +125,9 @@ def test_a_frozen_worker_that_wakes_up_changes_nothing(own_server: Server, tmp_p
             all_done_once(client, 50)
             zombie.send_signal(signal.SIGCONT)
             # It is over its shock once it does new work again.
-            eventually(lambda: b"lost: another process" in log.read_bytes() or b"commit refused" in log.read_bytes())
+            eventually(
+                lambda: b"lost: this process was silent" in log.read_bytes() or b"commit refused" in log.read_bytes()
+            )
         add_jobs(client, 10, start=50)
         all_done_once(client, 60)
     client.close()
@@ -185,7 +187,9 @@ def test_after_flushall_the_groups_come_back_and_the_loss_is_told(own_server: Se
         eventually(lambda: client.exists("events") and completed(client) == Counter(range(100, 110)))
         eventually(lambda: unsettled(client) == 0)
         said = log.read_text
-        eventually(lambda: "commit refused" in said() or "lost: another process" in said(), what="the loss is told")
+        eventually(
+            lambda: "commit refused" in said() or "lost: this process was silent" in said(), what="the loss is told"
+        )
         assert "consumer groups were gone" in said()
     client.close()
 

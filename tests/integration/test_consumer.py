@@ -951,6 +951,38 @@ async def test_a_handler_whose_entry_is_removed_from_the_stream_by_hand_finishes
     assert not [line for line in lines if "lost" in line["event"] or "refused" in line["event"]]
 
 
+async def test_a_consumer_that_is_removed_by_hand_has_its_handlers_cancelled_and_nobody_gets_what_it_had(
+    service: Service, server: Server, raw: Raw
+) -> None:
+    handling, cancelled = asyncio.Event(), asyncio.Event()
+
+    @service.on("ingest", type="slow")
+    async def hold(_: Any, ctx: Context) -> None:
+        handling.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    @service.on("ingest", type="t")
+    async def handle(data: Any, ctx: Context) -> None:
+        ctx.emit("events", f"done.{data}")
+
+    with structlog.testing.capture_logs() as lines:
+        async with running(service, MESH, server):
+            add(raw, "slow", 1)
+            await handling.wait()
+            (consumer,) = raw.xinfo_consumers("ingest", "worker")
+            assert raw.xgroup_delconsumer("ingest", "worker", consumer["name"]) == 1
+            await cancelled.wait()
+            add(raw, "t", 2)
+            await eventually(lambda: types(raw) == ["done.2"], what="it goes on")
+    assert raw.xpending("ingest", "worker")["pending"] == 0
+    assert raw.xlen("ingest:worker:retry") == raw.zcard("ingest:worker:delayed") == raw.xlen("dlq") == 0
+    (line,) = (line["event"] for line in lines if line["event"].startswith("lost"))
+    assert "by hand (XGROUP DELCONSUMER" in line
+
+
 async def test_what_is_removed_from_the_stream_by_hand_is_tried_again_and_buried_from_what_is_in_hand(
     service: Service, server: Server, raw: Raw
 ) -> None:

@@ -24,7 +24,12 @@ class Hands:
     def __init__(self) -> None:
         self.held: list[Held] = []
         self.lost: list[Held] = []
+        self.was_silent: list[bool] = []
         self.seen: list[Beats] = []
+
+    def lose(self, held: list[Held], was_silent: bool) -> None:
+        self.lost += held
+        self.was_silent.append(was_silent)
 
 
 @asynccontextmanager
@@ -38,7 +43,7 @@ async def beating(server: Server, *, lease: float = 30.0, hands: Hands | None = 
         sources=SOURCES,
         lease=lease,
         in_flight=lambda: holding.held,
-        lost=holding.lost.extend,
+        lost=holding.lose,
         observe=holding.seen.append,
     )
     heart.start()
@@ -124,6 +129,25 @@ async def test_an_entry_that_another_has_is_told_as_lost_and_left_to_it(server: 
         assert idle(raw, theirs) >= 100_000
         owner = raw.xpending_range(STREAM, GROUP, theirs, theirs, 1)[0]["consumer"]
         assert owner == OTHER.encode()
+
+
+async def test_what_is_lost_while_beats_get_through_was_taken_by_hand(server: Server, raw: Raw) -> None:
+    hands = Hands()
+    async with beating(server, hands=hands):
+        hands.held = fresh(taken(raw, 1))
+        raw.xgroup_delconsumer(STREAM, GROUP, ME)
+        await eventually(lambda: hands.lost, what="the loss is told")
+    assert not any(hands.was_silent)
+
+
+async def test_what_is_lost_during_silence_was_taken_over(server: Server, raw: Raw) -> None:
+    hands = Hands()
+    async with beating(server, hands=hands):
+        hands.held = fresh(taken(raw, 1))
+        raw.client_pause(1_500)
+        raw.xgroup_delconsumer(STREAM, GROUP, ME)  # as the rescuer does
+        await eventually(lambda: hands.lost, what="the loss is told")
+    assert all(hands.was_silent)
 
 
 async def test_after_a_flush_everything_in_hand_is_lost_and_the_beat_goes_on(server: Server, raw: Raw) -> None:

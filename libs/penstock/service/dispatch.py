@@ -24,7 +24,8 @@ _MOST_UNSETTLED = 1_000
 _MOST_BYTES = 64_000_000  # in flight; a read more, which has bounds of its own
 _PAUSE = 0.5  # seconds between tries while Redis is away
 _COALESCE = 0.002  # seconds a busy reader waits for more slots, rather than read entries one by one
-_LOST = "lost: another process took the entry over, or somebody took it away (XGROUP DELCONSUMER, XACK): cancelling"
+_TAKEN_OVER = "lost: this process was silent, and another took the entry over: cancelling"
+_TAKEN_AWAY = "lost: somebody took the entry away by hand (XGROUP DELCONSUMER, XACK or the like): cancelling"
 _log = structlog.get_logger("penstock.dispatch")
 
 
@@ -125,13 +126,16 @@ class Dispatcher:
                 work.run.cancel()
         return orphans
 
-    def lost(self, held: list[Held]) -> None:
-        """Stop the handlers of entries that are pending for another process, or for none."""
+    def lost(self, held: list[Held], was_silent: bool) -> None:
+        """Stop the handlers of entries that are pending for another process, or for none.
+
+        Others take over from a process that was silent; from one that was not, nobody but a person takes anything.
+        """
         for key in held:
             work = self.in_flight.get(key)
             if work is None or work.run is None or not work.run.is_running:
                 continue
-            _log.warning(_LOST, event_id=work.event.id)
+            _log.warning(_TAKEN_OVER if was_silent else _TAKEN_AWAY, event_id=work.event.id)
             if work.handler is None or work.handler.batch is None:  # a batch is refused whole at its commit
                 work.run.cancel()
 

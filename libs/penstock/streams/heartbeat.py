@@ -87,12 +87,13 @@ class Heartbeat:
         sources: list[Source],
         lease: float,
         in_flight: Callable[[], Collection[Held]],
-        lost: Callable[[list[Held]], None],
+        lost: Callable[[list[Held], bool], None],
         observe: Callable[[Beats], None] = lambda _: None,
     ) -> None:
         """Take a client for a thread, which it closes.
 
-        Call `lost` with entries that are no longer ours, and `observe` with what each beat has seen of others.
+        Call `lost` with entries that are no longer ours, and whether others may have taken them over: this process was
+        silent, or had given up, before this beat. Call `observe` with what each beat has seen of others.
         """
         self._client = client
         self._beats = keys.beats(group)
@@ -105,6 +106,7 @@ class Heartbeat:
         self._observe = observe
         self._stop = threading.Event()
         self._count = 0
+        self._gave_up = False
         self._asked: float | None = None  # when the loop was asked for a sign of life it has not given yet
         self._block = -INTERVAL, 0.0  # when the loop was last found to have been blocked, and for how long
         self._last = -LIFETIME  # when a beat got through
@@ -172,6 +174,8 @@ class Heartbeat:
         except redis.RedisError as error:
             self._say(error)
             return
+        was_silent = self._gave_up or time.monotonic() - self._last > LIFETIME
+        self._gave_up = number == GIVEN_UP
         self._last = time.monotonic()
         self._recover()
         texts = [part.decode() for part in beats]
@@ -181,7 +185,7 @@ class Heartbeat:
         self._tell(self.beaten.set)
         gone = [(indexes[index], entry_id.decode()) for index, entry_id in zip(lost[::2], lost[1::2], strict=True)]
         if gone:
-            self._tell(self._lost, gone)
+            self._tell(self._lost, gone, was_silent)
 
     def _watch_clock(self, sent: float, server: float) -> None:
         step = self._clock.step(sent, self._last, server) if server else 0.0
