@@ -117,6 +117,7 @@ HOOK = b"Content-Type: application/json\r\nStripe-Signature: t=1,v1=2\r\nwebhook
 SLACK_HELLO = b"Content-Type: application/json" + _NEXT + b'{"type":"url_verification","challenge":"\\ud83d"}'
 GRID_HELLO = b"aeg-event-type: SubscriptionValidation" + _NEXT + b'[{"data":{"validationCode":"\\ud83d"}}]'
 FORM = b"Content-Type: application/x-www-form-urlencoded\r\nX-Slack-Signature: v0=1" + _NEXT + b"a=1&b=%20&b"
+TEXT = b"Content-Type: text/xml; charset=iso-8859-1" + _NEXT + b"<a>\xe4</a>"
 YAML = b"streams: {ingest: {retention: {age: 7d}}}\nservices: {a: {consumes: {ingest: {}}, publishes: [ingest]}}\n"
 
 TARGETS: dict[str, Target] = {
@@ -136,7 +137,7 @@ TARGETS: dict[str, Target] = {
         lambda data: cloudevents.read_binary(*message(data)),
         (Problem,),
     ),
-    "webhooks": Target((HOOK, FORM, SLACK_HELLO, GRID_HELLO), _webhook, (Problem,)),
+    "webhooks": Target((HOOK, FORM, TEXT, SLACK_HELLO, GRID_HELLO), _webhook, (Problem,)),
     "idempotency key": Target(
         (b'Idempotency-Key: "a\\"b"',), lambda data: idempotency_key(message(data)[0]), (Problem,)
     ),

@@ -72,6 +72,13 @@ def test_security_names_every_route_and_its_scope() -> None:
     assert [line for line in written.splitlines() if line.startswith(tuple(f"| {name} | `" for name in OWN))] == table
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "deploy" / "README.md"]
+    named = {name for page in pages for name in re.findall(r"\btest_\w+\.py", page.read_text())}
+    assert len(named) > 10
+    assert named - {file.name for file in (ROOT / "tests").rglob("test_*.py")} == set()
+
+
 def _resolve(document: object, reference: str) -> dict[str, object]:
     at = document
     for part in Path(reference.removeprefix("#/")).parts:
