@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -303,6 +304,32 @@ def test_while_open_jobs_that_need_it_wait_and_others_go_on(server: Server, raw:
     assert not raw.exists("dlq")
     failed = [fields for _, fields in raw.xrange("events") if fields[b"type"] == b"job.failed"]
     assert len(failed) < 40, "while it is open no attempts are used up"
+
+
+def test_what_streams_yaml_says_of_one_breaker_goes_before_the_environment(
+    server: Server, raw: Any, tmp_path: Path
+) -> None:
+    mesh = tmp_path / "streams.yaml"
+    mesh.write_text(
+        "streams: {ingest: {}, events: {}, dlq: {}}\n"
+        "services: {worker: {consumes: {ingest: {}}, publishes: [events]}}\n"
+        "breakers: {crm: {failure_threshold: 1, recovery_timeout: 1h}}\n"
+    )
+    env = {
+        "REDIS_URL": server.url,
+        "PENSTOCK_TOPOLOGY": str(mesh),
+        "PENSTOCK_JOBS": "tests.integration.breaker_jobs:jobs",
+        "CIRCUIT_BREAKER_FAILURE_THRESHOLD": "1000",
+        "CIRCUIT_BREAKER_RECOVERY_TIMEOUT": "0.1",
+    }
+    raw.set("crm:down", 1)
+    with service_process("-m", "penstock_services.worker", env=env):
+        raw.xadd("ingest", {"type": "crm.update"})
+        wait_for(raw, lambda: b"breaker.opened" in [fields[b"type"] for _, fields in raw.xrange("events")], "it opens")
+        in_50_min = (raw.time()[0] + 3_000) * 1_000
+        eventually(lambda: raw.zcount("ingest:worker:delayed", in_50_min, "+inf") == 1, what="its job waits as long")
+    failed = [fields for _, fields in raw.xrange("events") if fields[b"type"] == b"job.failed"]
+    assert len(failed) == 1
 
 
 async def test_a_breaker_that_stays_open_for_years_lets_events_wait_for_one(server: Server) -> None:
