@@ -550,7 +550,7 @@ WHO: dict[str, dict[str, str]] = {"shop": SHOP, "till": TILL, "ops": OPS, "nobod
 
 @pytest.mark.parametrize("attribute", ["type", "id", "subject", "source", "tenant"])
 def test_a_line_break_forges_no_line(gateway: Gateway, raw: Any, attribute: str) -> None:
-    for text in ("a\nb", "a\n", "\x7f", "\x00"):
+    for text in ("a\nb", "a\n", "\x7f", "\x00", "a\x85b", "\x9b31m", "a\u2028b", "\u2029"):
         answer = gateway.post({"type": "t", attribute: text})
         assert (answer.status, f"{attribute}: holds control characters" in answer.detail) == (422, True)
 

@@ -415,6 +415,12 @@ def test_bytes_that_are_no_text_in_unsigned_headers_do_no_harm(gateway: Gateway,
     assert "tracestate" not in only(raw)
 
 
+def test_control_characters_in_what_becomes_the_type_are_written_out(gateway: Gateway, raw: Any) -> None:
+    body = json.dumps({"type": "a\nb\x9bc\u2028d"}).encode()
+    assert send(gateway, "demo", body, signed(body)).status == 202
+    assert only(raw)["type"] == r"a\nb\x9bc\u2028d"
+
+
 def test_the_demo_source_of_the_shipped_topology_takes_what_the_readme_shows(
     server: Server, raw: Any, tmp_path: Path
 ) -> None:

@@ -19,9 +19,10 @@ from penstock.topology import Topology, Webhook
 from penstock.web.body import FORM, is_json, media_type_of, parse
 from penstock.web.problems import Problem
 from penstock_services.gateway.schemes import SCHEMES, BadSignature, Scheme, Signed, Verified
+from penstock_services.gateway.submission import CONTROL
 
 _PLACEHOLDER = re.compile(r"\{(header|body):([^{}]+)\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(CONTROL)
 _SURROGATES = re.compile(
     rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
@@ -212,4 +213,4 @@ def _printable(value: str | None) -> str | None:
     if not value:
         return None
     text = value.encode(errors="backslashreplace").decode()
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -16,7 +16,9 @@ from penstock_services.gateway.acceptance import RESERVED, Draft
 
 MOST_EVENTS = 500
 _MOST_EXTRA = 100
-_PRINTABLE = r"^(?![\s\S]*[\x00-\x1f\x7f])"  # a line break in a type would forge lines wherever it is shown
+CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+"""What no type, id or subject holds: line breaks of Unicode too, which would forge lines wherever it is shown."""
+_PRINTABLE = rf"^(?![\s\S]*{CONTROL})"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
 Address = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern=_PRINTABLE)]
