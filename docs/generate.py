@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     data: type | None
 
 
-JOBS = ("job.started", "job.completed", "job.failed", "job.snoozed", "job.dead")
+JOBS = ("job.started", "job.completed", "job.failed", "job.snoozed", "job.dead", "job.cancelled")
 BREAKERS = ("breaker.opened", "breaker.half_open", "breaker.closed")
 ALERTS = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.unacknowledged", "alert.resolved")
 DELIVERIES = ("delivery.sent", "delivery.failed", "delivery.dead")

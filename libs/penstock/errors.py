@@ -8,6 +8,8 @@ PenstockError
 ├── RestartNeeded           too many threads hang: only a new process can go on
 ├── InvalidEvent            an entry or payload breaks the event format
 ├── JobDead                 a job that somebody waits for was given up
+├── JobCancelled            a job that somebody waits for was cancelled
+├── NotCancelled            a job cannot be cancelled any more, or was not found
 ├── NoRecord                a job that somebody waits for is over, and nothing says how
 ├── AmbiguousEvent          several sources have an event of this id: say which one
 └── Directive               raised by a handler to say what is to become of its event
@@ -80,6 +82,18 @@ class JobDead(PenstockError):
         self.reason = reason
         self.error = error
         self.letter = letter
+
+
+class JobCancelled(PenstockError):
+    """A job was cancelled before it had an end."""
+
+
+class NotCancelled(PenstockError):
+    """A job cannot be cancelled. `state` is what has become of it, None if nothing is known of it."""
+
+    def __init__(self, message: str, *, state: str | None) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class NoRecord(PenstockError):

@@ -285,6 +285,11 @@ def encode_retry(entry_id: str, *, attempt: int, error: str, crashes: int = 0) -
     return [RETRY_ENTRY, entry_id, RETRY_ATTEMPT, str(attempt), RETRY_CRASHES, str(crashes), RETRY_ERROR, error]
 
 
+def first_entry(values: list[bytes], entry_id: str) -> str:
+    """Return where an entry first lay, by what parking it has put behind its own fields, if it was parked."""
+    return values[-7].decode(errors="replace") if values[-8:-7] == [RETRY_ENTRY.encode()] else entry_id
+
+
 def split_retry(values: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
     """Return an entry's own fields, and those that parking it has put behind them."""
     added: dict[bytes, bytes] = {}

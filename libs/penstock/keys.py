@@ -34,6 +34,10 @@ class Keys(msgspec.Struct, frozen=True):
         """What will be published to `stream` later, by due time."""
         return f"{self.prefix}{stream}:scheduled"
 
+    def cancelled(self, stream: str) -> str:
+        """Entries of `stream` that are cancelled, until their group comes to them."""
+        return f"{self.prefix}{stream}:cancelled"
+
     def quarantine(self, group: str) -> str:
         """Which suspect entry each consumer of `group` is running alone."""
         return f"{self.prefix}quarantine:{group}"

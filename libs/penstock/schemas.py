@@ -14,7 +14,10 @@ Severity = Literal["info", "warning", "critical"]
 
 
 class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """job.started, job.completed, job.failed (tried again), job.snoozed and job.dead, on `events`."""
+    """job.started, job.completed, job.failed (tried again), job.snoozed, job.dead and job.cancelled, on `events`.
+
+    `attempt` is the number of the run; of a cancelled job, how many runs there were.
+    """
 
     job_id: str
     job_type: str

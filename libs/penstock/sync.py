@@ -81,6 +81,7 @@ class JobHandle:
 
         Raises:
             JobDead: it was given up.
+            JobCancelled: it was cancelled.
             NoRecord: it is over, and there is no record of how.
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
             InvalidEvent: the result does not fit `type`.
@@ -100,6 +101,16 @@ class JobHandle:
                 yield change
         finally:
             self._mesh.run(changes.aclose())
+
+    def cancel(self) -> None:
+        """Cancel it, unless it runs or is over; see the other.
+
+        Raises:
+            NotCancelled: it runs, it is over, or it is not in Redis (yet, if it was spooled).
+            Unavailable: Redis is away, and it may be cancelled or not; or its user of Redis may not do that.
+            AmbiguousEvent: several sources have a job of this id.
+        """
+        self._mesh.run(self._here().cancel())
 
     def _here(self) -> AsyncJobHandle:
         """Return the handle in the client that this process has now: after a fork that is another one."""

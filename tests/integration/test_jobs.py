@@ -128,14 +128,14 @@ async def test_a_job_that_is_settled_while_it_is_looked_for_is_what_its_record_s
     make_groups(raw)
     (entry,) = taken(raw, 1, id="J-1")
     record = Job(state="completed", type="t", attempts=1, result=5)
-    look = find_module._progress
+    look = find_module._standing
 
     async def settle_first(*arguments: Any) -> Any:
         raw.xack(STREAM, GROUP, entry)
         raw.hset("job:J-1", "redis-cli", f"ingest-{entry} ".encode() + msgspec.json.encode(record))
         return await look(*arguments)
 
-    monkeypatch.setattr(find_module, "_progress", settle_first)
+    monkeypatch.setattr(find_module, "_standing", settle_first)
     assert await find(server, "J-1") == record
 
 
@@ -171,7 +171,7 @@ async def test_a_job_that_waits_for_its_next_attempt_without_a_record_is_retryin
 async def test_where_more_wait_than_can_be_looked_at_nothing_is_called_settled(
     server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.jobs.find._SEARCHED", 50)
+    monkeypatch.setattr("penstock.jobs.find.SEARCHED", 50)
     make_groups(raw)
     (entry,) = taken(raw, 1, id="J-1")
     raw.xack(STREAM, GROUP, entry)

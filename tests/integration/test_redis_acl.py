@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from penstock.client.client import Penstock
 from penstock.dlq.retention import DeadLetterRetention
-from penstock.errors import ConfigurationError
+from penstock.errors import ConfigurationError, Unavailable
 from penstock.keys import Keys
 from penstock.mesh.acl import users
 from penstock.redis.connection import AsyncRedis
@@ -158,6 +158,7 @@ def gets(service: str) -> list[str]:
 
 def test_the_mesh_does_its_work_and_nothing_is_denied(fenced: Fenced) -> None:
     raw, jobs = fenced.raw, {"PENSTOCK_JOBS": "tests.integration.acl_jobs:jobs", "PENSTOCK_DRAIN_TIMEOUT": "0.1"}
+    raw.hset("ingest:cancelled", raw.xadd("ingest", {"type": "endless"}), 1)
     with contextlib.ExitStack() as stack:
         running = {
             name: stack.enter_context(fenced.service(name)) for name in ("gateway", "metrics", "alerts", "notifier")
@@ -176,6 +177,11 @@ def test_the_mesh_does_its_work_and_nothing_is_denied(fenced: Fenced) -> None:
         assert gateway.get(f"/v1/jobs/{endless}").json["state"] == "running"
         ticket = gateway.post({}, path="/v1/tickets").json["ticket"]
         assert b"event: end" in gateway.get(f"/v1/jobs/{busy}/events?ticket={ticket}").body
+        assert not raw.exists("ingest:cancelled")
+        later = gateway.post({"type": "busy", "in": "3600"}).json["job_id"]
+        eventually(lambda: raw.exists("ingest:worker:delayed"), what="it waits for its time")
+        answer = gateway.post({}, path=f"/v1/jobs/{later}/cancel")
+        assert (answer.status, answer.json.get("state")) == (200, "cancelled"), answer.json
 
         other = stack.enter_context(fenced.service("worker", **jobs))
         running["worker"].process.kill()
@@ -319,7 +325,15 @@ def test_an_operator_who_reads_sees_all_and_changes_nothing(fenced: Fenced) -> N
         assert done.returncode in (0, 1), (command, done.stderr)
         assert "Traceback" not in done.stderr, done.stderr
     assert fenced.denials() == set()
-    for command in ("emit demo.late", f"dlq replay {letter}", "breakers open crm", "silence add rule=x --for 1h"):
+    raw.xadd("ingest", {"type": "t", "id": "J-1"})
+    acts = (
+        "emit demo.late",
+        f"dlq replay {letter}",
+        "breakers open crm",
+        "silence add rule=x --for 1h",
+        "job J-1 --cancel",
+    )
+    for command in acts:
         done = fenced.cli("penstock-read", *command.split())
         assert "user penstock-read may not" in done.stderr, (command, done.stderr)
         assert done.returncode == 3, (command, done.stderr)
@@ -329,13 +343,16 @@ def test_an_operator_who_reads_sees_all_and_changes_nothing(fenced: Fenced) -> N
 def test_an_operator_who_acts_does(fenced: Fenced) -> None:
     raw = fenced.raw
     first, second = bury(raw, 1), bury(raw, 2)
+    raw.xadd("ingest", {"type": "t", "id": "J-1"})
     for command in (
         *("emit demo.late", "emit demo.once --key a", "emit demo.later --delay 3600", f"dlq replay {first}"),
         *(f"dlq purge {second} --yes", "breakers open crm", "breakers close crm", "silence add rule=x --for 1h"),
+        "job J-1 --cancel",
     ):
         done = fenced.cli("penstock-operate", *command.split())
         assert done.returncode == 0, (command, done.stderr, done.stdout)
-    assert raw.xlen("ingest") == 2
+    assert raw.xlen("ingest") == 3
+    assert raw.hlen("ingest:cancelled") == 1
     assert raw.xlen("ingest:worker:retry") == 1
     assert raw.xlen("dlq") == 1
     assert fenced.denials() == set()
@@ -351,7 +368,11 @@ async def test_a_client_submits_and_hears_what_becomes_of_it(fenced: Fenced) -> 
             assert again.id == first.id
             assert await later.result(timeout=20) == "done"
             assert (await mesh.job(first.id).status()).state == "completed"
-    assert fenced.denials() == set()
+            waits = await mesh.submit("busy", delay=3600)
+            assert fenced.denials() == set()
+            with pytest.raises(Unavailable, match="user penstock-publish may not"):
+                await waits.cancel()
+            assert (await waits.status()).state == "queued"
 
 
 def test_the_users_are_set_again_to_the_same_end(fenced: Fenced) -> None:

@@ -20,8 +20,10 @@ from penstock import (
     Context,
     Event,
     InvalidEvent,
+    JobCancelled,
     JobDead,
     NewJob,
+    NotCancelled,
     Penstock,
     Reject,
     Retry,
@@ -265,6 +267,62 @@ async def test_no_more_handlers_run_at_once_than_are_allowed(shop: Service) -> N
         jobs = await mesh.submit_all([NewJob("order.placed", stream="orders")] * 20)
         await asyncio.gather(*(job.result(DEADLINE) for job in jobs))
     assert most == 2
+
+
+async def test_what_waits_is_cancelled_and_what_has_begun_is_not(shop: Service) -> None:
+    ran: list[str] = []
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    @shop.on("orders", retry=Retry(attempts=2, base=60, jitter=0))
+    async def place(what: str, ctx: Context) -> None:
+        ran.append(what)
+        if what == "first":
+            begun.set()
+            await go.wait()
+        raise ConnectionError("the bank is away")
+
+    with capture_logs() as logs:
+        async with memory(shop, concurrency=1) as mesh:
+            names = ("first", "behind it", "later")
+            jobs = [
+                await mesh.submit("t", name, stream="orders", delay=3600 if name == "later" else None) for name in names
+            ]
+            first, waits, later = jobs
+            await begun.wait()
+            assert (await later.status()).next_attempt_at is not None
+            with pytest.raises(NotCancelled, match="is running: what has begun goes on"):
+                await first.cancel()
+            with pytest.raises(NotCancelled, match="nothing is known of a job J-9"):
+                await mesh.job("J-9").cancel()
+            for job in (waits, later, waits):
+                await job.cancel()
+            go.set()
+            async for change in first.watch():
+                if change.state == "retrying":
+                    await first.cancel()
+            assert (change.state, change.attempts) == ("cancelled", 1)
+            for job in jobs:
+                with pytest.raises(JobCancelled):
+                    await job.result(DEADLINE)
+    assert ran == ["first"]
+    assert logs[-1]["event"] == "attempt failed"  # and nothing was left that is lost
+
+
+async def test_a_job_whose_second_attempt_runs_is_running_to_whoever_cancels_it(shop: Service) -> None:
+    begun = asyncio.Event()
+
+    @shop.on("orders")
+    async def place(_: Any, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            raise ConnectionError("the bank is away")
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with memory(shop) as mesh:
+        job = await mesh.submit("t", stream="orders")
+        await begun.wait()
+        with pytest.raises(NotCancelled, match="is running"):
+            await job.cancel()
 
 
 # What handlers bring about

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, harmless, print_json, printable
 from penstock.client.client import Penstock
-from penstock.errors import AmbiguousEvent
+from penstock.errors import AmbiguousEvent, NotCancelled
+from penstock.jobs.cancel import Canceller
 from penstock.jobs.find import find_job
 from penstock.jobs.record import Job
 from penstock.service.main import Negative
@@ -27,18 +28,21 @@ def job(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show each change and progress until its end.")
     ] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel it, unless it runs or is over.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs; one line a change.")] = False,
 ) -> None:
-    """Show what became of a job: queued, running, retrying, completed, dead or settled.
+    """Show what became of a job: queued, running, retrying, completed, dead, cancelled or settled.
 
     A settled one is over, and has no record of how: it has expired, or somebody has settled the job by hand. Exits with
-    1 if nothing is known of it, or if it is dead in the end that --follow waits for. With --json every key is always
-    there, null where it does not apply.
+    1 if nothing is known of it, if it cannot be cancelled, or if it is dead in the end that --follow waits for. With
+    --json every key is always there, null where it does not apply.
     """
+    if follow and cancel:
+        raise typer.BadParameter("--follow and --cancel: give one of them")
     if follow:
         run(_follow(job_id, source, as_json=as_json))
         return
-    found = run(_find(job_id, source))
+    found = run(_cancel(job_id, source) if cancel else _find(job_id, source))
     if as_json:
         print_json(_values(job_id, found))
     else:
@@ -48,6 +52,16 @@ def job(
 async def _find(job_id: str, source: str | None) -> Job:
     async with session() as here:
         return await _known(here, job_id, source)
+
+
+async def _cancel(job_id: str, source: str | None) -> Job:
+    async with session() as here:
+        await _known(here, job_id, source)
+        try:
+            canceller = Canceller(here.redis, here.keys, here.topology, ttl=here.settings.job_ttl)
+            return await canceller.cancel(job_id, source=source)
+        except NotCancelled as error:
+            raise Negative(str(error)) from None
 
 
 async def _known(here: Session, job_id: str, source: str | None) -> Job:

@@ -35,7 +35,8 @@ COMMANDS = {
         "Show rates, failures and durations of jobs, counts of events, and how far every group has come.",
     ),
     "job": Command(
-        "penstock.cli.job:job", "Show what became of a job: queued, running, retrying, completed, dead or settled."
+        "penstock.cli.job:job",
+        "Show what became of a job: queued, running, retrying, completed, dead, cancelled or settled.",
     ),
     "trace": Command(
         "penstock.cli.trace:trace", "Draw one trace: every event, what it led to, and how each attempt at it went."

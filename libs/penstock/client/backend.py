@@ -10,6 +10,7 @@ from penstock.client.feed import Feed
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
 from penstock.errors import ConfigurationError, Unavailable
+from penstock.jobs.cancel import Canceller
 from penstock.jobs.find import find_dead_letter, find_job, find_record
 from penstock.jobs.identities import Identities
 from penstock.jobs.record import Job
@@ -60,6 +61,9 @@ class Backend(Protocol):
 
     async def find_dead_letter(self, job_id: str, source: str | None) -> str | None:
         """Return the id of its newest dead letter, if it has one."""
+
+    async def cancel(self, job_id: str, source: str | None) -> None:
+        """Cancel a job; see `penstock.jobs.cancel`."""
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest dead letters."""
@@ -128,6 +132,11 @@ class RedisBackend:
     async def find_dead_letter(self, job_id: str, source: str | None) -> str | None:
         """Return the id of its newest dead letter, if it has one."""
         return await find_dead_letter(self.redis, self._keys, job_id, source=source)
+
+    async def cancel(self, job_id: str, source: str | None) -> None:
+        """Cancel a job; see `penstock.jobs.cancel`."""
+        canceller = Canceller(self.redis, self._keys, self.topology, ttl=self._settings.job_ttl)
+        await canceller.cancel(job_id, source=source)
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest dead letters."""

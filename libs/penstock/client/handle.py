@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import msgspec
 
-from penstock.errors import InvalidEvent, JobDead, NoRecord, Unavailable
+from penstock.errors import InvalidEvent, JobCancelled, JobDead, NoRecord, Unavailable
 from penstock.jobs.progress import Progress, advanced
 from penstock.jobs.record import Job
 from penstock.redis.connection import telling_unavailable
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _LOOK_AGAIN = 30.0  # seconds after which the record is read whatever was told
 _WITHOUT_REPORTS = 1.0  # the same where nothing is told of jobs
 _PAUSE = 0.5  # seconds between tries while Redis is away
-_STATES = ("queued", "running", "retrying", "completed", "dead", "settled")
+_STATES = ("queued", "running", "retrying", "completed", "dead", "cancelled", "settled")
 
 
 class JobHandle:
@@ -88,6 +88,7 @@ class JobHandle:
         Raises:
             Unavailable: its user of Redis may not look.
             JobDead: it was given up; with the reason, the error and its dead letter.
+            JobCancelled: it was cancelled.
             NoRecord: it is over, and there is no record of how.
             TimeoutError: it has not ended yet.
             InvalidEvent: the result does not fit `type`.
@@ -101,6 +102,8 @@ class JobHandle:
             raise TimeoutError(f"job {self.id} has not ended within {timeout:g} s; it goes on") from None
         if job.state == "dead":
             raise JobDead(self.id, reason=job.reason or "failed", error=job.error or "", letter=letter)
+        if job.state == "cancelled":
+            raise JobCancelled(f"job {self.id} was cancelled")
         if job.state == "settled":
             raise NoRecord(f"job {self.id} is over, and there is no record of how: it has expired, or none was made")
         try:
@@ -133,6 +136,17 @@ class JobHandle:
                 ):
                     last = job
                     yield last
+
+    async def cancel(self) -> None:
+        """Cancel it, unless it runs or is over: no handler sees it from now on. To cancel it again changes nothing.
+
+        Raises:
+            NotCancelled: it runs, it is over, or it is not in Redis (yet, if it was spooled).
+            Unavailable: Redis is away, and it may be cancelled or not; or its user of Redis may not do that.
+            AmbiguousEvent: several sources have a job of this id.
+        """
+        with telling_unavailable():
+            await self._mesh.backend.cancel(self.id, self._source)
 
     async def watched(self) -> Watch:
         """Have what is told of it kept from now on.

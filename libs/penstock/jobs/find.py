@@ -20,9 +20,9 @@ from penstock.times import entry_ms, rfc3339
 from penstock.topology import Topology
 
 _entry = Script("penstock.jobs", "find_entry", read_only=True)
-_progress = Script("penstock.jobs", "progress", read_only=True)
-_scheduled = Script("penstock.jobs", "find_scheduled", read_only=True)
-_SEARCHED = 3_000  # entries looked through, of each stream, for what does not say where it lies
+_standing = Script("penstock.jobs", "standing", read_only=True)
+_scheduled = Script("penstock.jobs", "scheduled", read_only=True)
+SEARCHED = 3_000  # entries looked through, of each stream, for what does not say where it lies
 _SKEW_MS = 2_000  # how far the clocks of a gateway and of Redis may be apart
 
 
@@ -62,7 +62,7 @@ async def _find_published(client: AsyncRedis, keys: Keys, topology: Topology, wa
     """Return the job as its stream tells of it."""
     job_id, source, tenant = wanted
     for stream in topology.work:
-        found = await _find_entry(client, keys, stream, job_id, source)
+        found = await find_entry(client, keys, stream, job_id, source)
         if found is not None and tenant in (None, found[2]):
             entry_id, event_type, of_tenant, of_source = found
             job = Job(state="queued", type=event_type, tenant=of_tenant or None)
@@ -79,7 +79,7 @@ async def _find_scheduled(client: AsyncRedis, keys: Keys, topology: Topology, wa
     """Return the job if it is yet to be published."""
     job_id, source, tenant = wanted
     for stream in topology.work:
-        arguments: list[str | int] = [job_id, _SEARCHED, *([] if source is None else [source])]
+        arguments: list[str | int] = [job_id, SEARCHED, source or ""]
         found = await _scheduled(client, [keys.scheduled(stream)], arguments)
         if found:
             event_type, of_tenant, due = (text.decode(errors="replace") for text in found)
@@ -134,17 +134,21 @@ async def find_dead_letter(client: AsyncRedis, keys: Keys, job_id: str, *, sourc
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
-    arguments: list[str | int] = [DEAD_LETTERS, job_id, "+", "-", _SEARCHED, "XREVRANGE", UNKNOWN_SOURCE]
+    arguments: list[str | int] = [DEAD_LETTERS, job_id, "+", "-", SEARCHED, "XREVRANGE", UNKNOWN_SOURCE]
     found = await _entry(client, [keys.stream(DEAD_LETTERS)], [*arguments, *([] if source is None else [source])])
     return found[0].decode() if found else None
 
 
-async def _find_entry(
+async def find_entry(
     client: AsyncRedis, keys: Keys, stream: str, job_id: str, source: str | None
 ) -> tuple[str, str, str, str] | None:
-    """Return entry, type, tenant and source of the event of that id, found on the server: entries may be large."""
+    """Return entry, type, tenant and source of the event of that id, found on the server: entries may be large.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
     for command, begin, end in _searches(stream, job_id):
-        arguments: list[str | int] = [stream, job_id, begin, end, _SEARCHED, command, UNKNOWN_SOURCE]
+        arguments: list[str | int] = [stream, job_id, begin, end, SEARCHED, command, UNKNOWN_SOURCE]
         found = await _entry(client, [keys.stream(stream)], [*arguments, *([] if source is None else [source])])
         if found:
             entry_id, event_type, tenant, of_source = (text.decode(errors="replace") for text in found)
@@ -166,11 +170,7 @@ def _searches(stream: str, job_id: str) -> Iterator[tuple[str, str, str]]:
 
 async def _look(client: AsyncRedis, keys: Keys, job: Job, *, stream: str, group: str, entry_id: str) -> Job:
     """Return the job as it stands with one group."""
-    parked = keys.retry(stream, group), keys.delayed(stream, group)
-    places = [keys.stream(stream), *parked, keys.stream(DEAD_LETTERS), keys.replayed]
-    begun = entry_ms(entry_id)
-    since = begun if begun < time.time() * 1000 - _SKEW_MS else 0  # an id may be of a time to come
-    reply = await _progress(client, places, [group, entry_id, stream, since, _SEARCHED])
+    reply = await _standing(client, *places(keys, stream=stream, group=group, entry_id=entry_id))
     match [reply[0].decode(), *reply[1:]]:
         case ["dead", reason, error, attempts, finished_at]:
             return msgspec.structs.replace(
@@ -186,3 +186,12 @@ async def _look(client: AsyncRedis, keys: Keys, job: Job, *, stream: str, group:
         case [state]:
             return msgspec.structs.replace(job, state=state)
     raise AssertionError(reply)
+
+
+def places(keys: Keys, *, stream: str, group: str, entry_id: str) -> tuple[list[str], list[str | int]]:
+    """Return keys and arguments for standing.lua to look where a group stands with an entry."""
+    parked = keys.retry(stream, group), keys.delayed(stream, group)
+    found = [keys.stream(stream), *parked, keys.stream(DEAD_LETTERS), keys.replayed, keys.cancelled(stream)]
+    begun = entry_ms(entry_id)
+    since = begun if begun < time.time() * 1000 - _SKEW_MS else 0  # an id may be of a time to come
+    return found, [group, entry_id, stream, since, SEARCHED]

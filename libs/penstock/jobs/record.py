@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-JobState = Literal["queued", "running", "retrying", "completed", "dead", "settled"]
+JobState = Literal["queued", "running", "retrying", "completed", "dead", "cancelled", "settled"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,7 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def is_over(self) -> bool:
         """Whether nothing more becomes of it by itself."""
-        return self.state in ("completed", "dead", "settled")
+        return self.state in ("completed", "dead", "cancelled", "settled")
 
 
 def decode(record: bytes) -> Job:

@@ -20,6 +20,7 @@ STATES: dict[str, JobState] = {
     "job.snoozed": "retrying",
     "job.completed": "completed",
     "job.dead": "dead",
+    "job.cancelled": "cancelled",
 }
 Told: TypeAlias = Job | Progress | None
 _decoder = msgspec.json.Decoder(JobEvent)

@@ -36,7 +36,7 @@ _MOST_TOLD = 16_000_000  # bytes that somebody who comes back is told
 _PAGE = 100
 _LOOKS = 4  # at once, for those who come back together
 _log = structlog.get_logger("penstock.live")
-_ENDS = frozenset({"job.completed", "job.dead"})
+_ENDS = frozenset({"job.completed", "job.dead", "job.cancelled"})
 
 
 class _Followers:

@@ -16,7 +16,8 @@ import structlog
 from penstock.dlq import dead_letter
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.errors import ConfigurationError, InvalidEvent, Unavailable
-from penstock.event import encode, encode_data
+from penstock.event import encode, encode_data, identity
+from penstock.jobs.cancel import cancelled, check_cancellable, running
 from penstock.jobs.find import recorded
 from penstock.jobs.identities import Identities
 from penstock.jobs.progress import advanced, decode_progress
@@ -26,7 +27,7 @@ from penstock.keys import DEAD_LETTERS, EVENTS, Keys
 from penstock.memory.breakers import MemoryBreakers, SharedBreaker
 from penstock.memory.checkpoints import MemoryCheckpoints
 from penstock.memory.commit import MemoryCommitter
-from penstock.memory.consumption import MemoryConsumption, NoRedis
+from penstock.memory.consumption import MemoryConsumption, NoRedis, Waiting
 from penstock.memory.progress import MemoryProgress
 from penstock.memory.streams import Streams, encoded
 from penstock.memory.values import Values
@@ -41,7 +42,7 @@ from penstock.settings import Settings
 from penstock.streams.publish import Deduplication, DuplicateConflict, Published
 from penstock.streams.renaming import sources_of
 from penstock.telemetry.measures import Measures
-from penstock.times import check_delay
+from penstock.times import check_delay, rfc3339
 from penstock.topology import Topology
 
 _log = structlog.get_logger("penstock.memory")
@@ -155,12 +156,16 @@ class MemoryMesh:
         job = await self.find_record(job_id, source)
         if job is not None:
             return job
-        found = next(filter(None, (one.find(job_id, source) for one in self._running.values())), None)
-        if found is None:
+        found = self._find_waiting(job_id, source)
+        if found is not None:
+            event, due = found[1].event, found[1].due
+            due_at = None if due is None else rfc3339(due)
+            return Job(state="queued", type=event.type, tenant=event.tenant, next_attempt_at=due_at)
+        begun = next(filter(None, (one.find_running(job_id, source) for one in self._running.values())), None)
+        if begun is None:
             return None
-        event, runs = found
-        job = Job(state="running" if runs else "queued", type=event.type, tenant=event.tenant)
-        said = (self._values.get(self._keys.progress_of(job_id)) or {}).get(event.source)
+        job = Job(state="running", type=begun.type, tenant=begun.tenant)
+        said = (self._values.get(self._keys.progress_of(job_id)) or {}).get(begun.source)
         return job if said is None else advanced(job, decode_progress(said.encode()))
 
     async def find_record(self, job_id: str, source: str | None) -> Job | None:
@@ -180,6 +185,34 @@ class MemoryMesh:
         """Return the id of its newest dead letter, if it has one."""
         letters = (one for one in self._letters() if one.event_id == job_id and source in (None, one.source))
         return next((letter.letter for letter in letters), None)
+
+    async def cancel(self, job_id: str, source: str | None) -> None:
+        """Cancel a job; see `penstock.jobs.cancel`.
+
+        Raises:
+            NotCancelled: as there.
+            AmbiguousEvent: as there.
+        """
+        job = await self.find_job(job_id, source)
+        if job is not None and job.state == "cancelled":
+            return
+        check_cancellable(job_id, job)
+        found = self._find_waiting(job_id, source)
+        if job is None or found is None:  # its record is of an attempt before this one
+            raise running(job_id)
+        group, (event, origin, stream, _, forget) = found
+        forget()
+        ended, report = cancelled(event, group, job.attempts)
+        record = ["HSETOWN", self._keys.job(job_id), event.source, identity(stream, origin.entry_id)]
+        self._values.change([[*record, encode_data(ended), str(round(self._settings.job_ttl * 1000))]])
+        told = self.topology.reports(stream)
+        if told is not None:
+            self._add(told, report)
+
+    def _find_waiting(self, job_id: str, source: str | None) -> tuple[str, Waiting] | None:
+        """Return a job that waits, and the service whose it is."""
+        waiting = ((one.name, one.find_waiting(job_id, source)) for one in self._running.values())
+        return next(((name, found) for name, found in waiting if found is not None), None)
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest dead letters."""

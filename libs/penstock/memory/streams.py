@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 Arrive = Callable[[str, list[bytes]], None]
 
@@ -15,13 +15,13 @@ class Streams:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._readers: dict[str, list[Arrive]] = {}
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._later: dict[asyncio.TimerHandle, tuple[str, list[bytes], float]] = {}
         self._last = (0, 0)
 
     @property
     def waiting(self) -> int:
         """How many entries wait for their time."""
-        return len(self._timers)
+        return len(self._later)
 
     def follow(self, key: str, arrive: Arrive) -> None:
         """Call `arrive` with the id and the fields of each entry that is added from now on."""
@@ -41,17 +41,27 @@ class Streams:
         """Add an entry after `delay` seconds."""
 
         def due() -> None:
-            self._timers.discard(timer)
+            del self._later[timer]
             self.add(key, fields)
 
         timer = self._loop.call_later(delay, due)
-        self._timers.add(timer)
+        self._later[timer] = key, list(fields), time.time() + delay
+
+    def later(self, key: str) -> Iterator[tuple[asyncio.TimerHandle, list[bytes], float]]:
+        """Yield what is to be added to a stream: what it is cancelled by, its fields, and when it is due."""
+        for timer, (of_key, fields, due) in list(self._later.items()):
+            if of_key == key:
+                yield timer, fields, due
+
+    def cancel(self, timer: asyncio.TimerHandle) -> None:
+        """Forget something that waits for its time."""
+        timer.cancel()
+        del self._later[timer]
 
     def close(self) -> None:
         """Forget what waits for its time."""
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+        for timer in list(self._later):
+            self.cancel(timer)
 
 
 def encoded(fields: Sequence[str]) -> list[bytes]:

@@ -200,6 +200,7 @@ def _serves(rights: _Rights, name: str) -> None:
         _consumes(rights, name)
     if topology.works(name):
         rights.use("hget hset pexpire", keys.job("*"))
+        rights.use("hlen hmget hdel", *(keys.cancelled(stream) for stream in spec.consumes))
         rights.write("hset pexpire xadd", keys.progress_of("*"), keys.progress)
         rights.run("scan ttl hvals unlink")  # records give way to what is new
     if spec.run in (None, f"penstock_services.{name}") and name in _SHIPPED:
@@ -274,6 +275,22 @@ def _finds_jobs(rights: _Rights) -> None:
     rights.read("hgetall hget", keys.job("*"), keys.progress_of("*"))
 
 
+def _cancels_jobs(rights: _Rights) -> None:
+    topology, keys = rights.topology, rights.keys
+    reports = [keys.stream(stream) for stream in filter(None, map(topology.reports, topology.work))]
+    own = {keys.stream(DEAD_LETTERS), keys.replayed, keys.job("*"), keys.checkpoint("*", "*"), *reports}
+    for stream in topology.work:
+        delayed = [keys.delayed(stream, group) for group in topology.workers(stream)]
+        rights.use("zrange zrem", keys.scheduled(stream), *delayed)
+        rights.use("hset hexists", keys.cancelled(stream))
+        retries = (keys.retry(stream, group) for group in topology.workers(stream))
+        own |= {keys.stream(stream), keys.scheduled(stream), keys.cancelled(stream), *delayed, *retries}
+    rights.use("hget hset pexpire", keys.job("*"))
+    rights.write("del", keys.checkpoint("*", "*"))
+    rights.write("xadd", *reports)
+    rights.selectors.add(" ".join(["+evalsha", "+eval", *(f"~{key}" for key in sorted(own))]))
+
+
 def _follows_jobs(rights: _Rights) -> None:
     """Be told what becomes of jobs."""
     topology, keys = rights.topology, rights.keys
@@ -294,6 +311,7 @@ def _serves_http(rights: _Rights) -> None:
     _sees(rights)
     _finds_jobs(rights)
     _follows_jobs(rights)
+    _cancels_jobs(rights)
     _publishes(rights, *{*topology.services[_GATEWAY].publishes, *topology.work})
     _reads_state(rights, windows.SERVICE, alerts.SERVICE)
     rights.run("get set")  # the secret of the ids
@@ -352,6 +370,7 @@ def _operates(rights: _Rights) -> None:
     keys, topology = rights.keys, rights.topology
     _reads(rights)
     _breaks(rights)
+    _cancels_jobs(rights)
     streams = [stream for stream in topology.streams if stream != DEAD_LETTERS]
     _publishes(rights, *streams)
     rights.write("xadd", *(f"{keys.stream(stream)}:*:retry" for stream in streams))
@@ -373,6 +392,7 @@ def _submits(rights: _Rights) -> None:
         rights.read("xrange xrevrange exists", keys.stream(stream))
         rights.read("xpending xinfo|groups", *(keys.retry(stream, group) for group in groups))
         rights.read("zrange", *(keys.delayed(stream, group) for group in groups))
+        rights.read("zrange hexists", keys.scheduled(stream), keys.cancelled(stream))
     rights.read("xrevrange hexists", keys.stream(DEAD_LETTERS), keys.replayed)
     rights.read("get", keys.topology)
     rights.use("get set", keys.identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from penstock.redis.connection import AsyncRedis
@@ -36,20 +37,37 @@ class DedicatedConnection:
         Raises:
             redis.exceptions.RedisError: it failed; unless the server has answered, it may have been carried out.
         """
+        (reply,) = await self.execute_commands([command], timeout=timeout)
+        return reply
+
+    async def execute_commands(self, commands: Sequence[Sequence[Any]], *, timeout: float | None = None) -> list[Any]:
+        """Send commands that the server carries out one after another, and return their replies.
+
+        Raises:
+            redis.exceptions.RedisError: as for one; the others may have been carried out all the same.
+        """
         if self._connection is None:
             self._connection = self._client.connection_pool.make_connection()
         connection = self._connection
         try:
             async with asyncio.timeout(self._patience if timeout is None else timeout):
-                await connection.send_command(*command)
-                return await connection.read_response(timeout=math.inf)
-        except self._exceptions.ResponseError:
-            raise
+                await connection.send_packed_command(connection.pack_commands(commands))
+                replies = [await self._reply(connection) for _ in commands]
         except BaseException as error:  # a half-read reply: this connection cannot be trusted any more
             await self.disconnect()
             if isinstance(error, TimeoutError):
                 raise self._exceptions.TimeoutError("no reply in time") from None
             raise
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def _reply(self, connection: Any) -> Any:
+        try:
+            return await connection.read_response(timeout=math.inf)
+        except self._exceptions.ResponseError as error:
+            return error
 
     async def disconnect(self) -> None:
         """Drop the connection; the next call opens another."""

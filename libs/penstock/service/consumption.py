@@ -29,7 +29,7 @@ from penstock.streams.commit import Commits, Committer
 from penstock.streams.delay import Promoter
 from penstock.streams.groups import Groups
 from penstock.streams.heartbeat import INTERVAL, Heartbeat
-from penstock.streams.read import Reader
+from penstock.streams.read import Cancelled, Reader
 from penstock.streams.renaming import FormerGroup, sources_of
 from penstock.streams.rescue import Rescuer
 from penstock.tasks import end
@@ -65,6 +65,7 @@ def make_dispatcher(
     client: AsyncRedis,
     committer: Commits,
     runs: Runs,
+    cancelled: Cancelled | None = None,
     observer: Observer | None = None,
 ) -> Dispatcher:
     """Return what starts the handlers of a service, with what is done around them where a stream carries work."""
@@ -87,6 +88,7 @@ def make_dispatcher(
         client=client,
         committer=committer,
         runs=runs,
+        cancelled=cancelled,
         observe=observer.settled if observer else None,
     )
 
@@ -116,8 +118,8 @@ class Consumption:
         committer = self._committer(promoter)
         runs = Runs()
         progress = self._progress()
-        dispatcher = self._dispatcher(committer, runs, self._scope(progress))
-        reader = Reader(runtime.redis, group=self._group, consumer=self._consumer, sources=self._sources)
+        reader = self._reader()
+        dispatcher = self._dispatcher(committer, runs, self._scope(progress), reader)
         groups = self._groups()
         rescuer = self._rescuer(groups)
         heartbeat = self._heartbeat(dispatcher, rescuer)
@@ -152,7 +154,17 @@ class Consumption:
             await heartbeat.stop()
             await reader.aclose()
 
-    def _dispatcher(self, committer: Committer, runs: Runs, scope: Scope) -> Dispatcher:
+    def _reader(self) -> Reader:
+        work = work_of(self._group, self._spec, self._runtime.topology)
+        return Reader(
+            self._runtime.redis,
+            group=self._group,
+            consumer=self._consumer,
+            sources=self._sources,
+            cancelled={stream: self._runtime.keys.cancelled(stream) for stream in work},
+        )
+
+    def _dispatcher(self, committer: Committer, runs: Runs, scope: Scope, reader: Reader) -> Dispatcher:
         runtime = self._runtime
         return make_dispatcher(
             self._service,
@@ -164,6 +176,7 @@ class Consumption:
             client=runtime.redis,
             committer=committer,
             runs=runs,
+            cancelled=reader.cancelled,
             observer=self._observer,
         )
 

@@ -16,7 +16,7 @@ from penstock.service.reports import Reports
 from penstock.service.runs import Runs
 from penstock.streams.commit import Commits
 from penstock.streams.heartbeat import Held
-from penstock.streams.read import Row
+from penstock.streams.read import Cancelled, Row
 from penstock.streams.rescue import MOST_DEATHS
 from penstock.topology import ServiceSpec
 
@@ -49,9 +49,10 @@ class Dispatcher:
         client: AsyncRedis,
         committer: Commits,
         runs: Runs,
+        cancelled: Cancelled | None = None,
         observe: Observe | None = None,
     ) -> None:
-        """`observe` is called with what has been settled."""
+        """What is `cancelled` is settled, and no handler sees it. `observe` is called with what has been settled."""
         self._scope = scope
         self._spec = spec
         self._consumer = consumer
@@ -68,6 +69,7 @@ class Dispatcher:
             committer=committer,
             again=self._start_again,
             alone=self._start_alone,
+            cancelled=cancelled,
             observe=observe,
         )
         self._slots = self._processing.slots

@@ -149,6 +149,10 @@ class Effects:
         operation = ["DEL", key] if keep is None else ["PEXPIRE", key, str(round(keep * 1000)), "GT"]
         self.state.operations.append(operation)
 
+    def forget_cancelled(self, stream: str, entry_id: str) -> None:
+        """Have the commit take away the mark of an entry that was cancelled."""
+        self.state.operations.append(["HDEL", self._scope.keys.cancelled(stream), entry_id])
+
     def keep_record(self, event: Event, record: str, *, owner: str, ttl: float) -> None:
         """Have the commit write what became of a job, unless the record is another entry's than `owner`: that stays.
 

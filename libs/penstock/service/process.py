@@ -23,6 +23,7 @@ from penstock.service.reports import Reports
 from penstock.service.runs import Run
 from penstock.streams.commit import DEAD, RETRY, Commit, Commits, Entry, Settled, Source, UnitOfWork
 from penstock.streams.heartbeat import Held
+from penstock.streams.read import Cancelled
 from penstock.streams.rescue import MOST_DEATHS
 from penstock.topology import ServiceSpec
 
@@ -103,12 +104,14 @@ class Processing:
         committer: Commits,
         again: Callable[[Sequence[Work]], None],
         alone: Callable[[Work], None],
+        cancelled: Cancelled | None = None,
         observe: Observe | None = None,
     ) -> None:
         """Take what is done around handlers by stream, and `reports` of those that carry jobs.
 
         On the streams in `skips` an event that nobody asks for is let go. `again` starts entries that have to be
-        handled once more, `alone` one of a batch that has failed. `observe` is called with what has been settled.
+        handled once more, `alone` one of a batch that has failed. What is `cancelled` no handler sees, and it is
+        taken out of there. `observe` is called with what has been settled.
         """
         self._scope = scope
         self._spec = spec
@@ -119,6 +122,7 @@ class Processing:
         self._committer = committer
         self._again = again
         self._alone = alone
+        self._cancelled: Cancelled = set() if cancelled is None else cancelled
         self._observe = observe
         self._policies: dict[Handler, Policy] = {}
         self.slots = Slots()
@@ -142,6 +146,8 @@ class Processing:
         except InvalidEvent as error:
             work.origin = Origin(entry_id)
             work.ready = self._without_effects(dead("", "invalid", str(error)))
+            return work
+        if self._cancelled and self._take_cancelled(work):
             return work
         handler = work.handler = self._handlers.find(source.stream, work.event.type)
         if work.event.extra and not source.is_retry:
@@ -332,6 +338,16 @@ class Processing:
 
     def _condemned(self, work: Work) -> Concluded:
         return self._dead(work, crashed(work.event.type, work.origin.crashes))
+
+    def _take_cancelled(self, work: Work) -> bool:
+        """Have an entry that is cancelled settled: its record says already what has become of it."""
+        entry = work.source.stream, work.origin.entry_id
+        if entry not in self._cancelled:
+            return False
+        self._cancelled.remove(entry)
+        work.ready = self._without_effects(Done())
+        work.ready.effects.forget_cancelled(*entry)
+        return True
 
     def _dead(self, work: Work, outcome: Dead) -> Concluded:
         """Conclude an entry whose handler does not run, or that has none."""

@@ -1,10 +1,13 @@
-"""`POST /v1/events`: events in, as JSON or CloudEvents; `GET /v1/jobs/{job_id}`: what became of one."""
+"""`POST /v1/events`: events in, as JSON or CloudEvents; `/v1/jobs/{job_id}`: what became of one, and taking it back."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
+from penstock.errors import NotCancelled
+from penstock.jobs.cancel import Canceller
 from penstock.jobs.identities import Identities
+from penstock.jobs.record import Job
 from penstock.keys import INGEST
 from penstock.service.runtime import Runtime
 from penstock.topology import Topology
@@ -37,6 +40,7 @@ class Events:
         self.routes = [
             post("/v1/events", self._take, scope="publish", own_tenant=True),
             get("/v1/jobs/{job_id}", self._job, own_tenant=True),
+            post("/v1/jobs/{job_id}/cancel", self._cancel, scope="operate", own_tenant=True),
         ]
 
     async def _take(self, request: Request) -> web.Response:
@@ -60,9 +64,23 @@ class Events:
         return stream
 
     async def _job(self, request: Request) -> web.Response:
-        runtime, source = self._runtime, request.query.get("source")
-        asked = (runtime.redis, runtime.keys, runtime.topology, request.rest)
-        return json(present(request.rest, await asked_job(*asked, source=source, tenant=request.caller.tenant)))
+        return json(present(request.rest, await self._asked(request)))
+
+    async def _cancel(self, request: Request) -> web.Response:
+        await self._asked(request)
+        runtime, source, tenant = self._runtime, request.query.get("source"), request.caller.tenant
+        canceller = Canceller(runtime.redis, runtime.keys, runtime.topology, ttl=runtime.settings.job_ttl)
+        try:
+            job = await canceller.cancel(request.rest, source=source, tenant=tenant)
+        except NotCancelled as error:
+            raise Problem(409, str(error)) from None
+        return json(present(request.rest, job))
+
+    async def _asked(self, request: Request) -> Job:
+        """Return what has become of the job that is asked for, if its caller may know."""
+        runtime, source, tenant = self._runtime, request.query.get("source"), request.caller.tenant
+        asked = runtime.redis, runtime.keys, runtime.topology, request.rest
+        return await asked_job(*asked, source=source, tenant=tenant)
 
 
 def answer(accepted: list[Accepted], content: Accepted | AcceptedBatch) -> web.Response:

@@ -134,6 +134,20 @@ _TELLING = (
         ),
     ),
     Operation(
+        name="cancelJob",
+        path="/v1/jobs/{job_id}/cancel",
+        method="post",
+        scope="operate",
+        summary="Cancel a job that waits",
+        description="One that runs goes on to its end, and one that is over stays what it is: 409 says which.",
+        parameters=(
+            Parameter(name="job_id", place="path", description="The id that its publication answered with."),
+            Parameter(name="source", description="Whose event, where several have the id."),
+        ),
+        answers={200: answer(NamedJob, "It is cancelled, by this request or an earlier one.")},
+        errors=(404, 409, 503),
+    ),
+    Operation(
         name="followJob",
         path="/v1/jobs/{job_id}/events",
         summary="What becomes of a job, as it happens (Server-Sent Events)",
