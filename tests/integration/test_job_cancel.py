@@ -204,6 +204,18 @@ async def test_to_cancel_twice_is_to_cancel_once(server: Server, raw: Raw) -> No
     assert sorted(told(raw)) == sorted(job.id for job in jobs)
 
 
+async def test_a_job_stays_cancelled_when_its_record_has_expired(shop: Shop, server: Server, raw: Raw) -> None:
+    async with client(server) as mesh:
+        job = await mesh.submit("order.placed")
+        await job.cancel()
+        raw.delete(f"job:{job.id}")
+        await job.cancel()
+        assert (await job.status()).state == "cancelled"
+        async with running(shop, MESH, server):
+            await eventually(lambda: not raw.exists("orders:cancelled"), what="it is settled")
+    assert (shop.ran, told(raw)) == ([], [job.id])
+
+
 async def test_of_several_sources_the_one_that_is_said_is_cancelled(server: Server, raw: Raw) -> None:
     async with client(server, "a") as one, client(server, "b") as other:
         for mesh in (one, other):
