@@ -50,8 +50,8 @@ def _raw(name: str, *command: str) -> Case:
     return Case(name, (sys.executable, "-m", *command), "raw")
 
 
-def _service(name: str, service: str, group: str) -> Case:
-    topology = {"PENSTOCK_TOPOLOGY": str(ROOT / "bench" / "streams.yaml")}
+def _service(name: str, service: str, group: str, *, topology_file: str = "streams.yaml") -> Case:
+    topology = {"PENSTOCK_TOPOLOGY": str(ROOT / "bench" / topology_file)}
     return Case(name, (sys.executable, "-m", "penstock", "run", f"bench.jobs:{service}"), group, env=topology)
 
 
@@ -76,6 +76,7 @@ def drained() -> list[Case]:
         RAW_BATCH,
         ONE_OUTPUT,
         _service("handler, no output", "no_output", "bench-no-output"),
+        _service("the same, its entries being jobs", "no_output", "bench-no-output", topology_file="work.yaml"),
         WORKER,
         _service("batch handler, one output each", "batch_output", "bench-batch-output"),
         _service("batch handler, no output", "batch", "bench-batch"),

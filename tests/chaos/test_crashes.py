@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import redis
 
+from penstock import Penstock
+from penstock.topology import parse
 from tests.chaos.cutter import cutter
 from tests.processes import eventually, service_process
 from tests.servers import Server, required_kinds
@@ -109,6 +112,24 @@ def test_the_living_take_over_from_a_killed_worker(own_server: Server) -> None:
         all_done_once(client, 1000)
         eventually(lambda: len(client.xinfo_consumers("ingest", "worker")) == 1, what="the dead consumer is removed")
     client.close()
+
+
+@every_server
+async def test_a_result_is_awaited_across_the_death_of_its_worker(own_server: Server, tmp_path: Path) -> None:
+    notes, until = tmp_path / "notes", tmp_path / "until"
+    data = {"n": 7, "notes": str(notes), "until": str(until)}
+    async with Penstock.connect(own_server.url, topology=parse(SHIPPED)) as mesh:
+        with worker(own_server) as victim:
+            job = await mesh.submit("held", data)
+            waiting = asyncio.create_task(job.result(60))
+            await asyncio.to_thread(eventually, notes.exists, what="its handler has begun")
+            victim.kill()
+            victim.wait()
+        assert not waiting.done()
+        until.touch()
+        with worker(own_server):
+            assert await waiting == 7
+    assert [line.split()[:2] for line in notes.read_text().splitlines()] == [["begun", "7"]] * 2
 
 
 @every_server
