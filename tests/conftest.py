@@ -24,6 +24,7 @@ ABOVE_THE_SERVER = (
     "test_frameworks_page",
     "test_dlq_operations",
     "test_metrics_http",
+    "test_web_requests",
     "test_otlp_",
     "test_traces",
     "test_examples",

@@ -15,13 +15,15 @@ from penstock.web.health import common_routes
 from penstock.web.routes import HttpRoute
 from penstock_services.alerts import api as alerts
 from penstock_services.gateway import service as gateway
+from penstock_services.gateway.events import publishable
 from penstock_services.gateway.upstream import Upstream
 from penstock_services.metrics import api as metrics
 from penstock_services.notifier import api as notifier
 
 
 def _gateway(runtime: Runtime) -> list[HttpRoute]:
-    return gateway.routes(runtime, Identities(runtime.redis, runtime.keys), Upstream(runtime, frozenset()), {})
+    streams = publishable(runtime.topology)
+    return gateway.routes(runtime, Identities(runtime.redis, runtime.keys), Upstream(runtime, frozenset(streams)), {})
 
 
 OWN: dict[str, Callable[[Runtime], list[HttpRoute]]] = {

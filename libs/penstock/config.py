@@ -43,9 +43,10 @@ class Duration(float):
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return cls(value)
         found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        if found is None or float(found[1]) == 0:
+        seconds = float(found[1]) * _SECONDS[found[2]] if found is not None else 0.0
+        if not 0 < seconds < math.inf:
             raise ValueError(f"expected a duration such as 30s, 5m or 7d, got {value!r}")
-        return cls(float(found[1]) * _SECONDS[found[2]])
+        return cls(seconds)
 
 
 def read_moment(text: str, parameter: str, now: float) -> float:
@@ -65,6 +66,18 @@ def read_moment(text: str, parameter: str, now: float) -> float:
             f"{parameter}: {text!r} is neither a duration before now, such as 15m, nor a time, such as "
             "2026-11-22T10:00:00Z"
         ) from None
+
+
+def read_limit(text: str, most: int) -> int:
+    """Read how many are wanted, from 1 to `most`.
+
+    Raises:
+        ConfigurationError: it is no such number.
+    """
+    digits = text.lstrip("0") if text.isascii() and text.isdecimal() else ""
+    if not digits or len(digits) > len(str(most)) or int(digits) > most:
+        raise ConfigurationError(f"limit: {text!r} is no number from 1 to {most}")
+    return int(digits)
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

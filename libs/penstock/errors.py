@@ -21,8 +21,14 @@ PenstockError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+import msgspec
 
 from penstock.times import check_delay
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""All that msgspec raises of what it cannot read: it is no JSON, not of that form, no UTF-8, nested too deep."""
 
 
 class PenstockError(Exception):

@@ -15,6 +15,7 @@ import msgspec
 
 from penstock import models
 from penstock.errors import InvalidEvent
+from penstock.text import number
 from penstock.times import check_delay, entry_ms, entry_time, is_entry_id, seconds_of
 from penstock.trace_context import TraceContext
 
@@ -340,14 +341,10 @@ def _pairs(fields: Iterable[bytes]) -> dict[bytes, bytes]:
 def _origin(entry_id: str, added: dict[bytes, bytes]) -> Origin:
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in added.items()}
 
-    def number(name: str, default: int) -> int:
-        value = text.get(name, "")
-        return int(value) if value.isdecimal() else default
-
     return Origin(
         entry_id=text.get(RETRY_ENTRY, entry_id),
-        attempt=number(RETRY_ATTEMPT, 1),
-        crashes=number(RETRY_CRASHES, 0),
+        attempt=number(text.get(RETRY_ATTEMPT, ""), 1),
+        crashes=number(text.get(RETRY_CRASHES, "")),
         error=text.get(RETRY_ERROR) or None,
     )
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 HIDDEN = "***"
 _SHORTEST = 6  # characters; taking shorter ones out would riddle every text, and they are no secrets
 _SHORTEST_PART = 8  # of one that is part of another
-_PASSWORD = re.compile(r"(?<=://)(?P<user>[^/?#@]*?):(?P<password>.*)(?=@)")
+_USER = re.compile(r"://[^/?#@:]*:")
 _SAFE_QUERY = frozenset({"db", "protocol", "timeout", "socket_timeout", "ssl_cert_reqs", "ssl_check_hostname"})
 _TELLING = re.compile(r"auth|token|key|secret|cookie|signature|password|session", re.IGNORECASE)
 
@@ -23,14 +23,20 @@ _TELLING = re.compile(r"auth|token|key|secret|cookie|signature|password|session"
 def hide_url(url: str) -> str:
     """Return an address without password and without what its query holds, also if it is malformed."""
     head, question, query = url.partition("?")
-    # The last @ ends what may be a password: one that should have been percent-encoded has / # or @ in it.
-    shown = _PASSWORD.sub(rf"\g<user>:{HIDDEN}", head)
+    shown = _hide_password(head)
     if not question:
         return shown
     if "@" in query:  # a password with a question mark
         place = query.rpartition("@")[2]
         return f"{url.partition('://')[0]}://{HIDDEN}@{place.partition('?')[0]}"
     return f"{shown}?{hide_query(query)}"
+
+
+def _hide_password(head: str) -> str:
+    # The last @ ends what may be a password: one that should have been percent-encoded has / # or @ in it.
+    end = head.rfind("@")
+    user = _USER.search(head, 0, max(0, end))
+    return head if user is None else f"{head[: user.end()]}{HIDDEN}{head[end:]}"
 
 
 def hide_query(query: str) -> str:

@@ -19,6 +19,12 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+def number(text: str, otherwise: int = 0) -> int:
+    """Return the whole of a count or a time in ms that others wrote, `otherwise` for what is none."""
+    whole = text.partition(".")[0]
+    return int(whole) if whole.isascii() and whole.isdecimal() and len(whole) <= 20 else otherwise
+
+
 def described(error: BaseException, *, most: int) -> str:
     """Return the class of an error and what it says, in `most` characters."""
     try:

@@ -6,6 +6,8 @@ import argparse
 import sys
 import time
 
+import structlog
+
 from tests.fuzz.targets import TARGETS, feed
 
 
@@ -14,6 +16,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=1_000_000, help="inputs in all")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     asked = parser.parse_args()
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # what is passed over is not told here
     began, fed = time.monotonic(), 0
     for left, (name, target) in zip(range(len(TARGETS), 0, -1), TARGETS.items(), strict=True):
         until = time.monotonic() + (asked.seconds - (time.monotonic() - began)) / left

@@ -1,80 +1,64 @@
 """What reads what others write: each target takes any bytes and either reads them or refuses them by its own error.
 
-Inputs are made by mutating seeds, from a number that names each of them: `feed(target, begin=N, examples=1)` makes
-input N again.
+`feed(target, begin=N, examples=1)` gives it input N again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
 import time
+import zlib
 from collections.abc import Callable
+from email import message_from_bytes
 from typing import NamedTuple
 
 import msgspec
-from multidict import CIMultiDict
 
 from penstock import event
 from penstock.config import Duration
 from penstock.dlq import dead_letter
-from penstock.errors import PenstockError
+from penstock.errors import UNREADABLE, PenstockError
+from penstock.jobs import progress, record
+from penstock.live import websocket
 from penstock.matchers import Matcher
+from penstock.metrics import rollup, tally
 from penstock.net import retry_after
 from penstock.redaction import header_secrets, hide_url, redact, url_secrets
+from penstock.schemas import Alert
+from penstock.spool import segment
 from penstock.topology import HmacOptions, Webhook, parse
 from penstock.trace_context import TraceContext, parse_links
 from penstock.traces.reports import read
 from penstock.web.body import parse as parse_body
 from penstock.web.clients import Clients
 from penstock.web.problems import Problem
+from penstock_services.alerts.rules import file as alerts_file
 from penstock_services.gateway import cloudevents, handshakes, submission
 from penstock_services.gateway.acceptance import idempotency_key
 from penstock_services.gateway.schemes import SCHEMES, Signed
 from penstock_services.gateway.sources import WebhookSource
+from penstock_services.metrics import count
+from penstock_services.notifier import preview
+from penstock_services.notifier.channels import mail
+from penstock_services.notifier.config import config as notify_config
+from tests.alerts import ALERT, make_delivery
+from tests.fuzz import doors, seeds
+from tests.fuzz.inputs import NEXT, message, mutated, pairs, text
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
-_NEXT = b"\x1f"  # between fields, and between a head and its body
+_MAIL_HEADERS = {
+    *("Content-Type", "MIME-Version", "From", "To", "Subject", "Date", "Message-ID", "References", "In-Reply-To"),
+    "Auto-Submitted",
+}
 _LOOK = 100  # inputs between two looks at the clock
-_TOKENS = (
-    *(b'"', b"\\", b"%", b"{", b"}", b"[", b"]", b":", b";", b",", b"=", b"&", b"?", b"/", b"@", b"#", b"-", b"*"),
-    *(
-        b"\x00",
-        b"\x1b",
-        b"\xff",
-        b"\xed\xa0\x80",
-        b"\\ud800",
-        b"\xe2\x80\xae",
-        b"\r\n",
-        _NEXT,
-        b"null",
-        b"1e999",
-        b"NaN",
-    ),
-    *(b"-0", b"9" * 30, b"0" * 30, b"type", b"data", b"id", b"true", b"[" * 5_000, b'{"a":' * 5_000, b"\xd9\xa1"),
-)
 
 
 class Target(NamedTuple):
+    """`seeds` are what is meant to come; `read` takes any bytes, and may raise `refusals` and nothing else."""
+
     seeds: tuple[bytes, ...]
     read: Callable[[bytes], object]
     refusals: tuple[type[Exception], ...] = ()
-
-
-def text(data: bytes) -> str:
-    """Return bytes as a header or a YAML file brings them: what is no UTF-8 stays as surrogates."""
-    return data.decode(errors="surrogateescape")
-
-
-def pairs(data: bytes) -> list[bytes]:
-    fields = data.split(_NEXT)
-    return fields[: len(fields) // 2 * 2]
-
-
-def message(data: bytes) -> tuple[CIMultiDict[str], bytes]:
-    head, _, body = data.partition(_NEXT)
-    lines = (line.partition(b":") for line in head.split(b"\r\n"))
-    return CIMultiDict((text(name), text(value.strip())) for name, _, value in lines), body
 
 
 SOURCES = [
@@ -107,44 +91,76 @@ def _shown(data: bytes) -> None:
     redact(hide_url(url), url_secrets(url) | header_secrets({"Authorization": url}))
 
 
-EVENT = b'{"type":"t","id":"1","source":"s","time":"2026-01-01T00:00:00Z","data":{"a":[1,2.5,null,"x"]},"extra":1}'
-CLOUD = EVENT.replace(b'"type"', b'"specversion":"1.0","type"')
-ENTRY = _NEXT.join((b"type", b"t", b"data", b"{}", b"id", b"1", b"time", b"2026-01-01T00:00:00Z", b"links", b"a b"))
-RETRY = _NEXT.join((ENTRY, b"retry.entry", b"1-0", b"attempt", b"2", b"retry.crashes", b"1"))
-DEAD = _NEXT.join((ENTRY, b"dlq.stream", b"ingest", b"dlq.entry", b"1-0", b"dlq.attempts", b"3", b"dlq.error", b"E: x"))
-TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-HOOK = b"Content-Type: application/json\r\nStripe-Signature: t=1,v1=2\r\nwebhook-id: m" + _NEXT + EVENT
-SLACK_HELLO = b"Content-Type: application/json" + _NEXT + b'{"type":"url_verification","challenge":"\\ud83d"}'
-GRID_HELLO = b"aeg-event-type: SubscriptionValidation" + _NEXT + b'[{"data":{"validationCode":"\\ud83d"}}]'
-FORM = b"Content-Type: application/x-www-form-urlencoded\r\nX-Slack-Signature: v0=1" + _NEXT + b"a=1&b=%20&b"
-TEXT = b"Content-Type: text/xml; charset=iso-8859-1" + _NEXT + b"<a>\xe4</a>"
-YAML = b"streams: {ingest: {retention: {age: 7d}}}\nservices: {a: {consumes: {ingest: {}}, publishes: [ingest]}}\n"
+def _yaml(data: bytes) -> str:
+    """Return text of a length at which the deepest nesting takes PyYAML no second."""
+    return data.decode(errors="replace")[:700]
+
+
+def _event(data: bytes) -> None:
+    """Read an entry, and count it, as whoever is behind it does."""
+    found = event.decode("ingest", "1800000000000-0", pairs(data))
+    counted = count.tally([found], lateness_ms=5_000, now_ms=1_800_000_000_000)
+    for window in counted.values():
+        assert tally.unpack(tally.pack(window)).series == window.series
+        msgspec.json.encode(rollup.roll_up(window, 10.0))
+    _ = found.trace, found.due
+
+
+def _progress(data: bytes) -> None:
+    fields = pairs(data)
+    told = progress.read_progress("1800000000000-0", dict(zip(fields[::2], fields[1::2], strict=True)))
+    assert b"null" not in msgspec.json.encode(told[2].share)
+
+
+def _spooled(data: bytes) -> None:
+    """Read a segment: records and damage, one behind the other, to its end."""
+    ends = [0, *(found.end for found in segment.walk(data, seeds.SALT))]
+    assert ends[-1] == len(data)
+    assert ends == sorted(set(ends))
+
+
+def _mail(data: bytes) -> None:
+    """Write a mail about an alert: whatever that holds, it has the headers that we gave it, and two parts."""
+    delivery = make_delivery(msgspec.json.decode(data, type=Alert))
+    addressed = mail.envelope(delivery, sender="a@example.com", to=("b@example.com",), recipient="b@example.com")
+    written = message_from_bytes(mail.write(addressed).as_bytes())
+    assert set(written.keys()) <= _MAIL_HEADERS
+    assert [part.get_content_type() for part in written.walk()] == ["multipart/alternative", "text/plain", "text/html"]
+
 
 TARGETS: dict[str, Target] = {
-    "entry": Target((ENTRY,), lambda data: event.decode("ingest", "1-0", pairs(data)), (PenstockError,)),
-    "retry entry": Target((RETRY,), lambda data: event.decode_retry("ingest", "1-0", pairs(data)), (PenstockError,)),
-    "dead letter": Target(
-        (DEAD,), lambda data: dead_letter.decode(b"1-0", dict(zip(*[iter(pairs(data))] * 2, strict=True)), None)
+    "entry": Target((seeds.ENTRY, seeds.DELAYED, seeds.SCHEDULED, seeds.FAILED), _event, (PenstockError,)),
+    "retry entry": Target(
+        (seeds.RETRY,), lambda data: event.decode_retry("ingest", "1-0", pairs(data)), (PenstockError,)
     ),
-    "body": Target((EVENT,), parse_body, (Problem,)),
-    "submission": Target((EVENT, b"[" + EVENT + b"]"), submission.read, (Problem,)),
-    "cloudevents": Target((CLOUD,), lambda data: cloudevents.read(cloudevents.MEDIA_TYPES[1], data), (Problem,)),
+    "dead letter": Target(
+        (seeds.DEAD,), lambda data: dead_letter.decode(b"1-0", dict(zip(*[iter(pairs(data))] * 2, strict=True)), None)
+    ),
+    "body": Target((seeds.EVENT,), parse_body, (Problem,)),
+    "submission": Target(
+        (seeds.EVENT, b"[" + seeds.EVENT + b"]", b'{"type":"t","in":90}', b'{"type":"t","at":"2026-01-01T00:00Z"}'),
+        submission.read,
+        (Problem,),
+    ),
+    "cloudevents": Target((seeds.CLOUD,), lambda data: cloudevents.read(cloudevents.MEDIA_TYPES[1], data), (Problem,)),
     "cloudevents, batched": Target(
-        (b"[" + CLOUD + b"," + CLOUD + b"]",), lambda data: cloudevents.read(cloudevents.BATCH, data), (Problem,)
+        (b"[" + seeds.CLOUD + b"," + seeds.CLOUD + b"]",),
+        lambda data: cloudevents.read(cloudevents.BATCH, data),
+        (Problem,),
     ),
     "cloudevents, binary": Target(
-        (b"ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s%20\r\nce-type: t" + _NEXT + b"{}",),
+        (b"ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s%20\r\nce-type: t" + NEXT + b"{}",),
         lambda data: cloudevents.read_binary(*message(data)),
         (Problem,),
     ),
-    "webhooks": Target((HOOK, FORM, TEXT, SLACK_HELLO, GRID_HELLO), _webhook, (Problem,)),
+    "webhooks": Target((seeds.HOOK, seeds.FORM, seeds.TEXT, seeds.SLACK_HELLO, seeds.GRID_HELLO), _webhook, (Problem,)),
     "idempotency key": Target(
         (b'Idempotency-Key: "a\\"b"',), lambda data: idempotency_key(message(data)[0]), (Problem,)
     ),
     "authorization": Target(
         (b"Bearer x", b"Basic YTpi"), lambda data: Clients({}, declared=True).find(text(data)), (Problem,)
     ),
-    "trace context": Target((TRACE,), lambda data: (TraceContext.parse(text(data)), parse_links(text(data)))),
+    "trace context": Target((seeds.TRACE,), lambda data: (TraceContext.parse(text(data)), parse_links(text(data)))),
     "job id": Target((b"ingest-1-0",), lambda data: event.parse_identity(text(data))),
     "report": Target((b'{"attempt":1,"duration":0.1,"next_attempt_at":"2026-01-01T00:00:00Z"}',), read),
     "address": Target((b"redis://u:pw@h:1/0?db=1", b"https://u:p%40@h/a?b=c"), _shown),
@@ -153,7 +169,36 @@ TARGETS: dict[str, Target] = {
     "matcher": Target(
         (b"a=b*", b"a!=[b-c]?"), lambda data: Matcher.parse(text(data)).matches({"a": text(data)}), (ValueError,)
     ),
-    "streams.yaml": Target((YAML,), lambda data: parse(data.decode(errors="replace")), (PenstockError,)),
+    "streams.yaml": Target((seeds.YAML,), lambda data: parse(_yaml(data)), (PenstockError,)),
+    "alerts.yaml": Target((seeds.ALERTS,), lambda data: alerts_file.parse(_yaml(data)), (PenstockError,)),
+    "notify.yaml": Target(
+        (seeds.NOTIFYING,), lambda data: notify_config.parse(_yaml(data), environ={}), (PenstockError,)
+    ),
+    "press in Slack": Target((seeds.PRESS, b'{"type":"hello"}'), doors.slack),
+    "press in Telegram": Target((seeds.UPDATE,), doors.telegram, UNREADABLE),
+    "silence": Target((seeds.SILENCE,), doors.posted("/v1/silences"), (Problem, PenstockError)),
+    "acknowledgement": Target((seeds.ACK,), doors.posted("/v1/acknowledgements"), (Problem, PenstockError)),
+    "withdrawal": Target((b"f2?by=me&comment=c",), doors.withdrawn, (Problem, PenstockError)),
+    "window query": Target((b"window=10&since=15m&until=2026-01-01T00:00:00Z",), doors.window_query, (PenstockError,)),
+    "history query": Target((b"limit=100",), doors.history_query, (PenstockError,)),
+    "delivery query": Target((b"limit=50&status=sent&channel=a",), doors.delivery_query, (PenstockError,)),
+    "roll-up": Target((seeds.ROLL_UP, seeds.TICK), lambda data: doors.roll_up(pairs(data))),
+    "live command": Target((seeds.RESUME,), lambda data: websocket.read_command(data.decode()), (Problem, ValueError)),
+    "Last-Event-ID": Target((doors.POSITION,), doors.last_event_id),
+    "host and origin": Target(
+        (b"localhost:80" + NEXT + b"http://localhost:80", b"[::1]" + NEXT + b"http://[::1]"),
+        lambda data: doors.headers(*map(text, (data.partition(NEXT)[0], data.partition(NEXT)[2]))),
+        (Problem,),
+    ),
+    "progress": Target((seeds.PROGRESS,), _progress, (ValueError,)),
+    "job record": Target((seeds.JOB,), lambda data: msgspec.json.encode(record.decode(data)), UNREADABLE),
+    "tallies": Target((seeds.TALLIES.encode(),), tally.decode, UNREADABLE),
+    "closed window": Target((zlib.compress(seeds.TALLIES.encode()),), tally.unpack, (zlib.error, *UNREADABLE)),
+    "spool": Target((seeds.SEGMENT,), _spooled),
+    "alert": Target(
+        (msgspec.json.encode(ALERT),), lambda data: preview.render_all(doors.CONFIG, data, only=[]), (PenstockError,)
+    ),
+    "mail": Target((msgspec.json.encode(ALERT),), _mail, UNREADABLE),
 }
 
 
@@ -170,18 +215,3 @@ def feed(target: Target, *, examples: int, begin: int = 0, until: float = float(
             error.add_note(f"input {number}: {data[:500]!r}")
             raise
     return examples
-
-
-def mutated(seeds: tuple[bytes, ...], number: int) -> bytes:
-    """Return input `number`: the seeds themselves first, then what a few changes make of one."""
-    if number < len(seeds):
-        return seeds[number]
-    dice = random.Random(number)
-    data = bytearray(dice.choice(seeds))
-    for _ in range(dice.randint(1, 6)):
-        begin = dice.randint(0, len(data))
-        end = min(len(data), begin + dice.choice((0, 0, 1, 2, 8, 64)))
-        data[begin:end] = dice.choice(
-            (b"", dice.choice(_TOKENS), dice.randbytes(dice.randint(1, 4)), bytes(data[begin:end]) * 2)
-        )
-    return bytes(data)

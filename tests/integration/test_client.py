@@ -67,6 +67,17 @@ def shop() -> Service:
     return service
 
 
+@pytest.mark.parametrize("data", [b'{"job_id":"\xff"}', b'{"job_id":"1","x":' + b"[" * 5_000, b"{"])
+async def test_what_somebody_else_says_of_jobs_ends_no_waiting(server: Server, raw: Raw, data: bytes) -> None:
+    async with client(server) as mesh:
+        async with running(shop(), MESH, server):
+            assert await (await mesh.submit("order.placed", {"price": 6})).result(DEADLINE) == {"paid": 6}
+        job = await mesh.submit("order.placed", {"price": 7})  # what is told of jobs is followed by now
+        raw.xadd("events", {"type": "job.completed", "data": data})
+        async with running(shop(), MESH, server):
+            assert await job.result(DEADLINE) == {"paid": 7}
+
+
 async def test_a_job_is_submitted_and_its_result_awaited(server: Server, raw: Raw) -> None:
     async with running(shop(), MESH, server), client(server) as mesh:
         job = await mesh.submit("order.placed", {"price": 7}, subject="o-1", tenant="acme", extra={"shop": "north"})

@@ -11,21 +11,29 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock_services.gateway.submission import CONTROL
 from tests.gateways import DEMO_SECRET, Answer, Gateway, running_gateway
+from tests.processes import ROOT
 from tests.servers import Server
 
 GITHUB_SECRET = "fuzz-fuzz-fuzz-fuzz"
 fuzz = settings(max_examples=150, deadline=timedelta(seconds=10))
 
 
-ENV = {"GITHUB_WEBHOOK_SECRET": GITHUB_SECRET, "PENSTOCK_DEMO_WEBHOOK": "true"}
+ENV = {
+    "GITHUB_WEBHOOK_SECRET": GITHUB_SECRET,
+    "PENSTOCK_DEMO_WEBHOOK": "true",
+    "META_VERIFY_TOKEN": "as-told-to-Meta",
+}
+META = "webhooks:\n  meta: {scheme: github, secret: GITHUB_WEBHOOK_SECRET, type: meta, verify_token: META_VERIFY_TOKEN}"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,11 @@ def gateway(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
 def hasty(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway for requests most of which never end; on a busy machine it gives up others too."""
     hurry = dict.fromkeys(("PENSTOCK_GATEWAY_HEAD_TIMEOUT", "PENSTOCK_GATEWAY_BODY_TIMEOUT"), "0.05")
-    with running_gateway(_shared_server, tmp_path_factory.mktemp("hasty"), **ENV, **hurry) as gateway:
+    folder = tmp_path_factory.mktemp("hasty")
+    (folder / "streams.yaml").write_text((ROOT / "streams.yaml").read_text().replace("\nwebhooks:", f"\n{META}"))
+    with running_gateway(
+        _shared_server, folder, **ENV, **hurry, PENSTOCK_TOPOLOGY=str(folder / "streams.yaml")
+    ) as gateway:
         yield gateway
 
 
@@ -47,6 +59,15 @@ def stored(_shared_server: Server) -> Iterator[Callable[[], dict[bytes, bytes]]]
     """What the newest entry holds."""
     with _shared_server.client() as client:
         yield lambda: client.xrevrange("ingest", count=1)[0][1]
+
+
+def answered(gateway: Gateway, data: bytes, method: bytes = b"POST") -> None:
+    """Send bytes, and read how they are answered, as far as they are: a live stream goes on for ever."""
+    with contextlib.suppress(HTTPException, ConnectionError), gateway.connect() as client:
+        client.sendall(data)
+        with contextlib.closing(HTTPResponse(client, method=method.decode())) as response:
+            response.begin()
+            assert response.status < 500, (data, response.status, response.read())
 
 
 def exchange(gateway: Gateway, data: bytes, method: bytes = b"POST") -> Answer | None:
@@ -61,6 +82,14 @@ def exchange(gateway: Gateway, data: bytes, method: bytes = b"POST") -> Answer |
 METHODS = st.sampled_from(["GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "TRACE", "*", "pOST"]).map(str.encode)
 PATHS = st.sampled_from(
     [
+        *("/v1/traces", "/v1/traces/x", "/v1/traces/%ff?source=%00", "/traces/%00", "/openapi.json", "/metrics"),
+        *("/api/v1/orchestrator/status", "/api/v1/orchestrator/metrics", "/api/v1/orchestrator/alerts", "/health/dlq"),
+        *(
+            "/webhooks/meta?hub.mode=subscribe&hub.challenge=%00%ff&hub.verify_token=as-told-to-Meta",
+            "/webhooks/%00",
+            "/webhooks/",
+        ),
+        *("/v1/jobs/ingest-1-0/events", "/v1/jobs/%00/events?source=%ff", "/v1/stream?tenant=%ff&tenant=", "/api/v1/%"),
         *("/v1/events", "/v1/jobs/", "/v1/jobs/ingest-1-0", "/webhooks/demo", "/webhooks/github", "/livez", "/readyz"),
         *(
             "/",
@@ -81,6 +110,14 @@ NAMES = st.sampled_from(
         *("Content-Type", "Content-Length", "Content-Encoding", "Transfer-Encoding", "Expect", "Connection", "Upgrade"),
         *("Host", "Idempotency-Key", "traceparent", "tracestate", "webhook-id", "webhook-timestamp", "Accept"),
         *("webhook-signature", "svix-id", "X-Hub-Signature-256", "X-GitHub-Event", "Sec-WebSocket-Key1", "Range"),
+        *(
+            "Last-Event-ID",
+            "Origin",
+            "Sec-Fetch-Site",
+            "WebHook-Request-Origin",
+            "WebHook-Request-Rate",
+            "Authorization",
+        ),
         *("ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time", "ce-subject", "ce-data", "ce-", "CE-\xe9"),
     ]
 ).map(lambda name: name.encode("latin-1"))
@@ -117,13 +154,30 @@ def request(method: bytes, path: bytes, headers: list[tuple[bytes, bytes]], body
 def test_no_method_path_header_or_body_makes_a_5xx(
     hasty: Gateway, method: bytes, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
-    exchange(hasty, request(method, path, headers, body), method)
+    answered(hasty, request(method, path, headers, body), method)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])
+@fuzz
+@given(
+    st.lists(st.tuples(st.sampled_from(["hub.mode", "hub.challenge", "hub.verify_token"]), st.text()), max_size=4),
+    VALUES,
+)
+def test_no_handshake_makes_a_5xx(hasty: Gateway, method: bytes, query: list[tuple[str, str]], value: bytes) -> None:
+    path = b"/webhooks/meta?" + urlencode(query, errors="replace").encode()
+    answered(hasty, request(method, path, [(b"WebHook-Request-Origin", value)], b""), method)
+
+
+@fuzz
+@given(st.binary(max_size=60), st.sampled_from([b"/v1/stream", b"/v1/jobs/ingest-1-0/events"]))
+def test_no_last_event_id_makes_a_5xx(gateway: Gateway, position: bytes, path: bytes) -> None:
+    answered(gateway, request(b"GET", path, [(b"Last-Event-ID", position)], b""), b"GET")
 
 
 @fuzz
 @given(st.binary(min_size=1, max_size=300))
 def test_no_bytes_at_all_make_a_5xx(hasty: Gateway, data: bytes) -> None:
-    exchange(hasty, data + b"\r\n\r\n")
+    answered(hasty, data + b"\r\n\r\n")
 
 
 @fuzz
@@ -155,6 +209,7 @@ def test_no_signed_webhook_makes_a_5xx(gateway: Gateway, body: bytes, headers: l
 def without_framing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Leave out what makes a request another one, or none; what is left are values from anywhere."""
     changing = {b"content-length", b"transfer-encoding", b"host", b"connection", b"sec-websocket-key1"}
+    changing |= {b"origin", b"sec-fetch-site"}
     return [(name, value) for name, value in headers if name.lower() not in changing]
 
 
@@ -185,7 +240,7 @@ def test_every_text_that_is_accepted_is_stored_as_it_is(
 ) -> None:
     event: dict[str, Any] = {"type": "t", "traceparent": f"00-{'1' * 32}-{'2' * 16}-01", key: text}
     answer = gateway.post(event, {"Idempotency-Key": hashlib.sha256(f"{key}{text}".encode()).hexdigest()})
-    if key in SHOWN and re.search(r"[\x00-\x1f\x7f]", text):
+    if key in SHOWN and re.search(CONTROL, text):
         assert answer.status == 422
         return
     assert answer.status == 202

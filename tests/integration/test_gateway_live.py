@@ -16,9 +16,9 @@ from penstock.live import sse
 from penstock.topology import load
 from tests.gateways import Gateway, running_gateway
 from tests.hands import Raw
-from tests.integration.test_web_access import serving
 from tests.live import EventSource, Told, event_source
 from tests.mesh import eventually, running
+from tests.ports import serving
 from tests.processes import ROOT
 from tests.servers import Server
 

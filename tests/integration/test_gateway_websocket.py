@@ -16,9 +16,9 @@ from penstock.topology import load
 from tests.gateways import Gateway, running_gateway
 from tests.hands import Raw
 from tests.integration.test_gateway_live import CLIENTS, SECRETS, SHIPPED, Worker, add, submit
-from tests.integration.test_web_access import serving
 from tests.live import Socket, event_source, web_socket
 from tests.mesh import eventually, running
+from tests.ports import serving
 from tests.servers import Server
 
 

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-from collections.abc import AsyncIterator
-from typing import Any, cast
 
-import aiohttp
 import pytest
 
-from penstock.redis.lanes import Lanes
-from penstock.service.runtime import Runtime
-from penstock.settings import Settings
-from penstock.streams.publish import Publisher
-from penstock.telemetry.measures import Measures
-from penstock.topology import parse
-from penstock.web.limits import Limits
-from penstock.web.routes import HttpRoute
-from penstock.web.server import Server as HttpServer
-from tests.processes import ROOT
+from tests.ports import serving
 from tests.routes import OWN
 from tests.servers import Server
 
@@ -33,7 +19,6 @@ clients:
   admin: {secret: SECRET_ADMIN, scopes: [admin]}
   bound: {secret: SECRET_BOUND, scopes: [read, operate], tenant: acme}
 """
-SHIPPED = (ROOT / "streams.yaml").read_text()
 ENOUGH = {
     "scrape": {"read", "operate", "admin", "bound"},
     "publish": {"publish", "admin"},
@@ -41,47 +26,6 @@ ENOUGH = {
     "operate": {"operate", "admin", "bound"},
     "admin": {"admin"},
 }
-
-
-class Port:
-    """A service's HTTP in this event loop."""
-
-    def __init__(self, session: aiohttp.ClientSession, port: int, routes: tuple[HttpRoute, ...]) -> None:
-        self._session = session
-        self.number = port
-        self.requests = [
-            (route, method, re.sub(r"\{\w+\}", "x", route.path))
-            for route in routes
-            for method in ((route.method, "HEAD") if route.method == "GET" else (route.method,))
-        ]
-
-    async def __call__(self, method: str, path: str, **headers: str) -> int:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self._session.request(method, f"http://127.0.0.1:{self.number}{path}", headers=names) as answer:
-            return answer.status
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    service: str, server: Server, *, host: str = "127.0.0.1", clients: str = "", opened: bool = False, **how: Any
-) -> AsyncIterator[Port]:
-    lanes = Lanes(server.url, name=service)
-    runtime = Runtime(
-        service,
-        settings=Settings(redis_url=server.url, **how),
-        topology=parse(SHIPPED + clients),
-        lanes=lanes,
-        publisher=cast(Publisher, None),
-        telemetry=Measures(),
-    )
-    http = HttpServer(runtime, OWN[service](runtime), host=host, limits=Limits(), opened=opened)
-    listening = await http.listen(host, 0, variable="PENSTOCK_PORT")
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Port(session, listening.sockets[0].getsockname()[1], http.table.routes)
-    finally:
-        await http.finish(listening)
-        await lanes.aclose()
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from penstock.schemas import MetricsWindow, Series, Tick
 from penstock_services.alerts.evaluate.evaluate import evaluate
-from penstock_services.alerts.input import Item, whole
+from penstock_services.alerts.input import Item, entries, whole
 from penstock_services.alerts.rules.file import load
 from penstock_services.alerts.rules.model import SeriesRule
 from tests.alerting import EPOCH, Mesh, gauge, jobs, make_window, rules_text
+from tests.fuzz.doubles import Redis
 from tests.processes import ROOT
 
 LAG = "kind: threshold\nseries: lag_age\nabove: 30s"
@@ -317,3 +318,13 @@ async def test_the_same_window_twice_is_two_windows() -> None:
     found = await pieces(part(EPOCH, 1, 1), part(EPOCH, 1, 1))
 
     assert [entry_id for entry_id, _ in found] == ["0-0", "1-0"]
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"time":"\xff"}', b'{"x":' + b"[" * 5_000, b'{"time":"soon"}'])
+async def test_what_cannot_be_read_is_passed_over_and_what_follows_counts(data: bytes) -> None:
+    redis = Redis()
+    tick = b'{"time":"2026-01-15T08:00:00Z"}'
+    redis.rows = [(b"1-0", {b"type": b"alerts.tick", b"data": data}), (b"2-0", {b"type": b"x"})]
+    redis.rows.append((b"1768464000000-0", {b"type": b"alerts.tick", b"data": tick}))
+    found = [item async for _, item in entries(cast(Any, redis), "metrics", "0-0")]
+    assert found == [Tick("2026-01-15T08:00:00Z")]

@@ -49,6 +49,11 @@ def test_what_is_written_is_read() -> None:
     assert letter.event == {"type": "t", "id": "e-1", "mine": "x", "attempt": "the producer's own"}
 
 
+@pytest.mark.parametrize("attempts", ["", "-1", "\N{SUPERSCRIPT TWO}", "9" * 5_000])
+def test_attempts_that_are_no_number_are_none(attempts: str) -> None:
+    assert dead_letter.decode(b"7-0", {dead_letter.ATTEMPTS.encode(): attempts.encode()}, None).attempts == 0
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_names_no_field_that_the_codec_does_not_know(script: Path) -> None:
     assert set(FIELD.findall(script.read_text())) <= names() | PARKED

@@ -61,6 +61,8 @@ def test_an_entry_says_what_was_said(note: str) -> None:
         {},
         {b"job": b"J-1", b"source": b"s", b"attempt": b"1"},
         {b"job": b"J-1", b"share": b"x", b"attempt": b"1"},
+        {b"job": b"J-1", b"share": b"nan", b"attempt": b"1", b"source": b"s"},
+        {b"job": b"J-1", b"share": b"1.5", b"attempt": b"1", b"source": b"s"},
         {b"job": b"\xff", b"share": b"1", b"attempt": b"1"},
     ],
 )

@@ -62,6 +62,7 @@ def test_the_examples_in_the_file_that_ships_are_sound() -> None:
         ("chanels: {}", "notify.yaml: Object contains unknown field `chanels`; the keys are channels, routes"),
         ("channels: {a: slack}", "notify.yaml: channels.a: type is missing; it is one of console, slack"),
         ("channels: {a: {type: slak}}", "notify.yaml: channels.a: there is no type 'slak'; it is one of console"),
+        ("channels: {a: {type: [slack]}}", "notify.yaml: channels.a: there is no type ['slack']; it is one of console"),
         ("channels: {a: {type: slack}}", "notify.yaml: channels.a: url or token is missing; give one of them: the url"),
         (
             f"channels: {{a: {{type: slack, url: '{SLACK}', token: xoxb-1, channel: ops}}}}",

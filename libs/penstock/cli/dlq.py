@@ -21,7 +21,7 @@ from penstock.dlq.causes import Selection, causes, select
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters
 from penstock.dlq.replay import Plan, Replayer, Result
-from penstock.errors import ConfigurationError
+from penstock.errors import UNREADABLE, ConfigurationError
 from penstock.service.main import Negative
 
 app = typer.Typer(
@@ -175,14 +175,14 @@ def _edited(letters: Sequence[DeadLetter]) -> str:
     if len(letters) != 1:
         raise ConfigurationError(f"--edit takes exactly one letter, not {len(letters)}")
     data = letters[0].event.get("data", "null")
-    with contextlib.suppress(msgspec.DecodeError):  # broken JSON may be just what is to be mended
+    with contextlib.suppress(*UNREADABLE):  # broken JSON may be just what is to be mended
         data = msgspec.json.format(data)
     text = edit_text(data, suffix=".json")
     if text is None:
         raise Negative("nothing was changed: nothing is replayed")
     try:
         return msgspec.json.format(text, indent=-1)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigurationError(f"the edited data is not JSON: {error}") from None
 
 

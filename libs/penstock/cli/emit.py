@@ -10,7 +10,7 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.client.client import Penstock
-from penstock.errors import ConfigurationError, InvalidEvent
+from penstock.errors import UNREADABLE, ConfigurationError, InvalidEvent
 from penstock.keys import INGEST
 
 SOURCE = "penstock-cli"
@@ -47,7 +47,7 @@ def check_json(text: str) -> str:
     """
     try:
         msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise InvalidEvent(f"""JSON: {error}; quote it for the shell, such as '{{"key": "value"}}'""") from None
     return text.strip()
 

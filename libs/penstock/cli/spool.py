@@ -11,7 +11,7 @@ import typer
 
 from penstock.cli.session import run, session
 from penstock.cli.terminal import AsJson, console, print_json, print_table
-from penstock.errors import ConfigurationError
+from penstock.errors import UNREADABLE, ConfigurationError
 from penstock.redis.connection import hide_password
 from penstock.service.main import Negative
 from penstock.settings import Settings, redis_url
@@ -124,6 +124,6 @@ def _why(path: Path) -> str:
         return "  a segment that was damaged: what could be read of it is published"
     try:
         told = msgspec.json.decode(path.read_bytes(), type=dict)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return ""
     return f"  {told.get('fields', {}).get('type', '')}: {told.get('why', '')}"

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.errors import InvalidEvent
 from penstock.event import RETRY_FIELDS, UNKNOWN_SOURCE, identity, unfold, unique_id
+from penstock.text import number
 from penstock.times import rfc3339
 
 PREFIX = "dlq."
@@ -98,7 +99,6 @@ def decode(letter: bytes, fields: Mapping[bytes, bytes], replayed: str | None) -
             fields = dict(zip(own[::2], own[1::2], strict=True)) | fields
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     stream, entry = text.get(STREAM, ""), text.get(ENTRY, "")
-    attempts = text.get(ATTEMPTS, "")
     return DeadLetter(
         letter=letter.decode(),
         event_id=text.get("id") or identity(stream, entry),
@@ -108,7 +108,7 @@ def decode(letter: bytes, fields: Mapping[bytes, bytes], replayed: str | None) -
         entry=entry,
         reason=text.get(REASON, ""),
         error=text.get(ERROR, ""),
-        attempts=int(attempts) if attempts.isdecimal() else 0,
+        attempts=number(text.get(ATTEMPTS, "")),
         time=text.get(TIME, ""),
         fingerprint=text.get(FINGERPRINT, ""),
         traceback=text.get(TRACEBACK, ""),

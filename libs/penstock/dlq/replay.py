@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.dlq.dead_letter import DeadLetter
 from penstock.dlq.queue import DeadLetters, Replayed
+from penstock.errors import UNREADABLE
 from penstock.event import RETRY_ENTRY
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
@@ -100,5 +101,5 @@ def _text(packed: msgspec.Raw) -> str | None:
     """Read a string that Lua packed; payloads may be bytes that are no text."""
     try:
         return msgspec.msgpack.decode(packed, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None

@@ -16,6 +16,7 @@ from penstock.jobs.record import Job, decode
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
+from penstock.text import number
 from penstock.times import entry_ms, rfc3339
 from penstock.topology import Topology
 
@@ -178,7 +179,7 @@ async def _look(client: AsyncRedis, keys: Keys, job: Job, *, stream: str, group:
                 state="dead",
                 reason=reason.decode(errors="replace"),
                 error=error.decode(errors="replace"),
-                attempts=int(attempts) if attempts.isdigit() else 0,
+                attempts=number(attempts.decode(errors="replace")),
                 finished_at=finished_at.decode(errors="replace"),
             )
         case ["retrying", attempt]:

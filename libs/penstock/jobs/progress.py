@@ -40,8 +40,7 @@ def make_progress(event: Event, attempt: int, share: float, note: str) -> Progre
     Raises:
         ValueError: the share is not from 0 to 1.
     """
-    if not 0 <= share <= 1:  # NaN is neither
-        raise ValueError(f"progress is a share of the work, from 0 to 1, not {share}")
+    _check_share(share)
     if len(note) > LONGEST_NOTE:
         note = note[: LONGEST_NOTE - 1] + "\N{HORIZONTAL ELLIPSIS}"
     note = note.encode(errors="replace").decode()
@@ -79,8 +78,10 @@ def read_progress(entry_id: str, fields: Mapping[bytes, bytes]) -> tuple[str, st
     """
     text = {name.decode(): value.decode() for name, value in fields.items()}
     try:
+        share = float(text["share"])
+        _check_share(share)
         said = Progress(
-            share=float(text["share"]),
+            share=share,
             note=text.get("note", ""),
             attempt=int(text["attempt"]),
             at=entry_ms(entry_id) / 1000,
@@ -89,6 +90,11 @@ def read_progress(entry_id: str, fields: Mapping[bytes, bytes]) -> tuple[str, st
         return text["job"], text["source"], said
     except KeyError as error:
         raise ValueError(f"no {error}") from None
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:  # NaN is neither
+        raise ValueError(f"progress is a share of the work, from 0 to 1, not {share}")
 
 
 def commands(keys: Keys, event: Event, progress: Progress) -> list[Command]:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from penstock.errors import UNREADABLE
 from penstock.jobs.progress import Progress
 from penstock.jobs.record import Job, JobState
 from penstock.schemas import JobEvent
@@ -102,7 +103,7 @@ class Watches:
             return
         try:
             report = _decoder.decode(entry[b"data"])
-        except (KeyError, msgspec.MsgspecError):  # somebody else's words
+        except (KeyError, *UNREADABLE):  # somebody else's words
             return
         watch = self._watches.get(report.job_id)
         if watch is not None:

@@ -15,7 +15,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 import structlog
 
-from penstock.errors import Unavailable
+from penstock.errors import UNREADABLE, Unavailable
 from penstock.live.connection import Connection, Message
 from penstock.live.live import Live
 from penstock.live.subscription import Subscription
@@ -116,7 +116,7 @@ class WebSocketSession:
         """Return the answer to a message."""
         try:
             with telling_unavailable():
-                match _read(text):
+                match read_command(text):
                     case Unsubscribe(sub=name):
                         return [self._unsubscribe(name)]
                     case Subscribe() as command:
@@ -189,16 +189,21 @@ class WebSocketSession:
         return [Message("end").frame(name)]
 
 
-def _read(text: str | bytes) -> Command:
+def read_command(text: str | bytes) -> Command:
+    """Read a message of a client.
+
+    Raises:
+        Problem: 400 it is none.
+    """
     try:
         return _decoder.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Problem(400, f"this is no message to us: {error}") from None
 
 
 def _error(text: str | bytes, problem: Problem) -> bytes:
     """Return what was wrong with a message, with the name in it, if there is one."""
-    with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+    with contextlib.suppress(*UNREADABLE):
         return Message("error", problem.body).frame(msgspec.json.decode(text, type=_Named).sub)
     return Message("error", problem.body).frame(None)
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
-from penstock.errors import ConfigurationError, InvalidEvent
+from penstock.config import read_limit
+from penstock.errors import UNREADABLE, ConfigurationError, InvalidEvent
 from penstock.event import decode, encode, encode_data
 from penstock.keys import DELIVERIES, NOTIFICATIONS, Keys
 from penstock.redis.connection import AsyncRedis
@@ -89,13 +90,11 @@ class DeliveryQuery(msgspec.Struct, frozen=True, kw_only=True):
         for name in parameters:
             if name not in names:
                 raise ConfigurationError(f"{name}: there is no such parameter; there is {', '.join(names)}")
-        limit, status = parameters.get("limit", "50"), parameters.get("status")
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= _MOST:
-            raise ConfigurationError(f"limit: {limit!r} is no number from 1 to {_MOST}")
+        limit, status = read_limit(parameters.get("limit", "50"), _MOST), parameters.get("status")
         if status is not None and status not in _STATUSES:
             raise ConfigurationError(f"status: {status!r} is none of {', '.join(_STATUSES)}")
         return cls(
-            limit=int(limit),
+            limit=limit,
             channel=parameters.get("channel"),
             fingerprint=parameters.get("fingerprint"),
             status=status,
@@ -148,7 +147,7 @@ def _read_reload(entry_id: bytes, fields: Mapping[bytes, bytes]) -> RecordedRelo
     try:
         event = decode(DELIVERIES, entry_id.decode(), [part for pair in fields.items() for part in pair])
         told = msgspec.json.decode(event.data, type=NotifyReloaded)
-    except (InvalidEvent, msgspec.DecodeError):  # somebody else wrote it
+    except (InvalidEvent, *UNREADABLE):  # somebody else wrote it
         return None
     return RecordedReload(time=event.time, **msgspec.structs.asdict(told))
 
@@ -158,7 +157,7 @@ def read_attempt(entry_id: bytes, fields: Mapping[bytes, bytes]) -> RecordedAtte
     try:
         event = decode(DELIVERIES, entry_id.decode(), [part for pair in fields.items() for part in pair])
         attempt = msgspec.json.decode(event.data, type=DeliveryAttempt)
-    except (InvalidEvent, msgspec.DecodeError):  # somebody else wrote it
+    except (InvalidEvent, *UNREADABLE):  # somebody else wrote it
         return None
     return RecordedAttempt(id=entry_id.decode(), time=event.time, attempt=attempt)
 

@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from penstock import processes
-from penstock.errors import ConfigurationError
+from penstock.errors import UNREADABLE, ConfigurationError
 from penstock.redis.binaries import Binary, choose_binary
 from penstock.redis.connection import blocking_client, client, unavailable
 from penstock.settings import Settings
@@ -218,5 +218,5 @@ def _read_mark(mark: Path) -> Binary | None:
     """Return the program that last ran on this data, None if that is not known."""
     try:
         return msgspec.json.decode(mark.read_bytes(), type=Binary)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from penstock.errors import UNREADABLE
 from penstock.event import Event
 from penstock.retry import Retry
 from penstock.service import forks
@@ -27,8 +28,6 @@ StartHook = Callable[[Context], Any]
 ResultHook = Callable[[Any], None]
 
 _log = structlog.get_logger("penstock.execute")
-# All that reading data into an annotated type may raise.
-_UNREADABLE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -143,7 +142,7 @@ async def execute_batch(
 
 
 def _misfit(error: Exception, event: Event, attempt: int, policy: Policy) -> Outcome:
-    if isinstance(error, _UNREADABLE):
+    if isinstance(error, UNREADABLE):
         return unreadable(error, event.type)
     return outcome_of(error, event.type, attempt, policy.retry)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.errors import ConfigurationError
+from penstock.errors import UNREADABLE, ConfigurationError
 from penstock.spool.disk import Disk
 
 _OWNER, _LOCK, _ASIDE = "spool.json", "lock", "aside"
@@ -111,7 +111,7 @@ class Directory:
         """Return who made a sub-directory; None if it is none of ours."""
         try:
             return msgspec.json.decode((self.path / name / _OWNER).read_bytes(), type=Owner)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNREADABLE):
             return None
 
     def is_owned(self, name: str) -> bool:

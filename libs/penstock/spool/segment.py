@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from penstock.errors import UNREADABLE
+
 _MARK = b"\xf5SPL"
 _HEAD = struct.Struct("<4sIII")  # the mark, the length of what follows, its checksum, the checksum of the head so far
 
@@ -80,7 +82,7 @@ def _record_at(data: bytes, at: int, salt: int) -> Found | None:
         return None
     try:
         return Found(_decoder.decode(payload), start + length)
-    except msgspec.DecodeError:  # a bug of whoever wrote it, or one chance in four thousand million
+    except UNREADABLE:  # a bug of whoever wrote it, or one chance in four thousand million
         return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
+from penstock.errors import UNREADABLE
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.streams.election import Election, every
@@ -165,5 +166,5 @@ class _Record(msgspec.Struct):
 def _is_finished(record: bytes) -> bool:
     try:
         return msgspec.json.decode(record.partition(b" ")[2], type=_Record).state in ("completed", "dead")
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False

@@ -15,6 +15,7 @@ from penstock.event import (
     trace_of,
     unique_id,
 )
+from penstock.text import number
 from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 
@@ -126,9 +127,3 @@ def read_dead(dead_letter: str, values: list[str]) -> DeadRecord:
     stream, group, entry_id, attempts, reason, error = values[len(EVENT) :]
     event = read_event(stream, entry_id, values)
     return DeadRecord(event, group, dead_letter, entry_ms(dead_letter), number(attempts), reason, error)
-
-
-def number(text: str) -> int:
-    """Return a count or a time in ms, 0 for what is none."""
-    whole = text.partition(".")[0]
-    return int(whole) if whole.isascii() and whole.isdecimal() and len(whole) <= 20 else 0

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from penstock.errors import UNREADABLE
 from penstock.traces.model import AttemptState
 from penstock.traces.records import Record
 
@@ -63,5 +64,5 @@ def read(data: bytes) -> Reported:
     """Read a report's data; one that cannot be read still tells, by its type, how the attempt ended."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Reported()

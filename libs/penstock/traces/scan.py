@@ -9,6 +9,7 @@ import msgspec
 from penstock.keys import DEAD_LETTERS, Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.redis.scripts import Script
+from penstock.text import number
 from penstock.times import entry_order
 from penstock.topology import Topology
 from penstock.traces.records import (
@@ -18,7 +19,6 @@ from penstock.traces.records import (
     DeadRecord,
     Parked,
     Record,
-    number,
     read_dead,
     read_event,
     read_parked,

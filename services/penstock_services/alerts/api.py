@@ -7,9 +7,9 @@ from typing import Annotated, get_args
 import msgspec
 from aiohttp import web
 
-from penstock.config import Duration, convert
+from penstock.config import Duration, convert, read_limit
 from penstock.errors import ConfigurationError
-from penstock.mesh.alerts import AlertStore, LifecycleState, present
+from penstock.mesh.alerts import MOST_HISTORY, AlertStore, LifecycleState, present
 from penstock.service.runtime import Runtime
 from penstock.web.body import parse
 from penstock.web.problems import Problem
@@ -59,7 +59,8 @@ def _alerts(store: AlertStore) -> list[HttpRoute]:
         return json({"alerts": [present(one) for one in await store.alerts() if state in (None, one.state)]})
 
     async def history(request: Request) -> web.Response:
-        return json({"history": [present(one) for one in await store.history(limit=_limit(request))]})
+        limit = read_limit(request.query.get("limit", "100"), MOST_HISTORY)
+        return json({"history": [present(one) for one in await store.history(limit=limit)]})
 
     return [get("/v1/alerts", alerts), get("/v1/alerts/history", history)]
 
@@ -107,10 +108,3 @@ def _silences(store: AlertStore) -> list[HttpRoute]:
         post("/v1/silences", add, scope="operate"),
         delete("/v1/silences/{id}", remove, scope="operate"),
     ]
-
-
-def _limit(request: Request) -> int:
-    text = request.query.get("limit", "100")
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= 1_000:
-        raise ConfigurationError(f"limit: expected a number from 1 to 1000, got {text!r}")
-    return int(text)

@@ -45,7 +45,7 @@ async def entries(client: AsyncRedis, key: str, after: str) -> AsyncIterator[tup
                     entry_id.decode(),
                     _read(kind, fields.get(b"data", b""), published=min(entry_ms(entry_id) / 1000, time.time())),
                 )
-            except ValueError as error:  # msgspec's errors are such, too
+            except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
                 _log.warning("passed over", entry=entry_id.decode(), error=str(error))
         after = rows[-1][0].decode()
 

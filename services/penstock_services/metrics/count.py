@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from penstock import Event
+from penstock.errors import UNREADABLE
 from penstock.metrics.sketch import MOST, Distribution
 from penstock.metrics.tally import FAILURES, Example, SeriesKey, SourceTally, Tallies, Tally
 from penstock.metrics.windows import SHORT
@@ -103,7 +104,7 @@ def _measure(event: Event) -> tuple[_Measured, int]:
     """Return what is measured of a job event, and how many of its fields had to be left out."""
     try:
         return _decode(event.data), 0
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _salvaged(event.data)
 
 

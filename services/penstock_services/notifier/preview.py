@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigurationError
+from penstock.errors import UNREADABLE, ConfigurationError
 from penstock.schemas import Alert
 from penstock.times import duration
 from penstock_services.notifier.channels import AnyChannel
@@ -25,7 +25,7 @@ def render_all(config: Config, alert: bytes, *, only: list[str]) -> str:
     """
     try:
         given = msgspec.json.decode(alert, type=Alert) if alert.strip() else None
-    except msgspec.DecodeError as error:  # ValidationError is one
+    except UNREADABLE as error:
         raise ConfigurationError(f"this is no alert: {error}") from None
     names = only or [found.channel for found in config.destinations(given or sample_alert(time.time()))]
     return "\n".join(_one(config, name, given) for name in names)

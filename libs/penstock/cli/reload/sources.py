@@ -13,6 +13,7 @@ import msgspec
 
 from penstock import processes
 from penstock.cli.reload.check import Report
+from penstock.errors import UNREADABLE
 from penstock.topology import FILE
 
 _POLL = 0.2  # seconds between looks at the files
@@ -80,7 +81,7 @@ class Sources:
             return msgspec.json.decode(said, type=Report)
         except TimeoutError:
             return Report([*self._seen], f"importing {', '.join(self._targets)} takes longer than {_PATIENCE:g} s")
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return Report([*self._seen], f"importing {', '.join(self._targets)} ends the process")
         finally:
             await processes.kill(process)

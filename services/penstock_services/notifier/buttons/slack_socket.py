@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 import structlog
 
+from penstock.errors import UNREADABLE
 from penstock.net import AddressGuard
 from penstock.service.runtime import Runtime
 from penstock_services.notifier.buttons.listener import FOREIGN, UNKNOWN, Listener
@@ -68,11 +69,21 @@ class _Press(msgspec.Struct):
         return {one for one in (self.team.id if self.team else "", self.user.team_id) if one}
 
 
-class _Envelope(msgspec.Struct):
+class Envelope(msgspec.Struct):
+    """What of a message of Slack's matters here."""
+
     type: str = ""
     reason: str = ""
     envelope_id: str = ""
     payload: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+
+
+def read_envelope(message: str | bytes) -> Envelope | None:
+    """Read a message of the WebSocket, None if it is nothing for us."""
+    try:
+        return msgspec.json.decode(message, type=Envelope)
+    except (*UNREADABLE, TypeError):  # the last of these where aiohttp yields what went wrong
+        return None
 
 
 class SlackSocket(Listener):
@@ -143,9 +154,8 @@ class SlackSocket(Listener):
         """Read a connection to its end, and return why it ended."""
         greeted = False
         async for message in socket:
-            try:
-                envelope = msgspec.json.decode(message.data, type=_Envelope)
-            except (msgspec.DecodeError, TypeError):
+            envelope = read_envelope(message.data)
+            if envelope is None:
                 continue
             if envelope.type == "hello":
                 greeted = True
@@ -157,15 +167,15 @@ class SlackSocket(Listener):
                 limit.reschedule(asyncio.get_running_loop().time() + _GREETING)
                 if greeted and not over.done():
                     over.set_result(_PAUSE)
-            elif envelope.envelope_id and await self._take(envelope):
+            elif envelope.envelope_id and await self.take(envelope):
                 await socket.send_json({"envelope_id": envelope.envelope_id})
         return "the connection ended"
 
-    async def _take(self, envelope: _Envelope) -> bool:
+    async def take(self, envelope: Envelope) -> bool:
         """Put the presses of an envelope on their way; False if it has to come again."""
         try:
             pressed = msgspec.json.decode(envelope.payload, type=_Press)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return True  # something that is not for us
         if envelope.type != "interactive" or pressed.type != "block_actions":
             return True

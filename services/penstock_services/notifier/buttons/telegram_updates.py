@@ -10,6 +10,7 @@ import asyncio
 
 import msgspec
 
+from penstock.errors import UNREADABLE
 from penstock.keys import Keys
 from penstock.mesh.deliveries import SERVICE
 from penstock.redis.connection import unavailable
@@ -70,7 +71,9 @@ class _Update(msgspec.Struct):
     callback_query: _Query | None = None
 
 
-class _Updates(msgspec.Struct):
+class Updates(msgspec.Struct):
+    """What of an answer of getUpdates matters here."""
+
     result: list[_Update]
 
 
@@ -93,7 +96,7 @@ class TelegramUpdates(Listener):
                 continue
             self.heard()
             for update in updates:
-                if update.callback_query is not None and not await self._take(update.callback_query):
+                if update.callback_query is not None and not await self.take(update.callback_query):
                     await asyncio.sleep(_REDIS_AWAY)
                     break
                 self._next = update.update_id + 1
@@ -118,11 +121,11 @@ class TelegramUpdates(Listener):
         if not is_ok(answer):
             raise failure(answer)
         try:
-            return msgspec.json.decode(answer.body, type=_Updates).result
-        except msgspec.DecodeError:
+            return msgspec.json.decode(answer.body, type=Updates).result
+        except UNREADABLE:
             raise answer.failed("Telegram's answer is none, or too long") from None
 
-    async def _take(self, query: _Query) -> bool:
+    async def take(self, query: _Query) -> bool:
         """Put a press on its way; False if Redis is away, and it has to come again."""
         chat = query.message.chat if query.message is not None else None
         try:

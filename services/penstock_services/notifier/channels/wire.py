@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from penstock.errors import UNREADABLE
 from penstock.net import AddressGuard, retry_after
 
 _BODY_SECONDS = 3.0  # for the body of an answer whose headers are there
@@ -62,7 +63,7 @@ class Answer(msgspec.Struct, frozen=True):
         """Return the body as a JSON object, empty if it is none."""
         try:
             found = msgspec.json.decode(self.body)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return {}
         return found if isinstance(found, dict) else {}
 

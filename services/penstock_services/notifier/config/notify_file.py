@@ -63,7 +63,7 @@ def read(text: str, name: str, environ: Mapping[str, str] | None) -> NotifyFile:
 def _channel(raw: Any, where: str) -> AnyChannel:
     kind = raw.get("type") if isinstance(raw, dict) else None
     known: dict[Any, type[AnyChannel]] = {one.__struct_config__.tag: one for one in get_args(AnyChannel)}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         problem = "type is missing" if kind is None else f"there is no type {kind!r}"
         raise ConfigurationError(f"{where}: {problem}; it is one of {', '.join(known)}")
     return _read_as(known[kind], raw, where)

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from penstock import Context
+from penstock.errors import UNREADABLE
 from penstock.keys import DELIVERIES, NOTIFICATIONS
 from penstock.mesh.deliveries import SERVICE, UNBLOCKED
 from penstock.schemas import ChannelUnblock, ChannelUnblocked, Notification
@@ -52,7 +53,7 @@ def _notification(member: bytes) -> Notification | None:
     try:
         fields = msgspec.msgpack.decode(member, type=list[str])
         return msgspec.json.decode(dict(zip(fields[::2], fields[1::2], strict=True))["data"], type=Notification)
-    except (msgspec.DecodeError, KeyError, ValueError):  # of another kind
+    except (*UNREADABLE, KeyError, ValueError):  # of another kind
         return None
 
 
