@@ -201,6 +201,25 @@ async def test_a_channel_that_works_for_a_moment_only_is_told_of_again(scene: Sc
     assert scene.told["backup"] == ["triggered a"]
 
 
+async def test_what_a_channel_still_owed_as_it_was_removed_is_told_once_and_is_not_tried_for_ever(
+    scene: Scene, redis: Any
+) -> None:
+    scene.pager.become("down")
+    alert = scene.alert("a")
+    scene.tell(alert)
+    await scene.pass_by(60)
+    assert await redis.exists("state:notifier:late")
+    backup = "{backup: {type: webhook, url: 'https://backup.example.com/'}}"
+    scene.notifier.use(parse(f"channels: {backup}\nroutes: [{{channels: [backup]}}]", environ={}))
+    await scene.pass_by(600)
+    scene.end(alert)
+    await scene.pass_by(60)
+
+    assert scene.told["backup"] == ["triggered a", "resolved a"]
+    assert not await redis.exists("state:notifier:late")
+    assert scene.notifier.idle
+
+
 async def test_what_the_last_attempt_was_asked_for_holds_for_the_next_message(scene: Scene) -> None:
     scene.pager.become("down")
     scene.tell(scene.alert("a"))

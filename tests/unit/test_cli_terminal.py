@@ -108,6 +108,15 @@ def test_where_room_is_scarce_texts_are_folded_columns_left_out_and_numbers_neve
     assert ("left out for want of room: " + ", ".join(left_out) in " ".join(lines)) == bool(left_out)
 
 
+def test_what_somebody_copies_is_never_folded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(["id", "said"], [["f" * 32, "word " * 20]], whole=["id"])
+
+    assert capsys.readouterr().out.splitlines()[1].startswith("f" * 32 + "  ")
+
+
 def test_a_pipe_takes_lines_of_any_length_unless_columns_are_asked_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

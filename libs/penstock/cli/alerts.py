@@ -67,7 +67,7 @@ def history(
     if as_json:
         print_json([present(entry) for entry in found])
     elif found:
-        print_table(["time", "what", "alert", "why"], [_row(entry) for entry in found])
+        print_table(["time", "what", "alert", "why"], [_row(entry) for entry in found], whole=["time"])
     else:
         console().print("nothing has happened yet")
 

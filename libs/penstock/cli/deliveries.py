@@ -88,25 +88,20 @@ def _show(found: list[RecordedAttempt], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif found:
-        columns = ["time", "channel", "alert", "change", "attempt", "status", "code", "seconds", "said"]
-        print_table(columns, [_row(one) for one in found], numbers=("attempt", "seconds"))
+        print_table(["time", "channel", "alert", "attempt", "said"], [_row(one) for one in found], whole=["time"])
     else:
         console().print("no deliveries")
 
 
 def _row(recorded: RecordedAttempt) -> list[str]:
     one = recorded.attempt
-    said = one.error or one.answer or ""
+    said = (one.error or one.answer or "").partition("\n")[0]
     return [
-        recorded.time,
+        recorded.time[:19],
         _address(one.channel, one.recipient),
-        one.rule,
-        one.transition,
-        str(one.attempt),
-        one.status + (f", next {one.next_attempt_at}" if one.next_attempt_at else ""),
-        "-" if one.code is None else str(one.code),
-        "-" if one.latency is None else f"{one.latency:.3f}",
-        said.partition("\n")[0],
+        f"{one.rule} {one.transition}",
+        f"{one.attempt}: {one.status}" + (f", next at {one.next_attempt_at[11:19]}" if one.next_attempt_at else ""),
+        said if one.code is None or said.startswith(str(one.code)) else f"{one.code} {said}".rstrip(),
     ]
 
 
@@ -114,7 +109,8 @@ def _show_failed(found: list[FailedDelivery], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif found:
-        print_table(["delivery", "time", "channel", "alert", "attempts", "error"], [_failed_row(one) for one in found])
+        columns = ["delivery", "last try", "channel", "alert", "error"]
+        print_table(columns, [_failed_row(one) for one in found], whole=["delivery"])
     else:
         console().print("no failed deliveries")
 
@@ -123,10 +119,9 @@ def _failed_row(one: FailedDelivery) -> list[str]:
     notification = one.notification
     return [
         one.delivery_id,
-        one.time,
+        f"{one.time[:19]}, number {one.attempts}",
         _address(notification.channel, notification.recipient),
         f"{notification.alert.rule} ({notification.alert.status})",
-        str(one.attempts),
         one.error.partition("\n")[0],
     ]
 

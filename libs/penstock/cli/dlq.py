@@ -59,7 +59,8 @@ def ls(
     elif not found:
         console().print("no dead letters")
     elif single:
-        print_table(["letter", "type", "group", "reason", "attempts", "error"], [_row(letter) for letter in found])
+        columns = ["letter", "type", "group", "reason", "attempts", "error"]
+        print_table(columns, [_row(letter) for letter in found], whole=["letter"])
     else:
         _print_causes(found, limit)
 

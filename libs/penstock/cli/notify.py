@@ -133,7 +133,7 @@ def history(
     if as_json:
         print_json(found)
     elif found:
-        print_table(["time", "by", "what", "process"], [_row(one) for one in found])
+        print_table(["time", "by", "what", "process"], [_row(one) for one in found], whole=["time"])
     else:
         console().print("notify.yaml was not read again so far")
 

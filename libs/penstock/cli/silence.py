@@ -51,7 +51,7 @@ def list_silences(
         print_json([present(one) for one in found])
     elif found:
         rows = [_row(one) for one in found]
-        print_table(["silence", "until", "matchers", "author", "comment"], rows)
+        print_table(["silence", "until", "matchers", "author", "comment"], rows, whole=["silence", "until"])
     else:
         console().print("no silences")
 

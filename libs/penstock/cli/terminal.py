@@ -36,10 +36,12 @@ def harmless(text: str) -> str:
     return _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
     """Write a table to stdout, see `make_table`."""
     screen = console()
-    screen.print(make_table(columns, rows, numbers=numbers, width=screen.width))
+    screen.print(make_table(columns, rows, numbers=numbers, whole=whole, width=screen.width))
 
 
 def make_table(
@@ -48,17 +50,20 @@ def make_table(
     *,
     width: int,
     numbers: Sequence[str] = (),
+    whole: Sequence[str] = (),
     spare: Sequence[str] = (),
 ) -> Table:
     """Return a table that fits in `width` columns; those named in `numbers` are set flush right.
+
+    Those named in `whole` are never folded: times, and ids that somebody copies.
 
     Where there is too little room columns stand closer, then texts are folded, and those named in `spare` are left
     out, the first of them first, which the table says. No number is cut, as `100 ms` would be to `100 m`, while there
     is something else to give way.
     """
     widths = {name: max(map(cell_len, cells)) for name, *cells in zip(columns, columns, *rows, strict=True)}
-    whole = {*numbers, *spare}
-    least = {name: size if name in whole else min(size, _LEAST_TEXT) for name, size in widths.items()}
+    unfolded = {*numbers, *whole, *spare}
+    least = {name: size if name in unfolded else min(size, _LEAST_TEXT) for name, size in widths.items()}
     gap = 3 if sum(widths.values()) + 3 * (len(widths) - 1) <= width else 2
     left_out: list[str] = []
     for name in spare:
@@ -76,7 +81,9 @@ def make_table(
         caption_justify="left",
     )
     for name in least:
-        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=name in whole)
+        table.add_column(
+            name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=name in unfolded
+        )
     for row in rows:
         table.add_row(*(cell for name, cell in zip(columns, row, strict=True) if name in least))
     return table

@@ -86,11 +86,11 @@ async def deliver(config: Config, notification: Notification, ctx: Context) -> N
 async def _deliver(config: Config, notification: Notification, ctx: Context) -> None:
     channel = config.channels.get(notification.channel)
     run = ctx.notes["delivery"] = DeliveryRun(notification, channel)
+    run.was_late = bool(await ctx.redis.hexists(ctx.state.key(LATE), delivery_id(ctx.event)))
     if channel is None:
         run.failure = SendRefused(f"notify.yaml has no channel {notification.channel} any more")
         run.given_up = run.failure.reason
         return
-    run.was_late = bool(await ctx.redis.hexists(ctx.state.key(LATE), delivery_id(ctx.event)))
     log = NotificationLog(ctx.redis, ctx.state.key, notification, channel)
     admission = await log.admit(delivery_id(ctx.event), _name(notification, ctx))
     if isinstance(admission, Superseded):
