@@ -482,15 +482,17 @@ def test_livez_and_readyz_answer_200_and_head_works(gateway: Gateway) -> None:
 # Clients
 
 CLIENTS = """
-streams: {ingest: {}}
-services: {gateway: {publishes: [ingest]}}
+streams: {ingest: {}, orders: {kind: work}}
+services: {gateway: {publishes: [ingest]}, seller: {consumes: {orders: {}}}}
 clients:
+  seller: {secret: SELLER, scopes: [publish], streams: [orders], max_body: 200000}
   shop: {secret: SHOP, scopes: [publish, read], tenant: acme, types: ["order.*"], max_body: 200}
   till: {secret: TILL, scopes: [publish, read], tenant: bolt}
   slow: {secret: SLOW, scopes: [publish], rate: 5}
   ops: {secret: OPS, scopes: [publish, read]}
 """
-SHOP, TILL, OPS, SLOW = ({"Authorization": f"Bearer {letter * 24}"} for letter in "stow")
+SHOP, TILL, OPS, SLOW, SELLER = ({"Authorization": f"Bearer {letter * 24}"} for letter in "stowe")
+JSON = {"Content-Type": "application/json"}
 ORDER = {"type": "order.placed", "id": "o-1"}
 
 
@@ -504,6 +506,7 @@ def guarded(_shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
         "TILL": "t" * 24,
         "OPS": "o" * 24,
         "SLOW": "w" * 24,
+        "SELLER": "e" * 24,
     }
     with running_gateway(_shared_server, folder, **env) as gateway:
         yield gateway
@@ -543,6 +546,31 @@ def test_a_client_publishes_its_types_within_its_size_and_rate(guarded: Gateway,
     answers = [guarded.post([{"type": "t"}] * 5, SLOW) for _ in range(2)]
     assert [answer.status for answer in answers] == [202, 429]
     assert "5 events a second" in answers[1].detail
+
+
+def test_a_client_publishes_to_its_streams_only(guarded: Gateway, raw: Any) -> None:
+    sent = {
+        (stream, name): guarded.request("POST", f"/v1/events?stream={stream}", b'{"type":"t"}', {**JSON, **who})
+        for stream in ("ingest", "orders")
+        for name, who in (("seller", SELLER), ("ops", OPS))
+    }
+    assert {key: answer.status for key, answer in sent.items()} == {
+        ("ingest", "seller"): 403,
+        ("orders", "seller"): 202,
+        ("ingest", "ops"): 202,
+        ("orders", "ops"): 403,
+    }
+    assert (raw.xlen("ingest"), raw.xlen("orders")) == (1, 1)
+
+
+def test_a_client_s_own_size_holds_instead_of_the_gateway_s_also_where_it_is_larger(guarded: Gateway, raw: Any) -> None:
+    for size, statuses in ((150_000, (202, 413)), (200_000, (413, 413))):
+        body = b'{"type":"t","data":"%b"}' % (b"x" * size)
+        sent = [
+            guarded.request("POST", f"/v1/events?stream={stream}", body, {**JSON, **who})
+            for stream, who in (("orders", SELLER), ("ingest", OPS))
+        ]
+        assert tuple(answer.status for answer in sent) == statuses
 
 
 WHO: dict[str, dict[str, str]] = {"shop": SHOP, "till": TILL, "ops": OPS, "nobody": {}}
