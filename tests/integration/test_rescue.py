@@ -309,6 +309,16 @@ async def test_who_is_silent_and_no_longer_connected_is_dead(server: Server, raw
     assert not raw.exists(BEATS)
 
 
+async def test_who_is_gone_has_nobody_on_trial(server: Server, raw: Raw, silent: str) -> None:
+    quarantine = KEYS.quarantine(GROUP)
+    raw.hset(quarantine, mapping={ME: "1-1", OTHER: "1-1", "rescuer": "1-1"})  # settled, and not acquitted yet
+    async with rescuer(server) as hands:
+        await hands.see(*SILENT)
+        assert raw.hkeys(quarantine) == [OTHER.encode(), b"rescuer"]
+        await hands.rescuer.release("rescuer")
+    assert raw.hkeys(quarantine) == [OTHER.encode()]
+
+
 async def test_who_is_silent_for_less_than_a_lifetime_is_not(server: Server, raw: Raw, silent: str) -> None:
     async with rescuer(server) as hands:
         await hands.see(*SILENT[:3])

@@ -132,6 +132,7 @@ class Rescuer:
                         raise
                     break  # flushed away, and all we held with it
                 handed_back += moved + dead
+        await self._acquit(consumer)
         return handed_back
 
     async def hand_back(self, source: Source, entry_ids: list[str]) -> None:
@@ -190,7 +191,12 @@ class Rescuer:
                 self._report(what, source, consumer, reply)
                 removed = reply[3]
         self._strangers.discard(consumer)
+        await self._acquit(consumer)
         await self._client.hdel(self._keys.beats(self._group), consumer)
+
+    async def _acquit(self, consumer: str) -> None:
+        """Forget what a consumer that is gone ran alone: it may have settled that, and not have lived to say so."""
+        await self._client.hdel(self._keys.quarantine(self._group), consumer)
 
     async def _sweep(self) -> None:
         """Look for consumers without a beat, and for entries that nobody holds."""
