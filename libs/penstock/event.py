@@ -6,9 +6,10 @@ Fields are flat and named after CloudEvents 1.0 attributes (https://cloudevents.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from penstock import models
 from penstock.errors import InvalidEvent
 from penstock.text import number
 from penstock.times import check_delay, entry_ms, entry_time, is_entry_id, seconds_of
-from penstock.trace_context import TraceContext
+from penstock.trace_context import LINKS, TraceContext, format_links
 
 UNKNOWN_SOURCE = "redis-cli"
 _KNOWN = frozenset(
@@ -31,7 +32,7 @@ AT, IN = "at", "in"
 json_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical", enc_hook=models.dump)
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event as its readers see it.
 
     `id` is stable: retries, redeliveries and replays keep it; it is unique among the events of its `source`.
@@ -112,7 +113,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidEvent(f"data is not JSON: {error}") from None
 
 
-class Origin(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True, gc=False):
     """What a retry entry says of itself beyond the event: where it first lay and how it fared."""
 
     entry_id: str
@@ -139,7 +140,9 @@ def unique_id(source: str, event_id: str) -> str:
 
     Source: CloudEvents 1.0, `id`. Colons of either part are written %3A, so that no two pairs make the same text.
     """
-    return f"{_escaped(source)}:{_escaped(event_id)}"
+    text = f"{source}:{event_id}"
+    plain = "%" not in text and text.count(":") == 1
+    return text if plain else f"{_escaped(source)}:{_escaped(event_id)}"
 
 
 def trace_of(traceparent: str | None, source: str, event_id: str) -> TraceContext:
@@ -163,7 +166,14 @@ def derived_id(group: str, cause: str, index: str) -> str:
 
     Publishing again after a crash gives the same id, which lets receivers outside the mesh deduplicate.
     """
-    return hashlib.blake2b(f"{group}\0{cause}\0{index}".encode(), digest_size=16).hexdigest()
+    digest = _digest_of(group).copy()
+    digest.update(f"\0{cause}\0{index}".encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(group: str) -> hashlib.blake2b:
+    return hashlib.blake2b(group.encode(), digest_size=16)
 
 
 def encode_data(data: Any) -> str:
@@ -193,7 +203,7 @@ def _check_finite(data: Any) -> None:
             left += value
 
 
-def encode(  # noqa: C901 - attribute by attribute: it is on the path of every event that a handler publishes
+def encode(  # noqa: C901 - attribute by attribute: it is on the path of every event that is published
     event_type: str,
     data: str,
     *,
@@ -234,13 +244,55 @@ def encode(  # noqa: C901 - attribute by attribute: it is on the path of every e
         fields += ("causesource", causesource)
     if extra:
         fields += (part for name, value in extra.items() if name not in _KNOWN for part in (name, value))
+    _check_writable(fields)
+    return fields
+
+
+def encode_caused(
+    cause: Event,
+    event_type: str,
+    data: Any,
+    *,
+    event_id: str,
+    source: str,
+    trace: TraceContext,
+    subject: str | None = None,
+    tenant: str | None = None,
+    links: Sequence[TraceContext] = (),
+) -> list[str]:
+    """Return the fields of an event that a service, `source`, publishes because of `cause`, as `encode` would.
+
+    Subject and tenant are the cause's unless given.
+
+    Raises:
+        InvalidEvent: the type is empty, or the data cannot be written as JSON.
+    """
+    if not event_type:
+        raise InvalidEvent("no type")
+    fields = ["type", event_type, "data", encode_data(data), "id", event_id, "source", source]
+    subject = cause.subject if subject is None else subject
+    if subject is not None:
+        fields += ("subject", subject)
+    tenant = cause.tenant if tenant is None else tenant
+    if tenant is not None:
+        fields += ("tenant", tenant)
+    fields += ("traceparent", trace.traceparent)
+    if cause.tracestate is not None:
+        fields += ("tracestate", cause.tracestate)
+    fields += ("cause", cause.id, "causesource", cause.source)
+    if links:
+        fields += (LINKS, format_links(links))
+    _check_writable(fields)
+    return fields
+
+
+def _check_writable(fields: list[str]) -> None:
     try:
         text = "".join(fields)
         if not text.isascii():
             text.encode()
     except (TypeError, UnicodeEncodeError):
         raise InvalidEvent(_unwritable(fields)) from None
-    return fields
 
 
 def _unwritable(fields: list[Any]) -> str:

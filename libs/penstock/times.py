@@ -29,8 +29,12 @@ def rfc3339(seconds: float) -> str:
 
     What lies outside of RFC 3339's years is cut to them: a producer may choose the id of an entry.
     """
-    second, microsecond = divmod(int(min(max(0.0, seconds), _LAST) * 1_000_000), 1_000_000)
-    return f"{_second(second)}.{microsecond // 1000:03d}Z"
+    return _millisecond(int(min(max(0.0, seconds), _LAST) * 1_000_000) // 1000)
+
+
+@functools.lru_cache(maxsize=64)
+def _millisecond(ms: int) -> str:
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
 
 
 @functools.lru_cache(maxsize=64)

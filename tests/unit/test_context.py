@@ -180,7 +180,8 @@ def test_two_equal_ids_in_one_batch_have_the_output_ids_each_would_have_alone() 
 
 
 def test_state_operations_are_written_as_the_commit_wants_them() -> None:
-    state = make_context().state
+    context = make_context()
+    state = context.state
     state.hincrby("counts", "a")
     state.hincrby("counts", "b", -2)
     state.hincrbyfloat("sums", "a", 0.1)
@@ -197,7 +198,7 @@ def test_state_operations_are_written_as_the_commit_wants_them() -> None:
     state.expire("one", 60)
 
     prefix = "state:worker:"
-    assert state.operations == [
+    assert context.effects.operations == [
         ["HINCRBY", f"{prefix}counts", "a", "1"],
         ["HINCRBY", f"{prefix}counts", "b", "-2"],
         ["HINCRBYFLOAT", f"{prefix}sums", "a", "0.1"],
@@ -216,7 +217,8 @@ def test_state_operations_are_written_as_the_commit_wants_them() -> None:
 
 
 def test_state_operations_on_nothing_are_left_out() -> None:
-    state = make_context().state
+    context = make_context()
+    state = context.state
     state.hset("a", {})
     state.zadd("a", {})
     state.hdel("a")
@@ -224,7 +226,7 @@ def test_state_operations_on_nothing_are_left_out() -> None:
     state.sadd("a")
     state.srem("a")
 
-    assert state.operations == []
+    assert context.effects.operations == []
 
 
 # Steps

@@ -325,7 +325,7 @@ async def test_a_handler_that_fails_has_no_effects() -> None:
 
     effects = (await run(handler)).effects
 
-    assert (effects.outputs, effects.state.operations) == ([], [])
+    assert (effects.outputs, effects.operations) == ([], [])
 
 
 async def test_a_plain_handler_whose_time_is_over_can_bring_about_nothing_more() -> None:
@@ -346,7 +346,7 @@ async def test_a_plain_handler_whose_time_is_over_can_bring_about_nothing_more()
 
     assert await asyncio.to_thread(tried.wait, 20)
     assert len(refusals) == 2
-    assert (effects.outputs, effects.state.operations) == ([], [])
+    assert (effects.outputs, effects.operations) == ([], [])
 
 
 async def test_a_task_that_outlives_its_handler_can_bring_about_nothing_more() -> None:
@@ -376,9 +376,9 @@ async def test_a_done_event_leaves_no_checkpoint_and_a_failed_one_does() -> None
 
     key = "checkpoint:worker:redis-cli:T-1"
     week, then = 604_800_000, 2_000
-    assert (await run(done)).effects.state.operations == [["DEL", key]]
-    assert (await run(failed)).effects.state.operations == [["PEXPIRE", key, str(week + then), "GT"]]
-    assert (await run(failed, attempt=3)).effects.state.operations == [["PEXPIRE", key, str(week), "GT"]]
+    assert (await run(done)).effects.operations == [["DEL", key]]
+    assert (await run(failed)).effects.operations == [["PEXPIRE", key, str(week + then), "GT"]]
+    assert (await run(failed, attempt=3)).effects.operations == [["PEXPIRE", key, str(week), "GT"]]
 
 
 # Hooks
@@ -445,14 +445,14 @@ async def test_an_outcome_hook_that_fails_fails_an_attempt_that_had_succeeded() 
     concluded = await run(handler, hooks=Hooks(on_outcome=(broken,)))
 
     assert concluded.outcome == Retried(RETRY.delay(1), "ValueError: the hook is broken")
-    assert (concluded.effects.outputs, concluded.effects.state.operations) == ([], [])
+    assert (concluded.effects.outputs, concluded.effects.operations) == ([], [])
 
 
 async def test_an_outcome_hook_that_fails_leaves_another_outcome_as_it_is() -> None:
     concluded = await run(raising(Snooze(5)), hooks=Hooks(on_outcome=(broken,)))
 
     assert concluded.outcome == Retried(5, "snoozed", snoozed=True)
-    assert concluded.effects.state.operations == []
+    assert concluded.effects.operations == []
 
 
 def test_an_event_that_nobody_handles_is_told_of_too() -> None:

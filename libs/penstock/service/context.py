@@ -12,15 +12,14 @@ import structlog
 
 from penstock import models
 from penstock.errors import InvalidEvent
-from penstock.event import Event, derived_id, encode_data
+from penstock.event import Event, derived_id, encode_caused, encode_data
 from penstock.jobs.progress import make_progress
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
 from penstock.resilience.checkpoint import Pending
-from penstock.service.effects import Effects, Scope, State, caused_fields
+from penstock.service.effects import Effects, Scope, State
 from penstock.service.outcome import Done, Outcome, Retried
 from penstock.telemetry.spans import Active, Attributes, Kind, send_span, span
-from penstock.times import entry_ms
 from penstock.trace_context import TraceContext
 
 T = TypeVar("T")
@@ -79,7 +78,7 @@ class Context:
     def queued(self) -> float:
         """Seconds the event waited, in the stream and in this process, before its handler began."""
         entry_id = self._pending.entry_id if self._pending else self.event.entry_id
-        return max(0.0, self.started_at / 1e9 - entry_ms(entry_id) / 1000)
+        return max(0.0, self.started_at / 1e9 - int(entry_id.partition("-")[0]) / 1000)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -293,7 +292,8 @@ async def publish_now(context: Context, stream: str, type: str, data: Any, *, in
         sent = send_span(trace, stream, event_id)
         scope.telemetry.record(sent)
         trace = sent.context
-    await scope.outlet.publish(stream, caused_fields(scope.service, event, trace, type, data, event_id=event_id))
+    fields = encode_caused(event, type, data, event_id=event_id, source=scope.service, trace=trace)
+    await scope.outlet.publish(stream, fields)
 
 
 class BatchContext:

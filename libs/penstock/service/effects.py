@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from penstock.errors import ConfigurationError, InvalidEvent
-from penstock.event import Event, derived_id, encode, encode_data
+from penstock.errors import ConfigurationError
+from penstock.event import Event, derived_id, encode_caused
 from penstock.keys import Keys
 from penstock.redis.connection import AsyncRedis
 from penstock.resilience.breaker import Failure
@@ -20,7 +20,7 @@ from penstock.streams.commit import Output
 from penstock.telemetry.measures import Measures
 from penstock.telemetry.spans import Span, send_span
 from penstock.times import check_delay
-from penstock.trace_context import LINKS, TraceContext, format_links
+from penstock.trace_context import TraceContext
 
 
 class Outlet(Protocol):
@@ -71,34 +71,25 @@ class Effects:
     it does then must not slip into the commit that says it failed.
     """
 
-    __slots__ = ("_emitted", "_scope", "_state", "outputs", "sealed", "spans", "streams")
+    __slots__ = ("_emitted", "_scope", "guards", "operations", "outputs", "sealed", "spans", "streams")
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._emitted: dict[str, int] | None = None
-        self._state: State | None = None
         self.outputs: list[Output] = []
         self.streams: list[str] = []
         """Stream of each output."""
+        self.operations: list[list[Any]] = []
+        """The state operations asked for."""
+        self.guards: list[tuple[str, str, str | Literal[False]]] = []
+        """The guards asked for."""
         self.spans: list[Span] = []
         self.sealed = False
 
     @property
     def state(self) -> State:
         """State operations."""
-        if self._state is None:
-            self._state = State(self._scope.keys, self._scope.service, self)
-        return self._state
-
-    @property
-    def operations(self) -> Sequence[list[Any]]:
-        """The state operations asked for."""
-        return self._state.operations if self._state is not None else ()
-
-    @property
-    def guards(self) -> Sequence[tuple[str, str, str | Literal[False]]]:
-        """The guards asked for."""
-        return self._state.guards if self._state is not None else ()
+        return State(self._scope.keys, self._scope.service, self)
 
     def emit(
         self,
@@ -133,8 +124,16 @@ class Effects:
             trace = self.spans[-1].context
         elif not trace.span_id:
             trace = trace.child()
-        fields = caused_fields(
-            scope.service, cause, trace, type, data, event_id=event_id, subject=subject, tenant=tenant, links=links
+        fields = encode_caused(
+            cause,
+            type,
+            data,
+            event_id=event_id,
+            source=scope.service,
+            trace=trace,
+            subject=subject,
+            tenant=tenant,
+            links=links,
         )
         self.streams.append(stream)
         if delay > 0:
@@ -147,11 +146,11 @@ class Effects:
         """Have the commit remove the checkpoint of an event, or let it live for `keep` seconds at least."""
         key = self._scope.keys.checkpoint(self._scope.service, event.unique_id)
         operation = ["DEL", key] if keep is None else ["PEXPIRE", key, str(round(keep * 1000)), "GT"]
-        self.state.operations.append(operation)
+        self.operations.append(operation)
 
     def forget_cancelled(self, stream: str, entry_id: str) -> None:
         """Have the commit take away the mark of an entry that was cancelled."""
-        self.state.operations.append(["HDEL", self._scope.keys.cancelled(stream), entry_id])
+        self.operations.append(["HDEL", self._scope.keys.cancelled(stream), entry_id])
 
     def keep_record(self, event: Event, record: str, *, owner: str, ttl: float) -> None:
         """Have the commit write what became of a job, unless the record is another entry's than `owner`: that stays.
@@ -159,7 +158,7 @@ class Effects:
         It lives for `ttl` seconds from then on.
         """
         operation = ["HSETOWN", self._scope.keys.job(event.id), event.source, owner, record, str(round(ttl * 1000))]
-        self.state.operations.append(operation)
+        self.operations.append(operation)
 
     def check_publishing(self, stream: str) -> None:
         """Refuse what comes too late, or goes where streams.yaml does not say that this service publishes.
@@ -185,40 +184,6 @@ class Effects:
         self.sealed = True
 
 
-def caused_fields(
-    service: str,
-    cause: Event,
-    trace: TraceContext,
-    type: str,  # noqa: A002 - the attribute's name
-    data: Any,
-    *,
-    event_id: str,
-    subject: str | None = None,
-    tenant: str | None = None,
-    links: Sequence[TraceContext] = (),
-) -> list[str]:
-    """Return the fields of an event that `service` publishes because of `cause`.
-
-    Raises:
-        InvalidEvent: the type is empty, or the data cannot be written as JSON.
-    """
-    if not type:
-        raise InvalidEvent("no type")
-    return encode(
-        type,
-        encode_data(data),
-        event_id=event_id,
-        source=service,
-        subject=subject if subject is not None else cause.subject,
-        tenant=tenant if tenant is not None else cause.tenant,
-        traceparent=trace.traceparent,
-        tracestate=cause.tracestate,
-        cause=cause.id,
-        causesource=cause.source,
-        extra={LINKS: format_links(links)} if links else None,
-    )
-
-
 class State:
     """State operations on keys of this service: they take effect together with the event, exactly once.
 
@@ -228,8 +193,6 @@ class State:
     def __init__(self, keys: Keys, service: str, effects: Effects) -> None:
         self._keys = keys
         self._service = service
-        self.operations: list[list[Any]] = []
-        self.guards: list[tuple[str, str, str | Literal[False]]] = []
         self._effects = effects
 
     def key(self, name: str) -> str:
@@ -244,7 +207,7 @@ class State:
         read the guarded field first, and change it with every commit.
         """
         self._effects.check_open()
-        self.guards.append((self.key(name), field, False if value is None else value))
+        self._effects.guards.append((self.key(name), field, False if value is None else value))
 
     def hincrby(self, name: str, field: str, by: int = 1) -> None:
         """Add `by` to an integer in a hash."""
@@ -313,4 +276,4 @@ class State:
 
     def _add(self, command: str, name: str, *arguments: str) -> None:
         self._effects.check_open()
-        self.operations.append([command, self.key(name), *arguments])
+        self._effects.operations.append([command, self.key(name), *arguments])

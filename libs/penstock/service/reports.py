@@ -100,4 +100,4 @@ class Reports:
 
 
 def _seconds(duration: float) -> float:
-    return round(duration, 6)
+    return round(duration * 1_000_000) / 1_000_000  # round(duration, 6) writes and reads a text for it

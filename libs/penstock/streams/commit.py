@@ -37,7 +37,7 @@ class Source(msgspec.Struct, frozen=True):
     is_retry: bool
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, gc=False):
     """One entry of a unit of work and its disposition.
 
     `fields` are added to it when it is parked for `delay_ms` (RETRY) or buried (DEAD); `size` is what the script
@@ -53,7 +53,7 @@ class Entry(msgspec.Struct):
     in_hand: list[bytes] = []
 
 
-class Output(msgspec.Struct):
+class Output(msgspec.Struct, gc=False):
     """An event to publish; with a delay, `key` is the sorted set it waits in."""
 
     key: str
@@ -61,7 +61,7 @@ class Output(msgspec.Struct):
     delay_ms: int = 0
 
 
-class UnitOfWork(msgspec.Struct):
+class UnitOfWork(msgspec.Struct, gc=False):
     """What one handler call took and brought about: settled whole or not at all."""
 
     entries: list[Entry]
