@@ -1,7 +1,8 @@
 """PagerDuty, Opsgenie, Teams and ntfy: payloads held to the rules that the vendors document.
 
-The cards of Teams are judged by Microsoft's own models; of the others nobody publishes a validator that installs from
-PyPI and refuses anything.
+The cards of Teams are judged by Microsoft's own models. The others are checked by hand: names of fields after the
+reference of PagerDuty's Events API v2, and after CreateAlertPayload of Opsgenie's SDK (2.1.5 of 2020, with old
+dependencies; it judges no length); limits after their references. PagerDuty's own client judges names of actions alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,19 @@ ACKNOWLEDGED = make_alert(acknowledged_by="ann")
 any_alert = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=30)
 
 
+PAGERDUTY_FIELDS = {"routing_key", "event_action", "dedup_key", "payload", "client", "client_url", "links", "images"}
+PAYLOAD_FIELDS = {
+    *("summary", "source", "severity", "timestamp", "component", "group", "class", "custom_details"),
+}
+OPSGENIE_FIELDS = {
+    *("user", "note", "source", "message", "alias", "description", "responders", "visibleTo", "actions", "tags"),
+    *("details", "entity", "priority"),
+}
+
+
 def check_pagerduty(told: dict[str, Any]) -> None:
+    assert told.keys() <= PAGERDUTY_FIELDS
+    assert told.get("payload", {}).keys() <= PAYLOAD_FIELDS
     assert len(told["routing_key"]) == 32
     assert 1 <= len(told["dedup_key"]) <= 255
     assert told["event_action"] in ("trigger", "acknowledge", "resolve")
@@ -40,6 +53,8 @@ def check_pagerduty(told: dict[str, Any]) -> None:
 
 
 def check_opsgenie(told: dict[str, Any]) -> None:
+    assert told.keys() <= OPSGENIE_FIELDS
+    assert all(isinstance(value, str) for value in told["details"].values())
     assert 1 <= len(told["message"]) <= 130
     assert len(told["alias"]) <= 512
     assert len(told["description"]) <= 15_000
