@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from penstock import JobDead
+from penstock import JobCancelled, JobDead, NoRecord
 from penstock.fastapi import Mesh, TraceMiddleware, exception_handlers, lifespan, operations
 
 PAGE = Path(__file__).with_name("page.html")
@@ -36,6 +36,7 @@ class Progress(BaseModel):
     state: str
     result: Any = None
     error: str | None = None
+    durability: str | None = None  # what has it, as it is taken: memory, aof or replica of Redis; process: nothing else
 
 
 def staff(x_operations_key: Annotated[str, Header()] = "") -> None:
@@ -61,7 +62,7 @@ async def page() -> FileResponse:
 async def place(order: Order, mesh: Mesh) -> Progress:
     """Take an order: 202 says that Redis has it."""
     job = await mesh.submit("order.placed", order.model_dump(), subject=order.order_id, idempotency_key=order.order_id)
-    return Progress(job=job.id, state="queued")
+    return Progress(job=job.id, state="queued", durability=job.durability)
 
 
 @app.get("/orders/{job_id}")
@@ -69,7 +70,7 @@ async def look(job_id: str, mesh: Mesh, wait: Seconds = 0) -> Progress:
     """Say what has become of an order; wait so many seconds for its end if there is none yet."""
     job = mesh.job(job_id)
     if wait:
-        with contextlib.suppress(JobDead, TimeoutError):  # its state says so
+        with contextlib.suppress(JobDead, JobCancelled, NoRecord, TimeoutError):  # its state says so
             await job.result(timeout=wait)
     status = await job.status()
     return Progress(job=job_id, state=status.state, result=status.result, error=status.error)

@@ -123,3 +123,11 @@ def test_ten_seconds_without_redis_are_survived(site: Site, own_server: Server) 
     assert len(workers(site)) == 2  # nothing had to be started anew
     with own_server.client() as raw:
         assert [entry["subject"] for entry in fields_of(raw, "orders")] == ["A-1", "A-2"]
+
+
+def test_it_runs_without_redis_and_says_so_in_each_answer(tmp_path: Path) -> None:
+    with serving("web:app", FOLDER, tmp_path / "log", PENSTOCK_BACKEND="memory") as site:
+        placed = buy(site, 30).json
+        assert (placed["state"], placed["durability"]) == ("queued", "process")
+        assert wait(site, placed["job"])["result"] == {"order_id": "A-30", "charged": 30.0}
+    assert "this process is the whole mesh (PENSTOCK_BACKEND=memory)" in site.log.read_text()

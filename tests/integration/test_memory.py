@@ -104,7 +104,7 @@ async def test_records_of_finished_jobs_go_the_older_first(own_server: Server) -
         with raw.pipeline(transaction=False) as pipeline:
             for hour in range(160):  # a hundred records of each hour of the week
                 for number in range(100):
-                    record = json.dumps({"state": "completed", "result": "x" * 500})
+                    record = json.dumps({"state": ("completed", "dead", "cancelled")[number % 3], "result": "x" * 500})
                     key = f"job:{hour}-{number}"
                     pipeline.hset(key, "redis-cli", f"ingest-1-0 {record}")
                     pipeline.expire(key, TTL - hour * 3_600)
@@ -121,6 +121,8 @@ async def test_records_of_finished_jobs_go_the_older_first(own_server: Server) -
         left = Counter(int(key.rpartition(b":")[2].partition(b"-")[0]) for key in raw.keys("job:*-*"))
         assert all(left[hour] == 100 for hour in range(75)), "none of the younger half went"
         assert left.total() < 14_000
+        ends = Counter(int(key.rpartition(b"-")[2]) % 3 for key in raw.keys("job:*-*"))
+        assert max(ends.values()) < 160 * 33, "some of each went, however they had ended"
 
 
 async def test_a_full_redis_is_no_reason_not_to_make_room(own_server: Server) -> None:

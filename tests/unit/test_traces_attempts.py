@@ -53,6 +53,19 @@ def test_a_later_attempt_begins_when_it_came_back_to_be_read() -> None:
     assert (second.offset, second.elapsed) == (1.5, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("runs", "progress"), [(0, Progress("queued")), (0, Progress("settled")), (1, Progress("settled"))]
+)
+def test_a_job_that_was_cancelled_is_not_completed_and_nothing_more_becomes_of_it(
+    runs: int, progress: Progress
+) -> None:
+    failed = [reported(1500, "job.failed", attempt=1)][:runs]
+    found = history(*failed, reported(2000, "job.cancelled", attempt=runs), progress=progress)
+
+    assert outcomes(found) == [*[(1, "failed")][:runs], (runs + 1, "cancelled")]
+    assert found.state == "completed"
+
+
 def test_clocks_that_disagree_never_turn_time_around() -> None:
     found = history(
         reported(1200, "job.failed", attempt=1, queue_wait=5, duration=5),

@@ -19,6 +19,7 @@ _MARKS: dict[AttemptState, tuple[str, str]] = {
     "failed": ("↻", "yellow"),
     "snoozed": ("z", "cyan"),
     "dead": ("✗", "bold red"),
+    "cancelled": ("⊘", "dim"),
     "running": ("▶", "blue"),
     "delayed": ("◷", "yellow"),
     "queued": ("…", "magenta"),

@@ -165,6 +165,6 @@ class _Record(msgspec.Struct):
 
 def _is_finished(record: bytes) -> bool:
     try:
-        return msgspec.json.decode(record.partition(b" ")[2], type=_Record).state in ("completed", "dead")
+        return msgspec.json.decode(record.partition(b" ")[2], type=_Record).state in ("completed", "dead", "cancelled")
     except UNREADABLE:
         return False

@@ -17,7 +17,7 @@ from penstock.traces.progress import Progress, ProgressKey
 from penstock.traces.records import DeadRecord, Parked, Place, Record
 from penstock.traces.reports import REPORTS, STARTED, AttemptReport, Reported
 
-_OVER = frozenset({"completed", "failed", "snoozed", "dead"})
+_OVER = frozenset({"completed", "failed", "snoozed", "dead", "cancelled"})
 _GRAVEST: tuple[TraceState, ...] = ("dead", "running", "delayed", "queued", "completed")
 assert set(_GRAVEST) == set(get_args(TraceState))
 

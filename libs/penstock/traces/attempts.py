@@ -69,7 +69,7 @@ class _History:
             return "completed"  # by a group that does not report, else that would be here
         if last.outcome == "failed" or last.outcome == "snoozed":  # noqa: PLR1714 - mypy narrows this way only
             return "delayed"
-        return last.outcome
+        return "completed" if last.outcome == "cancelled" else last.outcome  # nothing more becomes of it
 
     def assemble(self) -> None:
         reported: list[tuple[int, AttemptReport | DeadRecord]] = [
@@ -96,9 +96,10 @@ class _History:
         queue_wait = reported.queue_wait
         if queue_wait is None and reported.ran is not None:  # it ran last
             queue_wait = _seconds(max(0.0, end - reported.spent_ms - begin))
+        outcome = OUTCOMES[report.event.type]
         self._add(
-            reported.attempt,
-            OUTCOMES[report.event.type],
+            max(1, reported.attempt + (outcome == "cancelled")),  # the next one is what there will not be
+            outcome,
             begin,
             end,
             channel=reported.channel,

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 TraceState = Literal["completed", "running", "delayed", "queued", "dead"]
-AttemptState = Literal["completed", "failed", "snoozed", "dead", "running", "delayed", "queued"]
+AttemptState = Literal["completed", "failed", "snoozed", "dead", "cancelled", "running", "delayed", "queued"]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

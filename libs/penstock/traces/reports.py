@@ -17,6 +17,7 @@ OUTCOMES: dict[str, AttemptState] = {
     "job.failed": "failed",
     "job.snoozed": "snoozed",
     "job.dead": "dead",
+    "job.cancelled": "cancelled",
     "delivery.sent": "completed",
     "delivery.failed": "failed",
     "delivery.dead": "dead",
@@ -29,7 +30,7 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 class Reported(msgspec.Struct):
     """What a report says: parts of JobEvent and DeliveryAttempt, read leniently: anybody may write to a stream."""
 
-    attempt: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1
     job_type: str = ""
     channel: str | None = None
     queue_wait: _Seconds | None = None
