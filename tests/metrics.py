@@ -30,7 +30,7 @@ _Key = tuple[str, str, str]  # type, tenant and job type
 
 def service(server: Server, *, log: Path | None = None, **env: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run the metrics service in a mesh that keeps what is of EPOCH_MS."""
-    given = {"REDIS_URL": server.url, "PENSTOCKTOPOLOGY": str(TOPOLOGY), **env}
+    given = {"REDIS_URL": server.url, "PENSTOCK_TOPOLOGY": str(TOPOLOGY), **env}
     return service_process("-m", "penstock_services.metrics", env=given, log=log)
 
 

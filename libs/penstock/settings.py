@@ -219,12 +219,12 @@ def is_loopback(host: str) -> bool:
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return a sentence for each PENSTOCK_ variable that nothing reads, most likely a slip of the pen."""
+    """Return a sentence for each variable of a name like ours that nothing reads, most likely a slip of the pen."""
     given = os.environ if environ is None else environ
     known = {field.encode_name for field in msgspec.structs.fields(Settings)}
     sentences = []
     for name in sorted(given):
-        if not name.startswith("PENSTOCK_") or name.removesuffix("_FILE") in known:
+        if not name.startswith("PENSTOCK") or name.removesuffix("_FILE") in known:
             continue
         hint = did_you_mean(name, known, otherwise="", cutoff=0.8)  # PENSTOCK_ alone makes names alike
         sentences.append(f"{name} is not a setting" + (f"; {hint}" if hint else ""))

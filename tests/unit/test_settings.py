@@ -204,6 +204,7 @@ def test_a_variable_that_nothing_reads_is_pointed_out_with_what_was_meant() -> N
         {
             "PENSTOCK_GATEWAY_PROT": "1",
             "PENSTOCK_XYZZY": "1",
+            "PENSTOCKTOPOLOGY": "streams.yaml",
             "PENSTOCK_JOBS": "a:b",
             "PENSTOCK_JOBS_FILE": "x",
             "HOME": "/",
@@ -211,6 +212,7 @@ def test_a_variable_that_nothing_reads_is_pointed_out_with_what_was_meant() -> N
     )
 
     assert found == [
+        "PENSTOCKTOPOLOGY is not a setting; did you mean PENSTOCK_TOPOLOGY?",
         "PENSTOCK_GATEWAY_PROT is not a setting; did you mean PENSTOCK_GATEWAY_PORT?",
         "PENSTOCK_XYZZY is not a setting",
     ]
