@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Self, TypeAlias
 import pytest
 from standardwebhooks import Webhook
 
+from penstock.processes import dies_with_parent
 from penstock.settings import Settings
 from tests.deploy.stack import PATIENCE, SECRET, Stack, declared
 from tests.processes import ROOT, eventually
@@ -29,6 +31,17 @@ from tests.processes import ROOT, eventually
 Say: TypeAlias = Callable[[str], None]
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600), pytest.mark.xdist_group("docker")]
 
+_PORT = 9
+_HOST = """
+import socket, subprocess
+print("a network of its own", flush=True)
+input()
+subprocess.run("ip address add {address}/30 dev in && ip link set in up", shell=True, check=True)
+with socket.create_server(("{address}", {port})) as server:
+    print("listening", flush=True)
+    while True:
+        server.accept()[0].close()
+"""
 TICKET = '{"ticket_id":"T-1","description":"printer on fire","priority":"high","tenant_id":"acme",' + (
     '"timestamp":"2026-11-22T10:00:00Z"}'
 )
@@ -186,27 +199,36 @@ def _addresses(stack: Stack) -> list[tuple[str, str, int]]:
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[tuple[str, int]]:
-    """Listen on another host, which this one leads to: the engine's rules are about what it forwards."""
+    """Listen on another host, which this one leads to: the engine's rules are about what it forwards.
+
+    The host is a process: if this run is killed that is too, and takes its network and what leads there with it.
+    """
     if os.geteuid():
         pytest.skip("only root can make another host")
-    name, link, port = f"penstock{os.getpid()}", f"pen-out{os.getpid()}", 9  # of this run: others have their own
-    first = ipaddress.ip_address("198.18.0.0") + os.getpid() % 2**15 * 4  # for measurements (RFC 2544): nobody's
-    ours, theirs = str(first + 1), str(first + 2)
-    listen = (
-        f"import socket\nwith socket.create_server(({theirs!r}, {port})) as s:\n    while True: s.accept()[0].close()"
+    # Of the block that is for tests of networks (RFC 2544); other runs on this machine have addresses of their own.
+    link = f"penstock{os.getpid()}"
+    ours, theirs = ipaddress.IPv4Network((ipaddress.IPv4Address("198.18.0.0") + os.getpid() % 2**15 * 4, 30)).hosts()
+    host = subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-c", _HOST.format(address=theirs, port=_PORT)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509 - no threads; holds if this run is killed
     )
-    with contextlib.ExitStack() as stack:
-        _ip("netns", "add", name)
-        stack.callback(_ip, "netns", "delete", name)  # and what leads there with it
-        _ip("link", "add", link, "type", "veth", "peer", "name", "in", "netns", name)
-        _ip("address", "add", f"{ours}/30", "dev", link)
-        _ip("link", "set", link, "up")
-        _ip("-n", name, "address", "add", f"{theirs}/30", "dev", "in")
-        _ip("-n", name, "link", "set", "in", "up")
-        host = stack.enter_context(subprocess.Popen(["ip", "netns", "exec", name, sys.executable, "-c", listen]))
-        stack.callback(host.kill)
-        eventually(lambda: _answers(theirs, port), what="the host outside is up")
-        yield theirs, port
+    with host:
+        try:
+            assert host.stdout is not None
+            assert host.stdin is not None
+            assert host.stdout.readline() == b"a network of its own\n"
+            _ip("link", "add", link, "type", "veth", "peer", "name", "in", "netns", str(host.pid))
+            _ip("address", "add", f"{ours}/30", "dev", link)
+            _ip("link", "set", link, "up")
+            host.stdin.write(b"there is a link\n")
+            host.stdin.flush()
+            assert host.stdout.readline() == b"listening\n"
+            eventually(lambda: _answers(str(theirs), _PORT), what="the host outside is up")
+            yield str(theirs), _PORT
+        finally:
+            host.kill()
 
 
 def _ip(*arguments: str) -> None:
