@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they end: on Python 3.11 `asyncio.wait_for`, which redis-py uses, may swallow a cancel."""
+    """Cancel tasks until they end: on Python 3.11 `asyncio.wait_for`, which libraries use, may swallow a cancel."""
     remaining = set(tasks)
     while remaining:
         for task in remaining:

@@ -158,10 +158,16 @@ def test_a_service_that_is_broken_at_first_is_waited_for_and_the_others_run(proj
     with mesh.up("up", "--reload") as process:
         mesh.says("there is no module shop_words")
         mesh.waits_for(lambda: "desk" in project.pids(), "the other runs")
+        before = project.pids()["desk"]
         project.word("one")
         mesh.says("Penstock is ready")
         project.says("one")
+        assert project.pids()["desk"] == before
+        project.write("streams.yaml", TOPOLOGY)
+        mesh.says("streams.yaml has changed")
+        mesh.says("Penstock is ready", times=2)
         assert stop(process) == 0
+    assert mesh.output.count("streams.yaml has changed") == 1  # code that was mended is no other streams.yaml
 
 
 def test_a_changed_streams_yaml_starts_what_it_now_says_once_it_is_sound(project: Project) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, PenstockError
 from penstock.service.app import check_streams
 from penstock.service.importing import load_service, load_services
@@ -56,6 +57,10 @@ def _check(target: str, topology: Topology) -> list[str]:
         ConfigurationError: it would not.
     """
     kind, _, name = target.partition("=")
+    if kind == "mesh":
+        return [
+            file for one in programs(topology, jobs=name) for part in one.sources for file in _check(part, topology)
+        ]
     if kind == "jobs":
         load_services(name, variable="PENSTOCK_JOBS")
     elif kind == "service":

@@ -25,6 +25,8 @@ Part = Literal["all", "code", "topology"]
 class Sources:
     """The files of some targets (`service=module:name`, `jobs=...`, `module=...`), and their streams.yaml.
 
+    `mesh=JOBS` is everything that the streams.yaml says, with the jobs of PENSTOCK_JOBS.
+
     They are found by importing the targets, in a process of its own. `part` is what is watched of them: while
     something is wrong it is everything, for the remedy may be anywhere.
     """

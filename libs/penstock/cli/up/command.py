@@ -136,8 +136,7 @@ class _Mesh:
     async def _run_reloading(self) -> None:
         """Run the services, and start all anew when streams.yaml has changed and is sound."""
         while True:
-            targets = [target for program in self._programs for target in program.sources]
-            changing = asyncio.create_task(self._another_topology(targets))
+            changing = asyncio.create_task(self._another_topology())
             running = asyncio.create_task(self._run_services())
             try:
                 await asyncio.wait({changing, running}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,21 +149,27 @@ class _Mesh:
                 await end([changing])
                 await drained(running)
 
-    async def _another_topology(self, targets: list[str]) -> tuple[Topology, list[Program]]:
-        """Wait until there is another that is sound, and return it with the programs to run."""
+    async def _another_topology(self) -> tuple[Topology, list[Program]]:
+        """Wait until there is another that is sound, and return it with the programs to run.
+
+        While something is wrong everything is watched, and code that is mended is no other topology.
+        """
 
         def tell(error: str) -> None:
             _log.error(error, so="services go on as they are")
 
-        sources = Sources(targets, self._settings.topology, part="topology")
+        sources = Sources([f"mesh={self._settings.jobs}"], self._settings.topology, part="topology")
         await sources.check()
         while True:
             await sources.sound_change(tell)
             try:
                 topology = load(self._settings.topology)
-                return topology, programs(topology, jobs=self._settings.jobs)
+                found = topology, programs(topology, jobs=self._settings.jobs)
             except ConfigurationError as error:
                 tell(str(error))
+            else:
+                if found != (self._topology, self._programs):
+                    return found
 
     def _check_ports(self) -> None:
         """Refuse to start a service whose address somebody else has: with SO_REUSEPORT two would share it."""
