@@ -71,11 +71,12 @@ async def event_source(
 
 
 class Socket:
-    """A WebSocket; `positions` has the last of each subscription, and what it was of."""
+    """A WebSocket; `positions` has the last of each subscription, `id` is its name in the registry."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
         self.positions: dict[str, str] = {}
+        self.id = ""
 
     async def say(self, command: str, sub: str, **more: Any) -> None:
         await self.socket.send_json({"type": command, "sub": sub, **more})
@@ -112,4 +113,8 @@ async def web_socket(
         aiohttp.ClientSession(read_bufsize=how.pop("buffer", 2**16)) as session,
         session.ws_connect(f"http://127.0.0.1:{port}{path}", headers=headers, **how) as socket,
     ):
-        yield Socket(socket)
+        one = Socket(socket)
+        if (welcome := await one.next()) is not None:
+            assert welcome["event"] == "welcome"
+            one.id = welcome["data"]["connection"]
+        yield one

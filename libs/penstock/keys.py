@@ -7,6 +7,8 @@ import msgspec
 # The streams that Penstock itself reads or writes. streams.yaml may declare others, and need not declare all of these.
 INGEST, EVENTS, METRICS, ALERTS = "ingest", "events", "metrics", "alerts"
 NOTIFICATIONS, DELIVERIES, DEAD_LETTERS = "notifications", "deliveries", "dlq"
+REGISTRY = "live:connections"
+"""What the registry of live connections is called, unless WS_REDIS_REGISTRY_KEY says otherwise."""
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -105,6 +107,18 @@ class Keys(msgspec.Struct, frozen=True):
     def ticket(self, digest: str) -> str:
         """Whom a ticket stands for that opens a live stream, by the hash of it."""
         return f"{self.prefix}ticket:{digest}"
+
+    def connections(self, registry: str) -> str:
+        """Which processes have live connections: when each last said so. `registry` is the name of it all."""
+        return f"{self.prefix}{registry}"
+
+    def connections_of(self, registry: str, process: str) -> str:
+        """The live connections of one process."""
+        return f"{self.prefix}{registry}:{process}"
+
+    def messages_to(self, registry: str, process: str) -> str:
+        """What one process is to pass on, each to one of its live connections."""
+        return f"{self.prefix}{registry}:{process}:messages"
 
     @property
     def identity(self) -> str:

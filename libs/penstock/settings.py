@@ -16,6 +16,7 @@ import msgspec
 
 from penstock.config import did_you_mean, read_secret
 from penstock.errors import ConfigurationError
+from penstock.keys import REGISTRY
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -72,6 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_send_timeout: Positive = _env("PENSTOCK_GATEWAY_SEND_TIMEOUT", 10.0)
     gateway_traces: bool | None = _env("PENSTOCK_GATEWAY_TRACES", None)
     gateway_open: bool = _env("PENSTOCK_GATEWAY_OPEN", False)
+    registry_enabled: bool = _env("WS_REDIS_REGISTRY_ENABLED", True)
+    registry_key: Annotated[str, msgspec.Meta(pattern=r"^[\w.:\-]+$")] = _env("WS_REDIS_REGISTRY_KEY", REGISTRY)
     demo_webhook: bool = _env("PENSTOCK_DEMO_WEBHOOK", False)
 
     hosts: str = _env("PENSTOCK_HOSTS", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ from tests.servers import Server
 def gateway(server: Server, tmp_path: Path) -> Any:
     with running_gateway(server, tmp_path) as one:
         yield one
+
+
+def connections(gateway: Gateway) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = gateway.get("/v1/connections").json["connections"]
+    return listed
 
 
 def names(told: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
@@ -163,9 +169,12 @@ async def test_200_connections_of_a_killed_gateway_go_on_at_another_without_gap_
         following = [asyncio.create_task(follow([gateway.port, other.port], one)) for one in seen]
         publishing = asyncio.create_task(publish())
         await eventually(lambda: min(map(len, seen)) > most, what="all are in the midst of it")
+        before = Counter(one["process"] for one in connections(other))
         gateway.process.send_signal(signal.SIGKILL)
+        await eventually(lambda: not {*before} & {one["process"] for one in connections(other)}, what="none is left")
         await asyncio.gather(publishing, *following)
 
+    assert list(before.values()) == [clients]
     assert [one for one in seen if one != list(range(total))] == []
 
 

@@ -176,6 +176,7 @@ def test_the_mesh_does_its_work_and_nothing_is_denied(fenced: Fenced) -> None:
         eventually(lambda: fenced.letters() == {"worker", "shop"}, what="each has its dead letter")
         assert gateway.get(f"/v1/jobs/{endless}").json["state"] == "running"
         ticket = gateway.post({}, path="/v1/tickets").json["ticket"]
+        assert gateway.get("/v1/connections").json == {"connections": []}
         assert b"event: end" in gateway.get(f"/v1/jobs/{busy}/events?ticket={ticket}").body
         assert not raw.exists("ingest:cancelled")
         later = gateway.post({"type": "busy", "in": "3600"}).json["job_id"]

@@ -53,6 +53,10 @@ COMMANDS = {
     "notify": Command("penstock.cli.notify:app", "Test a channel, preview a message; check and reload notify.yaml."),
     "dlq": Command("penstock.cli.dlq:app", "Find the causes among the dead letters, replay or delete them."),
     "breakers": Command("penstock.cli.breakers:app", "Show circuit breakers, open or close them by hand."),
+    "connections": Command(
+        "penstock.cli.connections:connections",
+        "List the live connections of browsers and other programs, over all processes that serve them.",
+    ),
     "spool": Command(
         "penstock.cli.spool:app", "Show, check and empty the spool: what was accepted while Redis was away."
     ),

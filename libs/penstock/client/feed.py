@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -21,6 +21,8 @@ _BLOCK_MS = 1_000
 _PATIENCE = 5.0  # seconds that a reply may take beyond that
 _MOST = 500  # entries of one read
 _PAUSE = 0.5  # seconds between tries while Redis is away
+TakeAside = Callable[[str, Mapping[bytes, bytes]], None]
+"""Takes an entry of a stream that is read beside the others: its id, and its fields."""
 _Read: TypeAlias = list[tuple[str, list[tuple[bytes, list[bytes]]]]]
 _log = structlog.get_logger("penstock.client")
 
@@ -53,6 +55,7 @@ class Feed(Watches):
         self._turn = asyncio.Event()
         self._connection = DedicatedConnection(client)
         self._progress = keys.progress
+        self._asides: dict[str, TakeAside] = {}  # of these what is missed is of no use any more
         self._positions = dict.fromkeys(map(keys.stream, streams), "0-0")
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -81,9 +84,21 @@ class Feed(Watches):
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
+        await self.follow_aside(self._progress, self._take_progress)
+
+    async def follow_aside(self, key: str, take: TakeAside) -> None:
+        """Read one more stream from now on, whose entries are nothing once they were missed.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
         async with self._starting:
-            if self._progress not in self._positions:
-                self._positions[self._progress] = await self._end_of(self._progress)
+            if key not in self._positions:
+                self._positions[key] = await self._end_of(key)
+                self._asides[key] = take
+
+    def _told(self) -> list[str]:
+        return [key for key in self._positions if key not in self._asides]
 
     def position(self, key: str) -> str:
         """Return up to which entry of a stream all has been taken."""
@@ -95,7 +110,7 @@ class Feed(Watches):
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        ends = [(key, entry_order(await self._end_of(key))) for key in list(self._positions) if key != self._progress]
+        ends = [(key, entry_order(await self._end_of(key))) for key in self._told()]
         epoch = self.epoch
         while self.epoch == epoch and any(entry_order(self._positions[key]) < last for key, last in ends):
             self._turn.clear()
@@ -143,7 +158,7 @@ class Feed(Watches):
     async def _read(self) -> _Read:
         timeout = _BLOCK_MS / 1000 + _PATIENCE
         # Progress first: of what came in one ms, it is what was said before.
-        positions = sorted(self._positions.items(), key=lambda position: position[0] != self._progress)
+        positions = sorted(self._positions.items(), key=lambda position: position[0] not in self._asides)
         command = (
             "XREAD",
             "COUNT",
@@ -189,7 +204,7 @@ class Feed(Watches):
             if position == "0-0":
                 continue
             newest = await self._end_of(key)
-            if key == self._progress:  # what was said and missed is of no use any more
+            if key in self._asides:
                 self._positions[key] = newest
                 continue
             oldest = await self._client.xrange(key, count=1)
@@ -201,8 +216,8 @@ class Feed(Watches):
 
     def _take(self, key: str, entry_id: str, fields: list[bytes]) -> None:
         entry = dict(zip(fields[::2], fields[1::2], strict=True))
-        if key == self._progress:
-            self._take_progress(entry_id, entry)
+        if key in self._asides:
+            self._asides[key](entry_id, entry)
             return
         if self._listener is not None:
             self._listener.take(key, entry_id, fields)

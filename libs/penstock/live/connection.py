@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections import deque
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
 from penstock.live.topic import Filter, Viewer
 
 _MOST_WAITING = 256  # messages that one connection may be behind
+_MOST_DIRECT = 64  # messages to this connection alone that wait; more are lost
 _MOST_BYTES = 4_000_000  # of those messages, but for a single one that is larger
 
 
@@ -49,13 +53,37 @@ class Message:
 class Connection:
     """A connection of somebody who is told what happens."""
 
-    def __init__(self, viewer: Viewer | None = None) -> None:
+    def __init__(self, viewer: Viewer | None = None, kind: Literal["sse", "websocket"] = "sse") -> None:
         self.viewer = viewer or Viewer()
+        self.kind = kind
+        self.since = time.time()
+        self.id: str | None = None
+        """Its name in the registry of connections, if there is one."""
+        self.on_change: Callable[[], None] | None = None
+        """What to call when it follows something else."""
         self.closed = False
-        self.followers: set[Follower] = set()
+        self.followers: dict[Follower, None] = {}
+        """Those that are put into, in the order in which they came."""
+        self._direct: deque[Message] = deque(maxlen=_MOST_DIRECT)
         self._waiting = 0
         self._size = 0
         self._ready = asyncio.Event()
+
+    def put(self, message: Message) -> None:
+        """Have a message sent that is for this connection."""
+        self._direct.append(message)
+        self.wake()
+
+    def take(self) -> list[Message]:
+        """Return the messages for this connection that wait."""
+        taken = list(self._direct)
+        self._direct.clear()
+        return taken
+
+    def changed(self) -> None:
+        """Take note that it follows something else."""
+        if self.on_change is not None:
+            self.on_change()
 
     def wake(self) -> None:
         """Have whoever waits look."""

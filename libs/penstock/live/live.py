@@ -24,6 +24,7 @@ from penstock.jobs.record import Job
 from penstock.jobs.watch import STATES
 from penstock.keys import EVENTS, Keys
 from penstock.live.connection import Connection, Follower, Message
+from penstock.live.registry import Registry
 from penstock.live.topic import Filter, Topic, Viewer, text
 from penstock.redis.connection import AsyncRedis
 from penstock.tasks import end
@@ -72,8 +73,19 @@ class _Followers:
 class Live:
     """Sends what the one feed of a process reads to all who follow; without any connection it reads nothing."""
 
-    def __init__(self, client: AsyncRedis, keys: Keys, topology: Topology, *, stopping: asyncio.Event) -> None:
-        """Tell what is on the streams that report on work, and on `events`. All ends when `stopping` is set."""
+    def __init__(
+        self,
+        client: AsyncRedis,
+        keys: Keys,
+        topology: Topology,
+        *,
+        stopping: asyncio.Event,
+        registry: Registry | None = None,
+    ) -> None:
+        """Tell what is on the streams that report on work, and on `events`. All ends when `stopping` is set.
+
+        Connections are known to others through the registry, if there is one.
+        """
         streams = {topology.reports(stream) for stream in topology.work} | {EVENTS} & set(topology.streams)
         named = sorted(filter(None, streams))
         self._client = client
@@ -83,6 +95,7 @@ class Live:
         self._mesh = hashlib.blake2b("\0".join(named).encode(), digest_size=4).hexdigest()
         self._feed = Feed(client, keys, named, listener=self)
         self._stopping = stopping
+        self._registry = registry
         self._connections: set[Connection] = set()
         self._followers = _Followers()
         self._changing = asyncio.Lock()
@@ -104,13 +117,19 @@ class Live:
         try:
             async with self._changing:
                 await self._feed.follow_progress()
+                if self._registry is not None:
+                    await self._feed.follow_aside(self._registry.messages, self._take_message)
                 await self._feed.start()
                 self._connections.add(connection)
+                if self._registry is not None:
+                    self._registry.add(connection)
                 if self._ending is None or self._ending.done():
                     self._ending = asyncio.create_task(self._close_all(), name="live")
             yield
         finally:
             self._connections.discard(connection)
+            if self._registry is not None:
+                self._registry.discard(connection)
             for follower in list(connection.followers):
                 self.leave(follower)
             async with self._changing:
@@ -120,13 +139,16 @@ class Live:
     def follow(self, follower: Follower) -> None:
         """Put into the follower whatever is read from now on, and nothing else; its connection is open."""
         follower.begin_anew()
-        follower.connection.followers.add(follower)
         self._followers.add(follower)
+        if follower not in follower.connection.followers:
+            follower.connection.followers[follower] = None
+            follower.connection.changed()
 
     def leave(self, follower: Follower) -> None:
         """Put nothing into it any more, and drop what waits."""
-        follower.connection.followers.discard(follower)
         self._followers.discard(follower)
+        if follower.connection.followers.pop(follower, follower) is None:
+            follower.connection.changed()
         follower.take()
 
     def is_level(self, follower: Follower) -> bool:
@@ -223,6 +245,10 @@ class Live:
                 for follower in followers:
                     follower.put_progress(message, job_id)
 
+    def _take_message(self, _: str, fields: Mapping[bytes, bytes]) -> None:
+        if self._registry is not None:
+            self._registry.take(fields)
+
     def miss(self) -> None:
         """Tell everybody that they missed something."""
         for follower in self._followers:
@@ -297,6 +323,8 @@ class Live:
         ending, self._ending = self._ending, None
         if ending is not None:
             await end([ending])
+        if self._registry is not None:
+            await self._registry.stop()
         await self._feed.aclose()
 
 

@@ -58,7 +58,7 @@ async def _pieces(
             where = f"id: {live.position}\n" if subscription.is_level else ""
             yield f": alive\n{where}\n".encode()
         else:
-            yield _joined(await subscription.next())
+            yield _joined([*connection.take(), *await subscription.next()])
     if subscription.over:
         yield Message("end").block
 

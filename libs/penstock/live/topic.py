@@ -16,6 +16,7 @@ from penstock.jobs.watch import STATES
 from penstock.web.problems import Problem
 
 _MOST_TYPES = 20
+_MOST_SAID = 200  # characters
 
 
 class Viewer(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,13 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     any_tenant: bool = False
     subject: str | None = None
     types: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return it in words for people, not too many."""
+        what = f"job {self.job}" if self.job is not None else ", ".join(self.types) or "everything"
+        whose = f" of {self.tenant}" if self.tenant is not None else ""
+        about = f" about {self.subject}" if self.subject is not None else ""
+        return f"{what}{about}{whose}"[:_MOST_SAID]
 
     def takes(self, event: Event) -> bool:
         """Whether this is one of them."""

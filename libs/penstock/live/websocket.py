@@ -87,6 +87,7 @@ class WebSocketSession:
         listening = asyncio.create_task(self._listen(receive), name="live socket")
         try:
             with telling_unavailable(), contextlib.suppress(ConnectionError):  # which is that the client has gone
+                await send(Message("welcome", msgspec.json.encode({"connection": self._connection.id})).frame(None))
                 while not self._connection.closed:
                     await self._send_next(send)
             if listening.done():
@@ -172,6 +173,8 @@ class WebSocketSession:
             for name in level:
                 await send(here.frame(name))
             return
+        for message in self._connection.take():
+            await send(message.frame(None))
         while self._answers:
             await send(self._answers.popleft())
         self._answered.set()

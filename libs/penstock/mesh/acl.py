@@ -14,7 +14,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from penstock.errors import ConfigurationError
-from penstock.keys import DEAD_LETTERS, EVENTS, Keys
+from penstock.keys import DEAD_LETTERS, EVENTS, REGISTRY, Keys
 from penstock.mesh import alerts, deliveries
 from penstock.metrics import windows
 from penstock.redis.connection import AsyncRedis
@@ -270,6 +270,12 @@ def _sees(rights: _Rights) -> None:
     rights.read("smembers", keys.breakers)
 
 
+def _sees_connections(rights: _Rights) -> None:
+    """Know who follows what happens."""
+    keys = rights.keys
+    rights.read("time zrange hvals", keys.connections(REGISTRY), keys.connections_of(REGISTRY, "*"))
+
+
 def _finds_jobs(rights: _Rights) -> None:
     keys = rights.keys
     rights.read("hgetall hget", keys.job("*"), keys.progress_of("*"))
@@ -316,6 +322,10 @@ def _serves_http(rights: _Rights) -> None:
     _reads_state(rights, windows.SERVICE, alerts.SERVICE)
     rights.run("get set")  # the secret of the ids
     rights.use("set getdel", rights.keys.ticket("*"))
+    _sees_connections(rights)
+    keys = rights.keys
+    registry = keys.connections(REGISTRY), keys.connections_of(REGISTRY, "*")
+    rights.use("zadd zremrangebyscore zrem pexpire hlen hset hdel hget hexists unlink xadd xread xrevrange", *registry)
 
 
 def _works(rights: _Rights) -> None:
@@ -358,6 +368,7 @@ def _reads(rights: _Rights) -> None:
     _sees(rights)
     _finds_jobs(rights)
     _follows_jobs(rights)
+    _sees_connections(rights)
     _reads_state(rights, windows.SERVICE, alerts.SERVICE, deliveries.SERVICE)
     rights.read("get xread scan zscan", keys.topology)
     # Streams and delays that nobody declares, for `penstock topology check`. What else there is has other types.

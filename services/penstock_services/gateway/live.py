@@ -12,6 +12,7 @@ from aiohttp import WSMsgType, web
 
 from penstock.live.connection import Connection
 from penstock.live.live import Live
+from penstock.live.registry import Registry
 from penstock.live.sse import HEADERS, event_stream
 from penstock.live.topic import Topic, Viewer
 from penstock.live.websocket import MOST_TEXT, PROTOCOL, WebSocketSession
@@ -32,7 +33,11 @@ class LiveRoutes:
     """Answers with what happens; all connections follow one reader."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._live = Live(runtime.redis, runtime.keys, runtime.topology, stopping=runtime.stopping)
+        settings = runtime.settings
+        named = settings.registry_key if settings.registry_enabled else None
+        registry = None if named is None else Registry(runtime.redis, runtime.keys, name=named)
+        mesh = runtime.redis, runtime.keys, runtime.topology
+        self._live = Live(*mesh, stopping=runtime.stopping, registry=registry)
         self._tickets = Tickets(runtime.redis, runtime.keys)
         self.routes = [
             post("/v1/tickets", self._ticket, scope="read", own_tenant=True),
@@ -88,7 +93,7 @@ class LiveRoutes:
         if not socket.can_prepare(request.http):
             raise Problem(426, "this address speaks WebSocket", headers={"Upgrade": "websocket"})
         caller = request.caller
-        connection = Connection(_viewer(caller))
+        connection = Connection(_viewer(caller), "websocket")
 
         async def admit(_: Topic) -> None:
             caller.spend(1)

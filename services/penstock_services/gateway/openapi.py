@@ -16,6 +16,7 @@ from penstock.web.tickets import Ticket
 from penstock_services.gateway import cloudevents
 from penstock_services.gateway.acceptance import Accepted, AcceptedBatch
 from penstock_services.gateway.cloudevents import CloudEvent
+from penstock_services.gateway.connections import ConnectionList, Told
 from penstock_services.gateway.submission import MOST_EVENTS, Submission
 
 _NOT_TAKEN = (400, 408, 413, 415, 422, 429, 503)
@@ -210,6 +211,26 @@ _TELLING = (
         ),
         answers={200: answer(ServerSentEvent, "The stream.", media_type=_EVENTS)},
         errors=(400, 503),
+    ),
+    look(
+        "listConnections",
+        "/v1/connections",
+        "The live connections of all processes: who follows what, and since when",
+        ConnectionList,
+        "The connections, the oldest first.",
+        scope="operate",
+    ),
+    Operation(
+        name="tellConnection",
+        method="post",
+        path="/v1/connections/{id}/messages",
+        scope="operate",
+        summary="Tell one live connection something: an event `direct`",
+        description="It is passed on within moments, once at most; nothing says that it was.",
+        parameters=(Parameter(name="id", place="path", description="As listConnections has it."),),
+        body=Content(description="Whatever it is to be told.", types={JSON: Any}),
+        answers={202: answer(Told, "It is on its way.")},
+        errors=(400, 404, 408, 413, 415, 422, 503),
     ),
     look(
         "listTraces",

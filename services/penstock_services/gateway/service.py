@@ -19,6 +19,7 @@ from penstock.web.limits import Limits
 from penstock.web.routes import HttpRoute, Request, get
 from penstock.web.server import Server
 from penstock_services.gateway import orchestrator
+from penstock_services.gateway.connections import ConnectionRoutes
 from penstock_services.gateway.events import NAME, Events, publishable
 from penstock_services.gateway.live import LiveRoutes
 from penstock_services.gateway.sources import WebhookSource
@@ -86,6 +87,7 @@ def routes(
     return [
         *Events(runtime, identities, upstream).routes,
         *LiveRoutes(runtime).routes,
+        *ConnectionRoutes(runtime).routes,
         *Webhooks(runtime, identities, upstream, sources).routes,
         *TracePages(runtime).routes,
         *orchestrator.routes(runtime),
