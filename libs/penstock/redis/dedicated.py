@@ -23,9 +23,11 @@ class DedicatedConnection:
 
     def __init__(self, client: AsyncRedis, *, patience: float = math.inf) -> None:
         """Take a client that says where to connect; a reply may take what it says, and `patience` seconds at most."""
+        from hiredis import pack_command  # noqa: PLC0415 - see penstock.redis.connection
         from redis import exceptions  # noqa: PLC0415 - see penstock.redis.connection
 
         self._exceptions = exceptions
+        self._pack = pack_command  # in C: redis-py's own for asyncio takes longer than a small call's way and back
         self._client = client
         bound = client.connection_pool.connection_kwargs.get("socket_timeout") or _PATIENCE
         self._patience: float = min(patience, bound)
@@ -48,10 +50,11 @@ class DedicatedConnection:
         """
         if self._connection is None:
             self._connection = self._client.connection_pool.make_connection()
+            self._connection.socket_timeout = None  # a call is bounded below, as a whole; one more costs a task
         connection = self._connection
         try:
             async with asyncio.timeout(self._patience if timeout is None else timeout):
-                await connection.send_packed_command(connection.pack_commands(commands))
+                await connection.send_packed_command([self._pack(tuple(command)) for command in commands])
                 replies = [await self._reply(connection) for _ in commands]
         except BaseException as error:  # a half-read reply: this connection cannot be trusted any more
             await self.disconnect()
@@ -65,7 +68,7 @@ class DedicatedConnection:
 
     async def _reply(self, connection: Any) -> Any:
         try:
-            return await connection.read_response(timeout=math.inf)
+            return await connection.read_response()
         except self._exceptions.ResponseError as error:
             return error
 
