@@ -312,7 +312,7 @@ def decode(stream: str, entry_id: str, fields: Iterable[bytes]) -> Event:
     Raises:
         InvalidEvent: the entry has no type, or an attribute is not UTF-8.
     """
-    return _decode(stream, entry_id, _pairs(fields))
+    return _decode(stream, entry_id, fields)
 
 
 def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[Event, Origin]:
@@ -325,7 +325,7 @@ def decode_retry(stream: str, entry_id: str, fields: Iterable[bytes]) -> tuple[E
     origin = _origin(entry_id, added)
     if not is_entry_id(origin.entry_id):
         raise InvalidEvent(f"{RETRY_ENTRY} is no entry id: {origin.entry_id!r}")
-    return _decode(stream, origin.entry_id, _pairs(own)), origin
+    return _decode(stream, origin.entry_id, own), origin
 
 
 def encode_retry(entry_id: str, *, attempt: int, error: str, crashes: int = 0) -> list[str]:
@@ -401,12 +401,18 @@ def _origin(entry_id: str, added: dict[bytes, bytes]) -> Origin:
     )
 
 
-def _decode(stream: str, entry_id: str, raw: dict[bytes, bytes]) -> Event:
-    data = raw.pop(b"data", b"null")
-    try:
-        text = {name.decode(): value.decode() for name, value in raw.items()}
-    except UnicodeDecodeError:
-        raise InvalidEvent(f"field {_undecodable(raw)!r} is not UTF-8") from None
+def _decode(stream: str, entry_id: str, fields: Iterable[bytes]) -> Event:
+    data = b"null"
+    text: dict[str, str] = {}
+    parts = iter(fields)
+    for name, value in zip(parts, parts, strict=True):
+        if name == b"data":
+            data = value
+            continue
+        try:
+            text[name.decode()] = value.decode()
+        except UnicodeDecodeError:
+            raise InvalidEvent(f"field {name.decode(errors='replace')!r} is not UTF-8") from None
     take: Any = text.pop
     event_type = take("type", "")
     if not event_type:
@@ -430,12 +436,3 @@ def _decode(stream: str, entry_id: str, raw: dict[bytes, bytes]) -> Event:
         entry_id=entry_id,
         extra=text,
     )
-
-
-def _undecodable(raw: Mapping[bytes, bytes]) -> str:
-    for name, value in raw.items():
-        try:
-            name.decode(), value.decode()
-        except UnicodeDecodeError:
-            return name.decode(errors="replace")
-    return ""
