@@ -29,7 +29,9 @@ def rfc3339(seconds: float) -> str:
 
     What lies outside of RFC 3339's years is cut to them: a producer may choose the id of an entry.
     """
-    return _millisecond(int(min(max(0.0, seconds), _LAST) * 1_000_000) // 1000)
+    if not 0 <= seconds <= _LAST:
+        seconds = min(max(0.0, seconds), _LAST)
+    return _millisecond(int(seconds * 1_000_000) // 1000)
 
 
 @functools.lru_cache(maxsize=64)

@@ -78,7 +78,8 @@ class Context:
     def queued(self) -> float:
         """Seconds the event waited, in the stream and in this process, before its handler began."""
         entry_id = self._pending.entry_id if self._pending else self.event.entry_id
-        return max(0.0, self.started_at / 1e9 - int(entry_id.partition("-")[0]) / 1000)
+        waited = self.started_at / 1e9 - int(entry_id.partition("-")[0]) / 1000
+        return waited if waited > 0 else 0.0
 
     @property
     def notes(self) -> dict[str, Any]:
