@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import getpass
-import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from penstock.cli.service_program import run_program
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table, printable
-from penstock.cli.up.programs import programs
-from penstock.errors import ConfigurationError
 from penstock.mesh.alerts import SERVICE, Acknowledgement, AlertRecord, AlertStore, HistoryEntry, RulesRefused, present
 from penstock.mesh.deliveries import ChannelTrouble, FailedDelivery, given_up, late, troubles
 from penstock.service.main import Negative
-from penstock.settings import Settings
 from penstock.times import rfc3339
-from penstock.topology import load
 
 app = typer.Typer(name="alerts", help="Show what is wrong, and what was.", invoke_without_command=True)
 
@@ -149,16 +145,8 @@ async def _acknowledge(fingerprint: str, by: str, comment: str) -> Acknowledgeme
 
 
 def _run_manager(command: str, file: Path | None, *options: str) -> None:
-    """Run the alert manager's own program: services are programs, not libraries."""
-    topology = load(Settings.from_env().topology)
-    topology.service(SERVICE)
-    found = [program.command for program in programs(topology) if program.name == SERVICE]
-    if not found or found[0][1:3] == ("-m", "penstock"):
-        raise ConfigurationError(f"streams.yaml: services.{SERVICE}.run names no module that can {command} rules")
     given = [str(file)] if file else []
-    done = subprocess.run([*found[0], command, *given, *options], check=False)  # noqa: S603 - our own
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    run_program(SERVICE, command, *given, *options, does=f"{command} rules")
 
 
 class _Undelivered(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,18 +13,16 @@ import msgspec
 import typer
 
 from penstock.cli.emit import SOURCE
+from penstock.cli.service_program import run_program
 from penstock.cli.session import Session, run, session
 from penstock.cli.terminal import console, print_json, print_table
-from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, InvalidEvent
 from penstock.event import Event, decode, encode, encode_data
 from penstock.keys import ALERTS, DELIVERIES, NOTIFICATIONS
 from penstock.mesh.deliveries import RELOAD, SERVICE, TEST, UNBLOCK, RecordedReload, ReloadRequest, reloads
 from penstock.schemas import ChannelTest, ChannelUnblock, ChannelUnblocked, DeliveryAttempt, NotifyReloaded
 from penstock.service.main import Negative
-from penstock.settings import Settings
 from penstock.streams.publish import Publisher
-from penstock.topology import load
 
 app = typer.Typer(
     name="notify",
@@ -83,11 +80,8 @@ def preview(
     ] = None,
 ) -> None:
     """Show what each channel that an alert is routed to would be sent, without sending anything."""
-    command = _notifier()
     given = b"" if alert is None else _read(alert)
-    done = subprocess.run([*command, "preview", *(channel or ())], input=given, check=False)  # noqa: S603 - our own
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    run_program(SERVICE, "preview", *(channel or ()), does="preview", stdin=given)
 
 
 @app.command()
@@ -96,9 +90,7 @@ def check(
 ) -> None:
     """Check notify.yaml and the environment's channels, and show what they come to; each mistake gets a sentence."""
     environ = {**os.environ, **({"PENSTOCK_NOTIFY": str(file)} if file else {})}
-    done = subprocess.run([*_notifier(), "check"], env=environ, check=False)  # noqa: S603 - our own
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    run_program(SERVICE, "check", does="check notify.yaml", env=environ)
 
 
 @app.command()
@@ -141,16 +133,6 @@ def history(
 def _row(one: RecordedReload) -> list[str]:
     what = f"refused: {'; '.join(one.error.splitlines())}" if one.error else ", ".join(one.changes) or _NO_CHANGE
     return [one.time[:19], one.by, what, one.process]
-
-
-def _notifier() -> list[str]:
-    """Return the command that runs the notifier: services are programs, not libraries."""
-    topology = load(Settings.from_env().topology)
-    topology.service(SERVICE)
-    found = [program.command for program in programs(topology) if program.name == SERVICE]
-    if not found or found[0][1:3] == ("-m", "penstock"):
-        raise ConfigurationError(f"streams.yaml: services.{SERVICE}.run names no module that can preview")
-    return list(found[0])
 
 
 def _read(alert: str) -> bytes:
