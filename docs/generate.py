@@ -35,6 +35,7 @@ class Kind(NamedTuple):
 JOBS = ("job.started", "job.completed", "job.failed", "job.snoozed", "job.dead", "job.cancelled")
 BREAKERS = ("breaker.opened", "breaker.half_open", "breaker.closed")
 ALERTS = ("alert.triggered", "alert.repeated", "alert.acknowledged", "alert.unacknowledged", "alert.resolved")
+CONTAINERS = tuple(f"service_{what}" for what in ("created", "started", "stopped", "deleted"))
 DELIVERIES = ("delivery.sent", "delivery.failed", "delivery.dead")
 KINDS = [
     Kind(("ticket.created",), "ingest", "anybody", Ticket),
@@ -60,6 +61,9 @@ KINDS = [
     Kind(("channel.unblocked",), "deliveries", "notifier", schemas.ChannelUnblocked),
     Kind(("notify.reloaded",), "deliveries", "notifier", schemas.NotifyReloaded),
     Kind(("channel.changed",), "notifications", "notifier", schemas.ChannelChanged),
+    Kind(CONTAINERS, "events", "containers", schemas.ContainerServiceChanged),
+    Kind(("service_failed",), "events", "containers", schemas.ContainerServiceFailed),
+    Kind(("engine.lost", "engine.back"), "events", "containers", schemas.EngineChanged),
     Kind(DELIVERIES, "deliveries", "notifier", schemas.DeliveryAttempt),
 ]
 

@@ -326,3 +326,44 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     answer: str | None = None
     error: str | None = None
     next_attempt_at: str | None = None
+
+
+class ContainerServiceChanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """service_created, service_started, service_stopped and service_deleted, on `events`: of a container service.
+
+    `endpoints` are, for each named port, the addresses (host:port) at which its replicas answer; they are told with
+    service_started, once all of them run and are healthy.
+    """
+
+    service: str
+    generation: int
+    image: str
+    endpoints: dict[str, list[str]] = {}
+
+
+class ContainerServiceFailed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """service_failed, on `events`: a replica of a container service does not do what it should.
+
+    `phase` says at what: pull, create, start, run (it has ended), health, drift (somebody else has removed it).
+    `log` are the last lines that it wrote, `attempt` the failures without a minute of rest between, the last included.
+    After the one that has `crash_loop` nothing more is told until it has worked for a minute.
+    """
+
+    service: str
+    generation: int
+    replica: int
+    phase: Literal["pull", "create", "start", "run", "health", "drift"]
+    error: str
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    log: str = ""
+    attempt: int
+    next_attempt_at: str
+    crash_loop: bool = False
+
+
+class EngineChanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """engine.lost and engine.back, on `events`: the container engine has not answered since `since`, or does again."""
+
+    since: str
+    reason: str = ""

@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = _env("PENSTOCK_REDIS_PORT", 6379)
     data_dir: str = _env("PENSTOCK_DATA_DIR", ".penstock")
     topology: str | None = _env("PENSTOCK_TOPOLOGY", None)
+    include: str = _env("PENSTOCK_INCLUDE", "")
     prefix: str = _env("PENSTOCK_PREFIX", "")
     jobs: str = _env("PENSTOCK_JOBS", "")
     shipped_jobs: bool = _env("PENSTOCK_SHIPPED_JOBS", True)
@@ -140,6 +141,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def target_networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """Networks that jobs may send requests to although their addresses are not public."""
         return [ipaddress.ip_network(text) for text in self.allowed_targets.replace(",", " ").split()]
+
+    @property
+    def included(self) -> list[str]:
+        """Packages whose streams.yaml is taken in; a bare name is one of the services that ship with Penstock."""
+        names = self.include.replace(",", " ").split()
+        return [name if "." in name else f"penstock_services.{name}" for name in names]
 
     @property
     def host_names(self) -> frozenset[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -211,8 +213,13 @@ class Breaker(Section, frozen=True, kw_only=True):
 
 
 class Topology(Section, frozen=True, kw_only=True):
-    """The whole mesh."""
+    """The whole mesh.
 
+    `include` names Python packages with a streams.yaml of their own (`penstock_services.containers`): the streams and
+    services that they declare are there too. What is declared here under the same name goes before.
+    """
+
+    include: tuple[str, ...] = ()
     streams: dict[str, Stream] = {}
     services: dict[str, ServiceSpec] = {}
     webhooks: dict[str, Webhook] = {}
@@ -278,29 +285,60 @@ def is_given(path: Path | str | None = None) -> bool:
     return bool(path) or Path(FILE).exists()
 
 
-def load(path: Path | str | None = None) -> Topology:
+def load(path: Path | str | None = None, *, include: Sequence[str] = ()) -> Topology:
     """Read the topology from `path`, else ./streams.yaml, else the one that ships with Penstock.
+
+    `include` are packages to be taken in beside those that the file names.
 
     Raises:
         ConfigurationError: the file cannot be read or does not describe a sound mesh.
     """
     name, text = find_file(path, FILE, "PENSTOCK_TOPOLOGY")
-    return parse(text, name=name)
+    return parse(text, name=name, include=include)
 
 
-def parse(text: str, *, name: str = FILE) -> Topology:
-    """Read a topology from YAML text, calling it `name` in errors.
+def parse(text: str, *, name: str = FILE, include: Sequence[str] = ()) -> Topology:
+    """Read a topology from YAML text, calling it `name` in errors; `include` are packages beside those that it names.
 
     Raises:
         ConfigurationError: it is not YAML, has an unknown or ill-typed key, or names do not resolve.
     """
     topology = convert(read_yaml(text, name), Topology, name)
+    for package in dict.fromkeys((*topology.include, *include)):
+        topology = _with(topology, _included(package, name))
     problems = _problems(topology)
     if problems:
         raise ConfigurationError("\n".join(f"{name}: {problem}" for problem in problems))
     if DEAD_LETTERS not in topology.streams:
         topology = msgspec.structs.replace(topology, streams={**topology.streams, DEAD_LETTERS: Stream()})
     return topology
+
+
+def _included(package: str, name: str) -> Topology:
+    """Return what the streams.yaml of a package declares."""
+    try:
+        text = resources.files(package).joinpath(FILE).read_text()
+    except (ImportError, TypeError, ValueError, OSError):
+        raise ConfigurationError(
+            f"{name}: include: there is no Python package {package} with a {FILE} in it; name one that has, such as "
+            "penstock_services.containers"
+        ) from None
+    found = convert(read_yaml(text, f"{package}/{FILE}"), Topology, f"{package}/{FILE}")
+    if strange := [key for key in ("include", "webhooks", "clients") if getattr(found, key)]:
+        raise ConfigurationError(
+            f"{package}/{FILE}: {', '.join(strange)}: what is included declares streams, services and breakers; put "
+            f"these into {name}"
+        )
+    return found
+
+
+def _with(topology: Topology, included: Topology) -> Topology:
+    return msgspec.structs.replace(
+        topology,
+        streams={**included.streams, **topology.streams},
+        services={**included.services, **topology.services},
+        breakers={**included.breakers, **topology.breakers},
+    )
 
 
 def _problems(topology: Topology) -> list[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.config import Duration
 from penstock.errors import ConfigurationError
+from penstock.settings import Settings
 from penstock.topology import load, parse
 
 MESH = """
@@ -209,6 +210,45 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | st
         load(file)
 
     assert str(file) in str(caught.value)
+
+
+INCLUDED = "penstock_services.containers"
+
+
+@pytest.mark.parametrize(("written", "given"), [(f"include: [{INCLUDED}]", []), ("", [INCLUDED])])
+def test_what_is_included_is_there_and_what_is_declared_here_goes_before(written: str, given: list[str]) -> None:
+    topology = parse(
+        f"{written}\nstreams: {{containers: {{kind: work, retention: {{entries: 7}}}}, mine: {{}}}}", include=given
+    )
+    assert topology.services["containers"].run == INCLUDED
+    assert {"containers", "reconcile", "events", "mine"} <= topology.streams.keys()
+    assert topology.streams["containers"].retention.entries == 7
+    assert "containers" not in parse("streams: {mine: {}}").services
+
+
+@pytest.mark.parametrize("package", ["penstock_services.nothing", "penstock_services.worker", "..", "json.tool"])
+def test_a_package_that_has_nothing_to_include_is_refused_by_name(package: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"include: there is no Python package") as caught:
+        parse("", include=[package])
+    assert package in str(caught.value)
+
+
+def test_what_is_included_declares_streams_services_and_breakers_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "greedy_mesh").mkdir()
+    (tmp_path / "greedy_mesh" / "__init__.py").touch()
+    (tmp_path / "greedy_mesh" / "streams.yaml").write_text(f"include: [{INCLUDED}]")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigurationError, match=r"greedy_mesh/streams\.yaml: include: .* put these into streams\.yaml"
+    ):
+        parse("include: [greedy_mesh]")
+
+
+def test_a_bare_name_in_the_environment_is_a_service_that_ships() -> None:
+    settings = Settings.from_env({"PENSTOCK_INCLUDE": "containers, shop.extra"})
+    assert settings.included == [INCLUDED, "shop.extra"]
 
 
 def test_the_file_in_the_working_directory_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,9 @@ def acl(
     if apply_ and file_only:
         raise ConfigurationError("--apply: it is Redis that is to know them; leave --file-only out")
     settings = Settings.from_env()
-    wanted = users(load(settings.topology), Keys(settings.prefix))  # not as Redis has it: services may write that
+    wanted = users(
+        load(settings.topology, include=settings.included), Keys(settings.prefix)
+    )  # not as Redis has it: services may write that
     hashes = _hashes(wanted, passwords)
     if file_only:
         told = _Told({user.name: _with_password(user.rules(), hashes.get(user.name)) for user in wanted})

@@ -51,6 +51,7 @@ COMMANDS = {
         "penstock.cli.deliveries:app", "Show who was notified, with what result; send again what failed."
     ),
     "notify": Command("penstock.cli.notify:app", "Test a channel, preview a message; check and reload notify.yaml."),
+    "containers": Command("penstock.cli.containers:app", "Show, declare, start and stop container services."),
     "dlq": Command("penstock.cli.dlq:app", "Find the causes among the dead letters, replay or delete them."),
     "breakers": Command("penstock.cli.breakers:app", "Show circuit breakers, open or close them by hand."),
     "connections": Command(

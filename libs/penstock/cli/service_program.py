@@ -24,7 +24,7 @@ def run_program(
         ConfigurationError: there is no such service, or it has no module of its own.
     """
     settings = Settings.from_env()
-    topology = load(settings.topology)
+    topology = load(settings.topology, include=settings.included)
     topology.service(service)
     found = [program.command for program in programs(topology) if program.name == service]
     if not found or found[0][1:3] == ("-m", "penstock"):

@@ -55,7 +55,7 @@ async def session() -> AsyncIterator[Session]:
 
 async def _topology(settings: Settings, redis: AsyncRedis) -> Topology:
     if is_given(settings.topology):
-        return load(settings.topology)
+        return load(settings.topology, include=settings.included)
     running = await stored(redis, Keys(settings.prefix))
     if running is None:
         _log.warning(

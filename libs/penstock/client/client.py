@@ -126,7 +126,7 @@ class Penstock:
         if settings.backend == "redis":
             check_url(redis_url(settings))
         if topology is None and is_given(settings.topology):
-            topology = load(settings.topology)
+            topology = load(settings.topology, include=settings.included)
         if isinstance(topology, str):
             topology = load(topology)
         return cls(settings, topology, source=source, services=None if services is None else list(services))

@@ -55,7 +55,7 @@ def run(service: Service, settings: Settings | None = None, topology: Topology |
     """
     settings = settings or Settings.from_env()
     logs.configure(level=settings.log_level, form=settings.log_format, service=service.name)
-    topology = topology or load(settings.topology)
+    topology = topology or load(settings.topology, include=settings.included)
     _spare_the_collector()
     with contextlib.ExitStack() as stack:
         measures = stack.enter_context(telemetry(service.name, redis_url(settings)))

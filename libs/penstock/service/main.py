@@ -33,7 +33,7 @@ def main(build: Callable[[Settings, Topology], Service]) -> None:
 
     with report_errors():
         settings = Settings.from_env()
-        topology = load(settings.topology)
+        topology = load(settings.topology, include=settings.included)
         run(build(settings, topology), settings, topology)
 
 

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _source(name: str, settings: Settings) -> WebhookSource:
-    known = sources(load(settings.topology), demo=settings.demo_webhook)
+    known = sources(load(settings.topology, include=settings.included), demo=settings.demo_webhook)
     if name not in known:
         raise ConfigurationError(
             f"streams.yaml: webhooks.{name}: there is none; there are {', '.join(known) or 'none'}"

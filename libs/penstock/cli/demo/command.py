@@ -62,7 +62,9 @@ def _mesh(settings: Settings) -> Iterator[Settings]:
     Raises:
         ConfigurationError: streams.yaml has not what the demo needs, or the mesh does not start or stop as it should.
     """
-    if not {"gateway", "worker"} <= {name for name, spec in load(settings.topology).services.items() if spec.run}:
+    if not {"gateway", "worker"} <= {
+        name for name, spec in load(settings.topology, include=settings.included).services.items() if spec.run
+    }:
         raise ConfigurationError("the demo needs the services gateway and worker: streams.yaml does not run them")
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
         own = _apart(settings, folder)

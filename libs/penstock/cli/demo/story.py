@@ -92,7 +92,7 @@ class Storyteller:
         self._keys = Keys(settings.prefix)
         self._lanes = Lanes.of(settings, name="penstock-demo")
         self._redis = self._lanes.client()
-        services = load(settings.topology).services
+        services = load(settings.topology, include=settings.included).services
         self._alerting = all(name in services and services[name].run for name in ("metrics", "alerts"))
 
     @property
@@ -208,7 +208,9 @@ class Storyteller:
 
     async def _epilogue(self) -> int:
         """Tell how the worker's group stands in the end; return 1 if work is left that nobody else can have sent."""
-        found = await mesh_state(self._redis, self._keys, load(self._settings.topology))
+        found = await mesh_state(
+            self._redis, self._keys, load(self._settings.topology, include=self._settings.included)
+        )
         worker = next(state for state in found.groups if (state.stream, state.group) == (INGEST, _WORKER))
         self._out.print("\nIn the end", style="bold")
         counts = f"lag {worker.lag}, pending {worker.pending}, delayed {worker.delayed}, dead {worker.dead}"

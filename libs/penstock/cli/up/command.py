@@ -51,7 +51,7 @@ def up(
     would not start is told of in a line, and what runs goes on.
     """
     settings = Settings.from_env()
-    topology = load(settings.topology)
+    topology = load(settings.topology, include=settings.included)
     started = programs(topology, jobs=settings.jobs)
     server = None if settings.redis_url else OwnServer(settings)
     asyncio.run(_Mesh(settings, topology, started, server, reload=reload).run())
@@ -163,7 +163,7 @@ class _Mesh:
         while True:
             await sources.sound_change(tell)
             try:
-                topology = load(self._settings.topology)
+                topology = load(self._settings.topology, include=self._settings.included)
                 found = topology, programs(topology, jobs=self._settings.jobs)
             except ConfigurationError as error:
                 tell(str(error))
