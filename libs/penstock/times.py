@@ -18,10 +18,14 @@ def check_delay(name: str, seconds: float) -> None:
     """Refuse to put something off by what is no time to wait; `name` is what the caller calls it.
 
     Raises:
-        ValueError: it is negative, NaN or more than LONGEST_DELAY.
+        ValueError: it is negative, NaN or more than LONGEST_DELAY, or no number, such as a timedelta.
     """
-    if not 0 <= seconds <= LONGEST_DELAY:  # NaN is neither
-        raise ValueError(f"{name} is 0 to {LONGEST_DELAY:,.0f} seconds, not {seconds}")
+    try:
+        fits = 0 <= seconds <= LONGEST_DELAY  # NaN is neither
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} is 0 to {LONGEST_DELAY:,.0f} seconds, not {seconds!r}")
 
 
 def rfc3339(seconds: float) -> str:

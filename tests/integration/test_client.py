@@ -238,6 +238,8 @@ async def test_facts_are_published_to_any_stream(server: Server, raw: Raw) -> No
         ({"stream": "ordres"}, ConfigurationError, r"no stream ordres \(it has orders, events, news, dlq\)"),
         ({"data": float("nan")}, InvalidEvent, "it holds nan"),
         ({"delay": -1.0}, InvalidEvent, "delay is 0 to"),
+        ({"delay": timedelta(seconds=5)}, InvalidEvent, r"delay is 0 to 31,536,000 seconds, not datetime.timedelta"),
+        ({"delay": "5"}, InvalidEvent, "delay is 0 to 31,536,000 seconds, not '5'"),
         ({"delay": 1.0, "at": "2030-01-01T00:00:00Z"}, InvalidEvent, "give one of them"),
         ({"at": "tomorrow"}, InvalidEvent, "at: 'tomorrow' is no time such as"),
         ({"at": datetime(2030, 1, 1)}, InvalidEvent, "is no time such as"),  # noqa: DTZ001 - without a zone

@@ -21,6 +21,7 @@ from penstock.streams.commit import RETRY, Entry
 from penstock.streams.publish import Publisher
 from penstock.topology import parse
 from tests.hands import (
+    DELAYED,
     FRESH,
     GROUP,
     RETRY_STREAM,
@@ -180,6 +181,26 @@ async def test_where_more_wait_than_can_be_looked_at_nothing_is_called_settled(
 
     add(raw, 1, key=RETRY_STREAM)
     assert await find(server, "J-1") == Job(state="queued", type="t")
+
+
+async def test_large_entries_are_looked_at_a_few_at_a_time(server: Server, raw: Raw) -> None:
+    large = "x" * 1_000_000
+    make_groups(raw)
+    (entry,) = add(raw, id="J-1")
+    raw.xgroup_setid(STREAM, GROUP, entry)
+    for number in range(12):
+        add(raw, key=RETRY_STREAM, data=large)
+        add(raw, key="dlq", data=large)
+        raw.zadd(DELAYED, {msgspec.msgpack.encode(["data", f"{number}{large}"]): 9e12})
+        await publish(server, f"other-{number}", delay=50, data=large)
+    raw.config_resetstat()
+    assert await find(server, "J-1") == Job(state="settled", type="t")
+    pages = {name: raw.info("commandstats")[f"cmdstat_{name}"]["calls"] for name in ("xrevrange", "zrange")}
+    assert pages["xrevrange"] >= 12, "what is tried again, and dead letters"
+    assert pages["zrange"] >= 6, "what waits for its time"
+    raw.config_resetstat()
+    assert await find(server, "unknown") is None
+    assert raw.info("commandstats")["cmdstat_zrange"]["calls"] >= 6
 
 
 def bury(raw: Raw, entry: str, *, group: str = GROUP) -> str:
@@ -344,7 +365,7 @@ async def test_a_job_that_is_to_be_published_later_is_queued_until_then(server: 
         assert await find_job(client, Keys(), TOPOLOGY, "late-1", tenant="another") is None
 
 
-async def publish(server: Server, event_id: str, *, delay: float, tenant: str | None = None) -> None:
+async def publish(server: Server, event_id: str, *, delay: float, tenant: str | None = None, data: str = "1") -> None:
     async with connected(server) as client, Publisher(client, Keys()) as publisher:
-        fields = encode("t", "1", event_id=event_id, source="web", tenant=tenant)
+        fields = encode("t", data, event_id=event_id, source="web", tenant=tenant)
         await publisher.publish("orders", fields, delay=delay)

@@ -11,7 +11,7 @@
 -- returns  {type, tenant, due time in ms}, with 'event' its fields behind them; to cancel 'cancelled'; or nil: it is
 --          not there, or, to cancel, its record is not the one that was known
 
-local PAGE = 50 -- events in memory at a time: each may be large
+local BYTES = 2000000 -- about as many in memory at a time: each event may be large
 
 local function found(member, packed, fields, due)
   if not ARGV[4] then return {fields['type'] or '', fields['tenant'] or '', due} end
@@ -26,9 +26,12 @@ local function found(member, packed, fields, due)
 end
 
 local at, most = 0, tonumber(ARGV[2])
+local page = 1
 while at < most do
-  local rows = redis.call('ZRANGE', KEYS[1], at, at + PAGE - 1, 'WITHSCORES')
+  local rows = redis.call('ZRANGE', KEYS[1], at, at + page - 1, 'WITHSCORES')
+  local seen = 0
   for i = 1, #rows, 2 do
+    seen = seen + #rows[i]
     local packed = cmsgpack.unpack(rows[i])
     local fields = {}
     for j = 1, #packed, 2 do fields[packed[j]] = packed[j + 1] end
@@ -36,7 +39,8 @@ while at < most do
       return found(rows[i], packed, fields, rows[i + 1])
     end
   end
-  if #rows < 2 * PAGE then return nil end
-  at = at + PAGE
+  if #rows < 2 * page then return nil end
+  at = at + page
+  page = math.max(1, math.min(2 * page, 50, most - at, math.floor(BYTES * page / math.max(1, seen))))
 end
 return nil

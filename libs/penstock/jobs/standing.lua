@@ -31,7 +31,7 @@
 local stream, retry, delayed, dead_letters, replayed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, id, name, since, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local cancelled, asked = KEYS[6], ARGV[6]
-local PAGE = 50 -- entries in memory at a time: each may be large
+local BYTES = 2000000 -- about as many in memory at a time: each entry may be large
 local fields, member -- of what waits: its event, and what it is in the delayed set
 
 local function position()
@@ -60,58 +60,68 @@ local function attempt(parked)
   return parked[at] == 'retry.entry' and parked[at + 1] == id and tonumber(parked[at + 3])
 end
 
-local function look_through_retries()
-  local from, left = '+', most
-  while left > 0 do
-    local rows = redis.call('XREVRANGE', retry, from, '-', 'COUNT', math.min(PAGE, left))
-    for _, row in ipairs(rows) do
-      local number = attempt(row[2])
-      if number then
-        if #redis.call('XPENDING', retry, group, row[1], row[1], 1) > 0 then return {'running'} end
-        fields = row[2]
-        return number > 1 and {'retrying', number} or {'queued'}
-      end
-    end
-    if #rows < PAGE then return nil end
-    from, left = '(' .. rows[#rows][1], left - #rows
+-- Reads the entries of a stream down to one, newest first, from where it was the last time.
+local function downwards(key, to)
+  local from = '+'
+  return function(_, count)
+    local rows = redis.call('XREVRANGE', key, from, to, 'COUNT', count)
+    if #rows > 0 then from = '(' .. rows[#rows][1] end
+    return rows
   end
-  return {'queued'}
+end
+
+-- Look at what read(how many were read, how many to read) returns, until look() knows more; or what is said where there
+-- are more than may be looked at.
+local function look_through(read, look, of_more)
+  local page, left = 1, most
+  while left > 0 do
+    local rows, seen = read(most - left, page), 0
+    for _, row in ipairs(rows) do
+      local known = look(row)
+      if known then return known end
+      for _, text in ipairs(type(row) == 'string' and {row} or row[2]) do seen = seen + #text end
+    end
+    if #rows < page then return nil end
+    left = left - #rows
+    page = math.max(1, math.min(2 * page, 50, left, math.floor(BYTES * #rows / math.max(1, seen))))
+  end
+  return of_more
+end
+
+local function parked_as(number)
+  return number > 1 and {'retrying', number} or {'queued'}
+end
+
+local function look_through_retries()
+  return look_through(downwards(retry, '-'), function(row)
+    local number = attempt(row[2])
+    if not number then return nil end
+    if #redis.call('XPENDING', retry, group, row[1], row[1], 1) > 0 then return {'running'} end
+    fields = row[2]
+    return parked_as(number)
+  end, {'queued'})
 end
 
 local function look_through_delayed()
-  local at = 0
-  while at < most do
-    local members = redis.call('ZRANGE', delayed, at, at + PAGE - 1)
-    for _, one in ipairs(members) do
-      local parked = cmsgpack.unpack(one)
-      local number = attempt(parked)
-      if number then
-        fields, member = parked, one
-        return number > 1 and {'retrying', number} or {'queued'}
-      end
-    end
-    if #members < PAGE then return nil end
-    at = at + PAGE
-  end
-  return {'queued'}
+  return look_through(function(at, count) return redis.call('ZRANGE', delayed, at, at + count - 1) end, function(one)
+    local parked = cmsgpack.unpack(one)
+    local number = attempt(parked)
+    if not number then return nil end
+    fields, member = parked, one
+    return parked_as(number)
+  end, {'queued'})
 end
 
 local function look_through_dead_letters()
-  local from, left = '+', most
-  while left > 0 do
-    local rows = redis.call('XREVRANGE', dead_letters, from, since, 'COUNT', math.min(PAGE, left))
-    for _, row in ipairs(rows) do
-      local values = {}
-      for i = 1, #row[2], 2 do values[row[2][i]] = row[2][i + 1] end
-      if values['dlq.entry'] == id and values['dlq.group'] == group and values['dlq.stream'] == name
-        and redis.call('HEXISTS', replayed, row[1]) == 0 then
-        return {'dead', values['dlq.reason'] or '', values['dlq.error'] or '', values['dlq.attempts'] or '',
-          values['dlq.time'] or ''}
-      end
+  return look_through(downwards(dead_letters, since), function(row)
+    local values = {}
+    for i = 1, #row[2], 2 do values[row[2][i]] = row[2][i + 1] end
+    if values['dlq.entry'] == id and values['dlq.group'] == group and values['dlq.stream'] == name
+      and redis.call('HEXISTS', replayed, row[1]) == 0 then
+      return {'dead', values['dlq.reason'] or '', values['dlq.error'] or '', values['dlq.attempts'] or '',
+        values['dlq.time'] or ''}
     end
-    if #rows < PAGE then return nil end
-    from, left = '(' .. rows[#rows][1], left - #rows
-  end
+  end)
 end
 
 local standing = look_at_stream() or look_through_retries() or look_through_delayed() or look_through_dead_letters()
