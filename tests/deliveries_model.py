@@ -23,8 +23,9 @@ _Episode = tuple[str, str]  # fingerprint and since
 
 
 class _Owed(msgspec.Struct):
-    """The newest change that a channel is to be told of; `before` is the one that it took the place of."""
+    """The newest change that a channel, called `name`, is to be told of; `before` is the one whose place it took."""
 
+    name: str
     alert: Alert
     order: str
     at: float
@@ -37,6 +38,7 @@ class _Message(msgspec.Struct):
     """One message as a channel got it: how often, and how many of its confirmations were lost."""
 
     alert: Alert
+    name: str
     copies: int = 0
     lost: int = 0
     at: float = 0.0
@@ -49,7 +51,8 @@ class _Channel:
         self.changes: dict[_Episode, dict[str, str]] = {}
         self.ends: dict[_Episode, Alert] = {}
         self.messages: dict[str, _Message] = {}
-        self.last: dict[str, _Episode] = {}
+        self.last: dict[str, dict[str, _Episode]] = {}  # by fingerprint, and the channel's name by then
+        self.names: dict[_Episode, set[str]] = {}
         self.sent: dict[_Episode, int] = {}
         self.excused: set[_Episode] = set()
         self.gone = False
@@ -63,10 +66,14 @@ class _Channel:
 
 
 class DeliveriesModel:
-    """Sees what is published and what arrives, and complains with an AssertionError."""
+    """Sees what is published and what arrives, and complains with an AssertionError.
 
-    def __init__(self, clock: Clock, endpoints: Mapping[str, Endpoint]) -> None:
+    `names` is what notify.yaml calls each endpoint now, None where there is no channel.
+    """
+
+    def __init__(self, clock: Clock, endpoints: Mapping[str, Endpoint], names: Mapping[str, str | None]) -> None:
         self._clock = clock
+        self._names = names
         self._channels = {name: _Channel(endpoint) for name, endpoint in endpoints.items()}
         self._newest: dict[str, Alert] = {}
         self._failed: dict[str, float] = {}
@@ -82,19 +89,27 @@ class DeliveriesModel:
         self._newest[alert.fingerprint] = alert
         if alert.rule == CHANNEL_RULE and alert.status == "firing" and (before is None or before.status == "resolved"):
             self._count("trouble")
+        for endpoint, channel in self._channels.items() if alert.status == "resolved" else ():
+            if self._names[endpoint] not in channel.names.get(_episode(alert), ()):
+                channel.excused.add(_episode(alert))  # there is none of that name to be told
 
     def due(self, delivery: str, notification: Notification, *, routed: bool) -> None:
         """A channel is to be told of a change: of one that was just published, where it is `routed`."""
         self._begun[delivery] = (notification.alert, self._clock.time())
-        channel, alert = self._channels.get(notification.channel), notification.alert
+        channel, alert = self._channel(notification.channel), notification.alert
         if channel is None or (alert.status == "firing" and not self._is_open(alert)):
             return
         channel.changes.setdefault(_episode(alert), {})[notification.order] = alert.status
+        channel.names.setdefault(_episode(alert), set()).add(notification.channel)
         if alert.status == "resolved":
             channel.ends[_episode(alert)] = alert
+            told = channel.told(_episode(alert))
+            if told and notification.channel not in {one.name for one in told}:
+                channel.excused.add(_episode(alert))  # under this name it began nothing, and gives way to what comes
         before = channel.owed.get(alert.fingerprint)
         if before is None or routed or before.order < notification.order:
             channel.owed[alert.fingerprint] = _Owed(
+                name=notification.channel,
                 alert=alert,
                 order=notification.order,
                 at=self._clock.time(),
@@ -136,27 +151,28 @@ class DeliveriesModel:
             assert not self._is_open(alert), f"{what}: told that it is over, when it was firing"
         owed = channel.owed.get(alert.fingerprint)
         assert owed, f"{what}: it does not concern this channel"
-        allowed = [owed.alert, channel.ends.get(channel.last.get(alert.fingerprint, ("", "")))]
+        allowed = [owed.alert, *map(channel.ends.get, channel.last.get(alert.fingerprint, {}).values())]
         if owed.at == self._clock.time():
             allowed.append(owed.before)
         assert alert in allowed, f"{what}: neither the newest change, {owed.alert}, nor the end of what was told last"
 
     def _take(self, channel: _Channel, key: str, alert: Alert, what: str) -> None:
-        message = channel.messages.setdefault(key, _Message(alert))
+        owed = channel.owed[alert.fingerprint]
+        message = channel.messages.setdefault(key, _Message(alert, owed.name))
         assert message.copies == message.lost, f"{what}: told twice"
         message.copies += 1
         message.lost += channel.endpoint.health == "slow"
         self._count("repetition" if message.copies > 1 else "message")
-        episode = channel.last[alert.fingerprint] = _episode(alert)
+        episode = _episode(alert)
+        channel.last.setdefault(alert.fingerprint, {})[owed.name] = episode
         told = [one for one in channel.told(episode) if one.alert.status == alert.status]
         allowed = len(channel.changes[episode]) if alert.status == "firing" else 1
         assert len(told) <= allowed, f"{what}: told {len(told)} times, of {allowed} changes"
-        owed = channel.owed[alert.fingerprint]
         owed.told = owed.told or alert == owed.alert
 
     def recorded(self, attempt: DeliveryAttempt) -> None:
         """What became of an attempt is on record."""
-        channel = self._channels.get(attempt.channel)
+        channel = self._channel(attempt.channel)
         if channel is None:
             assert attempt.status == "sent"
             return
@@ -172,7 +188,8 @@ class DeliveriesModel:
             channel.sent[_episode(alert)] = channel.sent.get(_episode(alert), 0) + 1
             return
         lasted = self._clock.time() - begun
-        may_be = channel.gone or (channel.reachable_since() is None and lasted >= _GIVEN_UP)
+        known = attempt.channel in self._names.values()
+        may_be = not known or channel.gone or (channel.reachable_since() is None and lasted >= _GIVEN_UP)
         assert may_be, f"{attempt.channel}: {alert} was given up after {lasted:.0f} s"
         self._count("given up")
         channel.excused.add(_episode(alert))
@@ -187,6 +204,8 @@ class DeliveriesModel:
             for owed in channel.owed.values():
                 if owed.told or (owed.alert.status == "firing" and not self._is_open(owed.alert)):
                     continue
+                if owed.name not in self._names.values():
+                    continue
                 waited = now - owed.at
                 if since is not None and now - since >= _PAUSE + _AT_ONCE:
                     assert waited < _AT_ONCE, f"{name} works and was not told for {waited:.0f} s: {owed.alert}"
@@ -195,13 +214,15 @@ class DeliveriesModel:
 
     def _check_trouble(self, name: str, channel: _Channel, owed: _Owed) -> None:
         for substitute in owed.failover[:1]:
-            assert _episode(owed.alert) in self._channels[substitute].changes, (
-                f"{substitute} stands in for {name}: {owed}"
-            )
+            stands_in = self._channel(substitute)
+            assert stands_in is not None
+            assert _episode(owed.alert) in stands_in.changes, f"{substitute} stands in for {name}: {owed}"
         if channel.reachable_since() is None and self._clock.time() - channel.endpoint.since >= _PATIENCE + _AT_ONCE:
             told = [one for one in self._newest.values() if one.rule == CHANNEL_RULE and one.status == "firing"]
             named = told[0].labels["channel"].split(", ") if told else []
-            assert name in named, f"nobody was told that {name} does not work, but {named}: {channel.endpoint} {owed}"
+            assert owed.name in named, (
+                f"nobody was told that {name} does not work, but {named}: {channel.endpoint} {owed}"
+            )
 
     def finish(self) -> None:
         """Check what must be so when all is over and every channel works."""
@@ -217,6 +238,10 @@ class DeliveriesModel:
                 must = bool(told) or (newest and "resolved" in statuses.values())
                 assert ends == must or (episode in channel.excused and not ends), f"{name}: {episode} {statuses} {told}"
         assert not any(one.status == "firing" for one in self._newest.values())
+
+    def _channel(self, name: str) -> _Channel | None:
+        """Return what a channel leads to, or led to under a name that it has no more."""
+        return self._channels.get(name.removesuffix("-2"))
 
     def _is_open(self, alert: Alert) -> bool:
         newest = self._newest.get(alert.fingerprint)

@@ -18,7 +18,7 @@ from unittest import mock
 
 import msgspec
 
-from penstock.keys import DELIVERIES, Keys
+from penstock.keys import DELIVERIES, NOTIFICATIONS, Keys
 from penstock.mesh.deliveries import SERVICE
 from penstock.redis.scripts import Argument
 from penstock.schemas import Alert
@@ -29,6 +29,7 @@ from penstock_services.notifier.channels import console, telegram, webhook
 from penstock_services.notifier.channels.wire import Answer, SendFailed
 from penstock_services.notifier.config.config import Config
 from penstock_services.notifier.delivery import notification_log
+from penstock_services.notifier.delivery.channel_health import REVIEW
 from penstock_services.notifier.service import build
 
 RESCUE = 2.0
@@ -155,6 +156,7 @@ class SimulatedNotifier:
     def use(self, config: Config) -> None:
         """Go on with this configuration, as a process that was just started."""
         self._harness = Harness(build(config), redis=self._redis)
+        self.publish(NOTIFICATIONS, REVIEW, None)
 
     @contextlib.contextmanager
     def simulated(self) -> Iterator[None]:
@@ -179,7 +181,7 @@ class SimulatedNotifier:
             self._objection = error
             raise
 
-    def publish(self, stream: str, event_type: str, data: msgspec.Struct) -> None:
+    def publish(self, stream: str, event_type: str, data: msgspec.Struct | None) -> None:
         """Publish an event now."""
         entry = _Entry(
             stream=stream,

@@ -5,29 +5,33 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from penstock import Context
 from penstock.keys import ALERTS
 from penstock.redis.connection import client
-from penstock.schemas import DeliveryAttempt
+from penstock.schemas import DeliveryAttempt, Notification
 from penstock.testing import Emitted
 from penstock_services.alerts.notify import grouping
 from penstock_services.notifier.channels.telegram import BOT_API
-from penstock_services.notifier.config.config import parse
-from penstock_services.notifier.delivery import deliver
+from penstock_services.notifier.config.config import Config, parse
+from penstock_services.notifier.config.routing import Destination
+from penstock_services.notifier.delivery import deliver, fanout
+from penstock_services.notifier.delivery.notification_log import NotificationLog
 from tests.alerting import EPOCH, Mesh, gauge
 from tests.alerts_soak import Soak
 from tests.servers import Server
 from tests.simulation import FAILURES, Clock, Endpoint, SimulatedNotifier
 
-HOURS = float(os.environ.get("SOAK_HOURS", "2"))
+HOURS = float(os.environ.get("SOAK_HOURS", "6"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 HOUR = 3_600.0
 ROOT = Path(__file__).parents[2]
@@ -53,6 +57,7 @@ async def test_each_channel_is_told_what_it_must_be_told_and_nothing_else(redis:
     assert all(
         soak.counts[what] for what in ("restart", "edit", "silence", "acknowledgement", "withdrawal", "other routes")
     )
+    assert all(soak.counts[f"channel {what}"] for what in ("added", "removed", "renamed"))
     assert all(soak.counts[what] for what in (*FAILURES, "message", "trouble"))
 
 
@@ -118,3 +123,56 @@ async def test_the_model_notices_a_channel_that_is_left_alone_for_too_long(
 
     with pytest.raises(AssertionError, match=r"stands in for|nobody was told|works and was not told"):
         await Soak(redis, hours=12, seed=1).run()
+
+
+def _drop_one_end(original: Callable[..., None]) -> Callable[..., None]:
+    ends = itertools.count()
+
+    def send_to(config: Config, ctx: Context, notification: Notification, failover: Sequence[str]) -> None:
+        if notification.alert.status == "firing" or next(ends) != 20:
+            original(config, ctx, notification, failover)
+
+    return send_to
+
+
+def _double_one_beginning(original: Callable[..., None]) -> Callable[..., None]:
+    beginnings = itertools.count()
+
+    def send_to(config: Config, ctx: Context, notification: Notification, failover: Sequence[str]) -> None:
+        original(config, ctx, notification, failover)
+        if notification.alert.status == "firing" and next(beginnings) == 20:
+            original(config, ctx, notification, failover)
+
+    return send_to
+
+
+@pytest.mark.parametrize("fault", [_drop_one_end, _double_one_beginning])
+async def test_the_model_notices_one_fault_among_all_that_is_told(
+    redis: Any, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Callable[..., None]], Callable[..., None]]
+) -> None:
+    monkeypatch.setattr(fanout, "send_to", fault(fanout.send_to))
+
+    with pytest.raises(AssertionError, match="not told"):
+        await Soak(redis, hours=HOURS, seed=SEED).run()
+
+
+async def test_the_model_notices_a_renamed_channel_that_is_not_told_of_an_end(
+    redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def where(config: Config, told: Collection[str], _: Sequence[Destination]) -> Iterator[Destination]:
+        return (Destination(name) for name in told if name in config.channels)
+
+    monkeypatch.setattr(fanout, "_where", where)
+
+    with pytest.raises(AssertionError, match=r"not told \{.*told set"):
+        await Soak(redis, hours=12, seed=SEED).run()
+
+
+async def test_the_model_notices_a_beginning_that_arrives_twice(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def confirm(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(NotificationLog, "confirm", confirm)
+
+    with pytest.raises(AssertionError, match="told twice"):
+        await Soak(redis, hours=12, seed=SEED).run()
