@@ -16,7 +16,10 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from penstock import JobCancelled, JobDead, NoRecord
+from penstock.asgi import LiveStreams
+from penstock.asgi.types import Scope
 from penstock.fastapi import Mesh, TraceMiddleware, exception_handlers, lifespan, operations
+from penstock.live.topic import Topic, Viewer
 
 PAGE = Path(__file__).with_name("page.html")
 Seconds = Annotated[float, Query(ge=0, le=60)]
@@ -46,10 +49,21 @@ def staff(x_operations_key: Annotated[str, Header()] = "") -> None:
         raise HTTPException(403, "this is for the staff")
 
 
+async def anybody(_: Scope) -> Viewer:
+    """Take whoever comes; in real life the one whose session cookie it is."""
+    return Viewer()
+
+
+async def is_an_order(_: Viewer, topic: Topic) -> bool:
+    """Tell of an order whoever knows its job's id, which cannot be guessed; of all orders nobody."""
+    return topic.job is not None
+
+
 # While Redis is away `exception_handlers` answer 503 with Retry-After.
 app = FastAPI(title="Shop", lifespan=lifespan(source="shop-web"), exception_handlers=exception_handlers)
 app.add_middleware(TraceMiddleware)
 app.include_router(operations(dependencies=[Depends(staff)]))
+app.mount("/live", LiveStreams(anybody, sees=is_an_order))
 
 
 @app.get("/", include_in_schema=False)

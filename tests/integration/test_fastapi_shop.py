@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import running_chromium, tab
+from tests.browser import Browser, running_chromium, tab
 from tests.hands import fields_of
 from tests.processes import ROOT, eventually, service_process
 from tests.servers import Server
@@ -72,19 +73,51 @@ def test_an_order_is_taken_and_its_receipt_shown(site: Site, own_server: Server)
         assert {entry["source"] for entry in fields_of(raw, "orders")} == {"shop-web"}
 
 
-async def test_the_page_shows_the_progress_of_an_order(site: Site, tmp_path: Path) -> None:
-    with running_chromium(tmp_path) as port:
+@contextlib.asynccontextmanager
+async def page(site: Site, folder: Path) -> AsyncIterator[Browser]:
+    """Open the shop in a browser."""
+    with running_chromium(folder) as port:
         async with tab(port) as browser:
             await browser.open(f"http://127.0.0.1:{site.port}/")
             await browser.until("document.querySelector('button')")
-            for total in (30, 0):
-                await browser.run(
-                    f"document.querySelector('input').value = {total}, document.querySelector('button').click()"
-                )
-            await browser.until("document.querySelector('#orders').innerText.includes('30: completed')")
-            await browser.until(
-                "document.querySelector('#orders').innerText.includes('0: dead there is nothing to pay')"
-            )
+            yield browser
+
+
+async def order(browser: Browser, total: int) -> None:
+    await browser.run(f"document.querySelector('input').value = {total}, document.querySelector('button').click()")
+
+
+async def shown(browser: Browser, text: str) -> None:
+    await browser.until(f"document.querySelector('#orders').innerText.includes('{text}')")
+
+
+async def test_the_page_shows_the_progress_of_an_order(site: Site, tmp_path: Path) -> None:
+    async with page(site, tmp_path) as browser:
+        for total in (30, 0):
+            await order(browser, total)
+        await shown(browser, "30: completed")
+        await shown(browser, "0: dead there is nothing to pay")
+        asked = [url for url in browser.requests if "/orders/" in url or "/live/" in url]
+
+    assert len(asked) == 2  # one stream for each order, and nothing is asked again and again
+    assert all(url.endswith("/events") for url in asked)
+
+
+async def test_the_page_goes_on_at_another_worker_when_all_that_there_were_are_killed(
+    own_server: Server, tmp_path: Path
+) -> None:
+    web = serving("web:app", FOLDER, tmp_path / "log", "--workers", "2", REDIS_URL=own_server.url)
+    with web as site:
+        async with page(site, tmp_path) as browser:
+            await order(browser, 30)
+            await shown(browser, "30: queued")
+            eventually(lambda: len(workers(site)) == 2, what="two workers have started")
+            for worker in workers(site):
+                os.kill(worker, signal.SIGKILL)
+            with service_process(
+                "-m", "penstock", "run", "shop:service", cwd=FOLDER, env={"REDIS_URL": own_server.url}
+            ):
+                await shown(browser, "30: completed")
 
 
 def test_a_worker_is_killed_and_no_order_is_lost_or_doubled(site: Site, own_server: Server) -> None:
@@ -125,9 +158,12 @@ def test_ten_seconds_without_redis_are_survived(site: Site, own_server: Server) 
         assert [entry["subject"] for entry in fields_of(raw, "orders")] == ["A-1", "A-2"]
 
 
-def test_it_runs_without_redis_and_says_so_in_each_answer(tmp_path: Path) -> None:
+async def test_it_runs_without_redis_and_says_so_in_each_answer(tmp_path: Path) -> None:
     with serving("web:app", FOLDER, tmp_path / "log", PENSTOCK_BACKEND="memory") as site:
         placed = buy(site, 30).json
         assert (placed["state"], placed["durability"]) == ("queued", "process")
         assert wait(site, placed["job"])["result"] == {"order_id": "A-30", "charged": 30.0}
+        async with page(site, tmp_path) as browser:
+            await order(browser, 31)
+            await shown(browser, "31: completed")  # there is no stream in memory: it asks
     assert "this process is the whole mesh (PENSTOCK_BACKEND=memory)" in site.log.read_text()

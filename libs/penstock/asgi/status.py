@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.asgi.types import Receive, Scope, Send, client_of
+from penstock.asgi.types import Receive, Scope, Send, client_of, respond
 from penstock.client.client import Penstock
 from penstock.errors import ConfigurationError, Unavailable
 from penstock.mesh.status import MeshLooks
@@ -34,10 +34,7 @@ class Status:
             raise RuntimeError(f"the mesh's status is there over HTTP, not {scope['type']}")
         name = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/")
         status, headers, body = await self.answer(scope, name)
-        named = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        named.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": named})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await respond(scope, send, status, headers, body)
 
     async def answer(self, scope: Scope, name: str) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body for a request for `name`."""

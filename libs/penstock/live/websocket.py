@@ -198,6 +198,8 @@ def read_command(text: str | bytes) -> Command:
     Raises:
         Problem: 400 it is none.
     """
+    if len(text) > MOST_TEXT:
+        raise Problem(413, f"a message has at most {MOST_TEXT} bytes")
     try:
         return _decoder.decode(text)
     except UNREADABLE as error:
