@@ -26,6 +26,8 @@ from penstock.jobs.cancel import Canceller
 from penstock.jobs.find import find_job
 from penstock.jobs.record import Job
 from penstock.keys import Keys
+from penstock.live.connection import Connection
+from penstock.live.registry import Connections, Registry
 from penstock.mesh.state import mesh_state
 from penstock.redis.scripts import Script
 from penstock.resilience.breaker import BreakerPolicy, Breakers
@@ -41,6 +43,7 @@ from penstock_services.notifier.channels import Receipt, Slack
 from penstock_services.notifier.delivery.notification_log import NotificationLog
 from tests.alerts import ALERT, make_notification
 from tests.hands import Raw, connected
+from tests.mesh import eventually as until
 from tests.processes import ROOT, eventually, service_process
 from tests.servers import Server
 from tests.spools import spooling
@@ -174,6 +177,17 @@ async def lease(client: Any) -> None:
     await chore.release()
 
 
+async def connect(client: Any, raw: Raw) -> None:
+    registry = Registry(client, KEYS, name="connections")
+    connection = Connection()
+    registry.add(connection)
+    connections = Connections(client, KEYS, name="connections")
+    await until(lambda: raw.zcard(KEYS.connections("connections")), what="they are known")
+    assert connection.id is not None
+    assert await connections.tell(connection.id, "hello")
+    await registry.stop()
+
+
 async def rename(client: Any, raw: Raw) -> None:
     raw.xgroup_create("moving", "old", "0", mkstream=True)
     raw.xadd("moving:old:retry", {"type": "t"})
@@ -202,6 +216,7 @@ async def test_every_script_is_handed_the_keys_that_it_touches(server: Server, r
             await publish(client, tmp_path)
             await notify(client)
             await lease(client)
+            await connect(client, raw)
             await call(client, raw)
             await rename(client, raw)
 

@@ -168,11 +168,12 @@ class WebSocketSession:
             async with asyncio.timeout(PING):
                 await self._connection.wait()
         except TimeoutError:
-            here = Message("position", position=self._live.position)
-            level = [name for name, one in self._subscriptions.items() if one.is_level]
-            for name in level:
-                await send(here.frame(name))
-            return
+            if not self._answers:  # nothing is told of a subscription before it is answered
+                here = Message("position", position=self._live.position)
+                level = [name for name, one in self._subscriptions.items() if one.is_level]
+                for name in level:
+                    await send(here.frame(name))
+                return
         for message in self._connection.take():
             await send(message.frame(None))
         while self._answers:
