@@ -42,6 +42,37 @@ class RuleUnderTest(msgspec.Struct, kw_only=True):
         return "\n".join(lines)
 
 
+class EventRuleUnderTest(msgspec.Struct, kw_only=True):
+    """A rule about events, by their group: `keep` seconds after the last one it is over, or else when that is told."""
+
+    at_least: int
+    within: float
+    keep: float | None
+    severity: str
+    repeat: float
+    as_one: bool = False
+
+    def yaml(self, name: str) -> str:
+        """Return it as a part of alerts.yaml; its events are called as it is."""
+        over = f"resolved_by: {name}.over" if self.keep is None else f"keep_firing: {self.keep:g}s"
+        return f"""  {name}:
+    kind: event
+    type: {name}
+    by: [group]
+    flap: {{triggers: 100, within: 1s, calm: 1s}}
+    at_least: {self.at_least}
+    within: {self.within:g}s
+    {over}
+    severity: {self.severity}
+    repeat: {self.repeat:g}s"""
+
+
+EVENT_RULES = {
+    "failed": EventRuleUnderTest(at_least=3, within=60, keep=120, severity="info", repeat=600),
+    "broken": EventRuleUnderTest(at_least=1, within=60, keep=None, severity="critical", repeat=1_800),
+}
+
+
 def first_rules() -> dict[str, RuleUnderTest]:
     """Return the rules that a soak begins with."""
     return {
@@ -53,7 +84,7 @@ def first_rules() -> dict[str, RuleUnderTest]:
 
 def text_of(rules: dict[str, RuleUnderTest]) -> str:
     """Return alerts.yaml."""
-    return "rules:\n" + "\n".join(rule.yaml(name) for name, rule in rules.items()) if rules else "rules: {}"
+    return "\n".join(["rules:", *(rule.yaml(name) for name, rule in (rules | EVENT_RULES).items())])
 
 
 class Channels:
@@ -119,6 +150,7 @@ class Model:
         self._fired: dict[tuple[str, str], list[float]] = {}
         self._flapping: set[tuple[str, str]] = set()
         self._history: dict[tuple[str, str], list[tuple[float, str]]] = {}
+        self._arrivals: dict[tuple[str, str], list[float]] = {}
         self._firing: set[tuple[str, str]] = set()
         self._told: dict[tuple[str, str], _Told] = {}
         self._said: set[tuple[str, str]] = set()
@@ -135,7 +167,24 @@ class Model:
             for group in GROUPS:
                 if group != rule.excluded:
                     self._evaluate(name, rule, group, now, values.get(group))
-        return sorted(self._notify(now))
+        told = [*self._notify(now)]
+        for name, group in self.firing:
+            keep = EVENT_RULES[name].keep if name in EVENT_RULES else None
+            if keep is not None and now - self._arrivals[name, group][-1] >= keep:
+                self._end(name, group)
+        return sorted([*told, *self._notify(now)])
+
+    def event(self, now: float, name: str, group: str) -> list[tuple[str, str, str, str]]:
+        """Return what must be told because an event has arrived."""
+        rule, key = EVENT_RULES[name.removesuffix(".over")], (name.removesuffix(".over"), group)
+        arrivals, fired = self._arrivals.setdefault(key, []), key in self._firing
+        arrivals.append(now)
+        if name != key[0]:
+            arrivals.clear()
+            self._end(*key)
+        elif sum(now - at < rule.within for at in arrivals) >= rule.at_least:
+            self._firing.add(key)
+        return sorted(self._notify(now)) if (key in self._firing) != fired else []
 
     def edit(self, now: float, rules: dict[str, RuleUnderTest]) -> list[tuple[str, str, str, str]]:
         """Return what must be told because the rules are others now."""
@@ -186,7 +235,7 @@ class Model:
     def _notify(self, now: float) -> Iterator[tuple[str, str, str, str]]:
         groups: dict[tuple[str, str], set[str]] = {}
         for name, group in self._firing:
-            groups.setdefault((name, "" if self.rules[name].as_one else group), set()).add(group)
+            groups.setdefault((name, "" if self._rule(name).as_one else group), set()).add(group)
         self._said &= self._firing
         self._taken_back &= self._firing
         for key in [*self._told]:
@@ -196,7 +245,7 @@ class Model:
             yield from self._notify_group(key, members, now)
 
     def _notify_group(self, key: tuple[str, str], members: set[str], now: float) -> Iterator[tuple[str, str, str, str]]:
-        rule, told = self.rules[key[0]], self._told.get(key)
+        rule, told = self._rule(key[0]), self._told.get(key)
         audible = {group for group in members if self.silenced.get(group, 0.0) <= now}
         if told:
             told.known &= members
@@ -224,7 +273,12 @@ class Model:
                 told.acknowledged, told.last = False, now
                 yield from self._send("unacknowledged", key, told)
 
-    def _is_due(self, rule: RuleUnderTest, told: _Told, audible: set[str], said: bool, now: float) -> bool:
+    def _rule(self, name: str) -> RuleUnderTest | EventRuleUnderTest:
+        return EVENT_RULES[name] if name in EVENT_RULES else self.rules[name]
+
+    def _is_due(
+        self, rule: RuleUnderTest | EventRuleUnderTest, told: _Told, audible: set[str], said: bool, now: float
+    ) -> bool:
         if told.severity != rule.severity:
             return True
         if audible - told.known:

@@ -79,6 +79,8 @@ class Soak:
         for name in self._endpoints:
             self._heal(name)
         self._values = dict.fromkeys(GROUPS, 0.0)
+        for group in GROUPS:
+            await self._event("broken.over", group)
         while self._mesh.states.keys() - {key for key, state in self._mesh.states.items() if state != "firing"}:
             await self._window()
         while not self._notifier.idle:
@@ -160,6 +162,21 @@ class Soak:
             self._acknowledge(*self._chance.choice(self._model.firing), withdrawn=chance > 0.04)
         elif chance < 0.06:
             self._edit_channels()
+        await self._send_events()
+
+    async def _send_events(self) -> None:
+        """Let events come that should not be, now and then several at once, and some that tell that it is over."""
+        group = self._chance.choice(GROUPS)
+        if self._chance.random() < 0.05:
+            for _ in range(self._chance.choice([1, 2, 3, 4])):
+                await self._event("failed", group)
+        elif self._chance.random() < 0.02:
+            await self._event(self._chance.choice(["broken", "broken.over"]), group)
+
+    async def _event(self, name: str, group: str) -> None:
+        self._mesh.event(name, {"group": group})
+        self._count("event")
+        await self._compare(self._model.event(self._mesh.now, name, group))
 
     def _acknowledge(self, rule: str, group: str, *, withdrawn: bool) -> None:
         (key,) = [

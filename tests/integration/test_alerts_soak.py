@@ -20,6 +20,7 @@ from penstock.keys import ALERTS
 from penstock.redis.connection import client
 from penstock.schemas import DeliveryAttempt, Notification
 from penstock.testing import Emitted
+from penstock_services.alerts.evaluate import event as arrivals
 from penstock_services.alerts.notify import grouping
 from penstock_services.notifier.channels.telegram import BOT_API
 from penstock_services.notifier.config.config import Config, parse
@@ -58,7 +59,7 @@ async def test_each_channel_is_told_what_it_must_be_told_and_nothing_else(redis:
         soak.counts[what] for what in ("restart", "edit", "silence", "acknowledgement", "withdrawal", "other routes")
     )
     assert all(soak.counts[f"channel {what}"] for what in ("added", "removed", "renamed"))
-    assert all(soak.counts[what] for what in (*FAILURES, "message", "trouble"))
+    assert all(soak.counts[what] for what in (*FAILURES, "message", "trouble", "event"))
 
 
 @pytest.mark.parametrize("dead_letters", [False, True], ids=["given up", "even if they were dead letters"])
@@ -114,6 +115,13 @@ async def test_the_model_notices_a_group_that_joins_unheard(redis: Any, monkeypa
 
     with pytest.raises(AssertionError, match="at 20"):
         await Soak(redis, hours=12, seed=1).run()
+
+
+async def test_the_model_notices_an_event_that_ends_nothing(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "_end", lambda *_: None)
+
+    with pytest.raises(AssertionError, match=r"not told \{.*'resolved', 'broken'"):
+        await Soak(redis, hours=HOURS, seed=SEED).run()
 
 
 async def test_the_model_notices_a_channel_that_is_left_alone_for_too_long(
