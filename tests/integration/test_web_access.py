@@ -47,6 +47,56 @@ async def test_on_loopback_no_page_of_another_site_and_no_foreign_name_gets_in(s
 
 
 @pytest.mark.parametrize("service", OWN)
+async def test_nor_does_a_request_with_a_method_or_a_path_that_nobody_declared(service: str, server: Server) -> None:
+    async with serving(service, server) as port:
+        paths = {path for _, _, path in port.requests}
+        declared = {(method, path) for _, method, path in port.requests}
+        for path in sorted(paths | {"/", "/nowhere"}):
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
+                if (method, path) in declared:
+                    continue
+                assert await port(method, path) in (404, 405), (method, path)
+                assert await port(method, path, Origin="http://evil.example") == 403, (method, path)
+                assert await port(method, path, Sec_Fetch_Site="cross-site") == 403, (method, path)
+                assert await port(method, path, Host="evil.example") == 421, (method, path)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost:{port}", "http://localhost:{port}", 200),
+        ("LOCALHOST.:{port}", "http://localhost.:{port}", 200),
+        ("[::1]:{port}", "http://[::1]:{port}", 200),
+        ("[::1]:{port}", "http://[::1]", 403),
+        ("localhost", "http://localhost:1", 403),
+        ("localhost", "http://localhost.", 403),
+        ("localhost", "http://localhost.evil.example", 403),
+        ("localhost", "http://localhost@evil.example", 403),
+        ("localhost", "file://", 403),
+        ("localhost", "", 403),
+        ("localhost.evil.example", None, 421),
+        ("127.0.0.1.evil.example:{port}", None, 421),
+        ("[::1", None, 421),
+        ("[::1].evil.example", None, 421),
+        ("[localhost].evil.example", None, 421),
+        ("localhost:80@evil.example", None, 421),
+        ("0.0.0.0", None, 421),
+        ("[::]", None, 421),
+        ("2130706433", None, 421),
+        ("", None, 421),
+        ("", "null", 403),
+    ],
+)
+async def test_a_host_is_compared_as_a_whole_and_so_is_an_origin(
+    host: str, origin: str | None, status: int, server: Server
+) -> None:
+    async with serving("metrics", server) as port:
+        said = "" if origin is None else f"Origin: {origin}\r\n"
+        request = f"GET /v1/metrics HTTP/1.1\r\nHost: {host}\r\n{said}\r\n".replace("{port}", str(port.number))
+        assert await port.raw(request.encode()) == status
+
+
+@pytest.mark.parametrize("service", OWN)
 async def test_what_a_proxy_passes_on_is_not_taken_for_this_machine(service: str, server: Server) -> None:
     async with serving(service, server, hosts="shop.example") as port:
         for route, method, path in port.requests:

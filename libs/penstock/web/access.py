@@ -13,6 +13,7 @@ Three things are decided for every request of every service, in this order:
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ EVERYBODY = Caller("", scopes=frozenset(SCOPES))
 """Whoever reaches an open address."""
 NOBODY = Caller("")
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+_HOST = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([^:]*)(?::\d*)?")
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="penstock", Basic realm="penstock"'}
 
 
@@ -137,17 +139,17 @@ def _local_names() -> frozenset[str]:
 
 
 def _name(host: str) -> str:
-    """Return a Host without its port, in lower case."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+    """Return a Host without its port, in lower case; what is none is nobody's name as it stands."""
+    found = _HOST.fullmatch(host)
+    return (host if found is None else found[1] or found[2]).lower()
 
 
-def _authority(origin: str) -> str:
+def _authority(origin: str) -> str | None:
+    """Return host and port of an Origin; None of one that has none, such as `null`."""
     try:
-        return urlsplit(origin).netloc.lower()
+        return urlsplit(origin).netloc.lower() or None
     except ValueError:
-        return ""
+        return None
 
 
 def _is_address(name: str) -> bool:
