@@ -48,6 +48,8 @@ def test_it_is_up_and_does_a_job_as_its_readme_says(project: Path) -> None:
     mesh = Mesh(project, None, cwd=project)
     with mesh.up() as process:
         mesh.says("Penstock is ready")
+        mesh.says("Ctrl-C drains")
+        assert "order.placed" in mesh.output.partition("Try, in another terminal, with data that ")[2]
         said = mesh.cli(*shlex.split(emit)[1:])
         assert said.returncode == 0, said.stderr
         show = [*shlex.split(job.replace("ID", said.stdout.strip()))[1:], "--json"]

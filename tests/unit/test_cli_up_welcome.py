@@ -89,6 +89,26 @@ def test_to_services_of_ones_own_it_names_the_stream_and_leaves_the_type_open(
     ]
 
 
+def test_a_type_that_is_known_is_named_and_goes_through_a_gateway_that_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/penstock" if name == "penstock" else None)
+    mesh = topology.parse("""
+streams: {orders: {kind: work}, facts: {}}
+services:
+  gateway: {run: penstock_services.gateway, publishes: [orders]}
+  audit: {run: "own:audit", consumes: {facts: {}}}
+  shop: {run: "own:service", consumes: {orders: {}}}
+""")
+    text = welcome(Settings(), mesh, None, coloured=False, handled={"shop": ("orders", "order.placed")})
+
+    assert "Try, in another terminal, with data that shop takes:" in text
+    curl, *others = commands(text)
+    assert curl[1] == "http://127.0.0.1:8080/v1/events?stream=orders"
+    assert msgspec.json.decode(curl[-1]) == {"type": "order.placed", "data": {}}
+    assert others == [["penstock", "emit", "order.placed", "{}", "--stream", "orders"], ["penstock", "status"]]
+
+
 @pytest.mark.parametrize(
     ("services", "curl"),
     [

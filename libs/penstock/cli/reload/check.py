@@ -20,25 +20,31 @@ import msgspec
 from penstock.cli.up.programs import programs
 from penstock.errors import ConfigurationError, PenstockError
 from penstock.service.app import check_streams
+from penstock.service.handlers import Handlers
 from penstock.service.importing import load_service, load_services
 from penstock.topology import FILE, Topology, load
 
 
 class Report(msgspec.Struct):
-    """The files that count, and what is wrong with them in one line: nothing if they are sound."""
+    """The files that count, and what is wrong with them in one line: nothing if they are sound.
+
+    `handled` has for each service a stream and a type that it handles there, if there is one that is no pattern.
+    """
 
     files: list[str]
     error: str = ""
+    handled: dict[str, tuple[str, str]] = {}
 
 
 def report(topology: str, targets: list[str]) -> Report:
     """Import what is to run, and say whether it would."""
     files = {str(Path(topology or FILE).absolute())}
     error = ""
+    handled: dict[str, tuple[str, str]] = {}
     try:
         declared = load(topology or None)
         for target in targets:
-            files.update(_check(target, declared))
+            files.update(_check(target, declared, handled))
     except PenstockError as found:
         error = " ".join(str(found).split())
         files.update(_blamed(found))
@@ -47,11 +53,11 @@ def report(topology: str, targets: list[str]) -> Report:
     files = {path for path in files if _is_ours(path)}
     if error:  # a file that is missing shows in its folder
         files |= {str(Path(path).parent) for path in files if path.endswith(".py")}
-    return Report(sorted(files), error)
+    return Report(sorted(files), error, handled)
 
 
-def _check(target: str, topology: Topology) -> list[str]:
-    """Import a target; return the files of one that is only compiled.
+def _check(target: str, topology: Topology, handled: dict[str, tuple[str, str]]) -> list[str]:
+    """Import a target, and note in `handled` what a service takes; return the files of one that is only compiled.
 
     Raises:
         ConfigurationError: it would not.
@@ -59,16 +65,28 @@ def _check(target: str, topology: Topology) -> list[str]:
     kind, _, name = target.partition("=")
     if kind == "mesh":
         return [
-            file for one in programs(topology, jobs=name) for part in one.sources for file in _check(part, topology)
+            file
+            for one in programs(topology, jobs=name)
+            for part in one.sources
+            for file in _check(part, topology, handled)
         ]
     if kind == "jobs":
         load_services(name, variable="PENSTOCK_JOBS")
     elif kind == "service":
         service = load_service(name)
         check_streams(service, topology.service(service.name))
+        if sample := next(_plain(service.handlers), None):
+            handled[service.name] = sample
     else:  # to import what is run by `python -m` may run it
         return _compiled(name)
     return []
+
+
+def _plain(handlers: Handlers) -> Iterator[tuple[str, str]]:
+    """Yield the streams and types that are handled, but for patterns."""
+    for stream in handlers.streams:
+        for handler in handlers.on(stream):
+            yield from ((stream, kind) for kind in handler.types if not set(kind) & set("*?["))
 
 
 def _compiled(module: str) -> list[str]:

@@ -45,6 +45,10 @@ class Sources:
         self._seen = {**_stamps(files), **{path: before[path] for path in files if path in before}}
         return found.error
 
+    async def handled(self) -> dict[str, tuple[str, str]]:
+        """Return for each service a stream and a type that it handles there, as far as that is known."""
+        return (await self._report()).handled
+
     async def change(self) -> None:
         """Wait until a file is another than the last check saw, and no longer changes."""
         before = self._seen

@@ -201,15 +201,25 @@ class _Mesh:
     async def _welcome(self, supervisor: Supervisor) -> None:
         """Once all services are ready, or some are not for long, say where everything is and what to try."""
         readiness = Readiness(self._settings, self._topology, self._programs, supervisor.running)
-        late = await readiness.wait(_PATIENCE)
+        asking = asyncio.create_task(self._handled())
+        try:
+            late = await readiness.wait(_PATIENCE)
+            handled = {} if late else await asking  # who is late may be so in its imports
+        finally:
+            await end([asking])
         if not self._as_json:
-            greeting = welcome(self._settings, self._topology, self._server, late=late, coloured=self._lines.coloured)
-            self._lines.write(greeting)
+            places = self._settings, self._topology, self._server
+            self._lines.write(welcome(*places, late=late, handled=handled, coloured=self._lines.coloured))
         if late:
             _log.warning("not ready yet", services=late)
             await readiness.wait()
         if late or self._as_json:
             _log.info("ready" if self._as_json else "Penstock is ready now")
+
+    async def _handled(self) -> dict[str, tuple[str, str]]:
+        """Return for services of one's own a stream and a type that each handles there."""
+        own = [part for one in self._programs for part in one.sources if part.startswith("service=")]
+        return await Sources(own, self._settings.topology).handled() if own and not self._as_json else {}
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

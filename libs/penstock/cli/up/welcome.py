@@ -6,8 +6,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -32,9 +33,18 @@ class _Sample(msgspec.Struct, frozen=True):
 
 
 def welcome(
-    settings: Settings, topology: Topology, server: OwnServer | None, *, coloured: bool, late: Sequence[str] = ()
+    settings: Settings,
+    topology: Topology,
+    server: OwnServer | None,
+    *,
+    coloured: bool,
+    late: Sequence[str] = (),
+    handled: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> str:
-    """Return the text, with ANSI codes if `coloured`; `late` are services that are not ready yet."""
+    """Return the text, with ANSI codes if `coloured`; `late` are services that are not ready yet.
+
+    `handled` has for services of one's own a stream and a type that each handles there, as far as that is known.
+    """
     bold, dim, end = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if coloured else ("", "", "")
     places = [
         *_services(settings, topology),
@@ -44,7 +54,7 @@ def welcome(
     ]
     width = max(len(name) for name, _ in places) + 2
     headline = f"Penstock runs, and waits for {', '.join(late)}" if late else "Penstock is ready"
-    sample = _sample(topology)
+    sample = _sample(topology, handled)
     lines = [
         "",
         f"  {bold}{headline}{end}",
@@ -91,8 +101,8 @@ def _streams(topology: Topology) -> str:
     return ", ".join(name + (f" > {' + '.join(groups)}" if groups else "") for name, groups in readers.items())
 
 
-def _sample(topology: Topology) -> _Sample | None:
-    """Return an event that a service of this mesh handles; of one that does not ship only the stream is known."""
+def _sample(topology: Topology, handled: Mapping[str, tuple[str, str]]) -> _Sample | None:
+    """Return an event that a service of this mesh handles; of one that does not ship at least the stream is known."""
     read_here = {name: spec for name, spec in topology.services.items() if spec.run and spec.consumes}
     if any(spec.run == "penstock_services.worker" and INGEST in spec.consumes for spec in read_here.values()):
         ticket = {
@@ -103,9 +113,13 @@ def _sample(topology: Topology) -> _Sample | None:
             "timestamp": rfc3339(time.time()),
         }
         return _Sample(INGEST, "ticket.created", json_encoder.encode(ticket).decode())
-    for name, spec in read_here.items():
-        if not ships(spec.run or ""):
-            return _Sample(next(iter(spec.consumes)), "TYPE", "{}", f", with a TYPE and data that {name} takes")
+    own = [name for name, spec in read_here.items() if not ships(spec.run or "")]
+    for name in own:
+        if name in handled:
+            return _Sample(*handled[name], "{}", f", with data that {name} takes")
+    for name in own:
+        stream = next(iter(read_here[name].consumes))
+        return _Sample(stream, "TYPE", "{}", f", with a TYPE and data that {name} takes")
     return None
 
 
@@ -116,10 +130,14 @@ def _commands(settings: Settings, topology: Topology, sample: _Sample | None) ->
 def _publishing(settings: Settings, topology: Topology, sample: _Sample) -> list[str]:
     commands = []
     gateway = topology.services.get(GATEWAY)
-    if gateway is not None and gateway.run and sample.stream == INGEST:
+    takes = sample.stream == INGEST or (
+        gateway and sample.stream in gateway.publishes and sample.stream in topology.work
+    )
+    if gateway is not None and gateway.run and takes:
+        query = "" if sample.stream == INGEST else f"?stream={sample.stream}"
         event = f'{{"type":"{sample.type}","data":{sample.data}}}'
         commands += [
-            f"curl {url(settings)}/v1/events -H 'Content-Type: application/json' \\",
+            f"curl {shlex.quote(f'{url(settings)}/v1/events{query}')} -H 'Content-Type: application/json' \\",
             f"  -d {shlex.quote(event)}",
         ]
     data = shlex.quote(sample.data)
