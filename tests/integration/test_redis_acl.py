@@ -41,6 +41,7 @@ from tests.servers import Server, free_port, required_kinds, running_server
 
 ADMIN = "nobody-but-the-tests"
 MESH = yaml.safe_load((ROOT / "streams.yaml").read_text())
+MESH["include"] = ["penstock_services.containers"]
 MESH["streams"]["sales"] = {}
 MESH["services"] |= {
     "shop": {"consumes": {"events": {"retry": {"attempts": 1}}}, "publishes": ["sales"]},
@@ -200,6 +201,21 @@ def test_the_mesh_does_its_work_and_nothing_is_denied(fenced: Fenced) -> None:
     assert fenced.denials() == set()
 
 
+def test_the_containers_service_keeps_its_records_and_nothing_is_denied(fenced: Fenced) -> None:
+    env = fenced.env(
+        "containers", PENSTOCK_CONTAINERS_ENGINE=f"unix://{fenced.folder}/none", PENSTOCK_CONTAINERS_IMAGES="web"
+    )
+    log = fenced.folder / "containers.log"
+    with service_process("-m", "penstock_services.containers", env=env, log=log) as process:
+        declared = {"name": "web", "image": "web", "ports": {"http": {"container": 80}}}
+        fenced.raw.xadd("containers", {"type": "service.apply", "data": json.dumps(declared)})
+        eventually(lambda: {"job.completed", "engine.lost"} <= {*fenced.events("events")}, deadline=60, what="both")
+        process.terminate()
+        assert process.wait(20) == 0, log.read_text()
+    assert fenced.raw.hkeys("state:containers:services") == [b"web"]
+    assert fenced.denials() == set()
+
+
 @asynccontextmanager
 async def speaking_as(fenced: Fenced, user: str) -> AsyncIterator[AsyncRedis]:
     lanes = Lanes(redis_url(fenced.settings(user)), name="test")
@@ -282,6 +298,9 @@ READ_EVENTS = "return redis.call('XRANGE', KEYS[1], '-', '+')"
         ("notifier", f"EVAL|{READ_EVENTS}|1|events"),
         ("metrics", "XADD ingest * type t"),
         ("metrics", "GET state:alerts:alerts"),
+        ("containers", "HGETALL state:alerts:alerts"),
+        ("containers", "LINSERT state:containers:list BEFORE a b"),
+        ("containers", "XADD alerts * type alert.triggered"),
         ("gateway", "XADD dlq * type t"),
         ("gateway", "XACK ingest worker 1-0"),
         ("penstock-read", "XADD ingest * type t"),

@@ -353,17 +353,13 @@ def _notifies(rights: _Rights) -> None:
     rights.write("hset hdel", keys.state(alerts.SERVICE, alerts.ACKNOWLEDGEMENTS))  # somebody has pressed a button
 
 
-def _keeps_containers(rights: _Rights) -> None:
-    rights.run("hget hgetall hkeys hexists hset hdel")
-
-
 _SHIPPED: dict[str, Callable[[_Rights], None]] = {
     _GATEWAY: _serves_http,
     "worker": _works,
     windows.SERVICE: _counts,
     alerts.SERVICE: _alerts,
     deliveries.SERVICE: _notifies,
-    "containers": _keeps_containers,
+    "containers": lambda _: None,  # its hashes need no more than every service has
 }
 
 
