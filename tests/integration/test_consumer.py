@@ -31,9 +31,10 @@ from penstock.event import encode_retry
 from penstock.service import intake
 from penstock.service.outcome import Outcome
 from penstock.service.runtime import Runtime
-from penstock.streams import heartbeat, rescue
+from penstock.streams import heartbeat, read, rescue
 from penstock.times import rfc3339
 from penstock.topology import parse
+from tests.chaos.torture.link import Link
 from tests.hands import Raw, fields_of
 from tests.mesh import eventually, running, settled
 from tests.servers import Server, required_kinds, running_server
@@ -915,6 +916,39 @@ async def test_after_a_flush_groups_come_back_and_work_goes_on(service: Service,
             await eventually(lambda: types(raw) == ["done.2"], what="the second is done")
 
     assert any("consumer groups were gone" in line["event"] for line in lines)
+
+
+async def test_what_a_read_takes_that_arrives_after_it_was_given_up_is_handled_within_seconds_and_once(
+    service: Service, server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = []
+
+    @service.on("ingest")
+    async def handle(data: Any) -> None:
+        handled.append(data)
+
+    monkeypatch.setattr(intake, "_BLOCK_MS", 100)
+    monkeypatch.setattr(read, "_MARGIN", 0.5)
+    link = Link(server.socket)
+    await link.start()
+    try:
+        with structlog.testing.capture_logs() as lines:
+            async with running(service, MESH, server, redis_url=link.url):
+                late = await link.hold_request(b"BLOCK")
+                holding = asyncio.create_task(link.hold_request(b"BLOCK"))  # whose reader will wait
+                monkeypatch.setattr(read, "_MARGIN", 30.0)
+                in_time = await holding
+                assert [line for line in lines if line["event"] == "reading again"], "what is pending was looked at"
+                add(raw, "t", 1)
+                late.flowing.set()
+                await eventually(lambda: raw.xpending("ingest", "worker")["pending"] == 1, what="the late read took it")
+                assert not handled
+                in_time.flowing.set()
+                await eventually(done(raw), what="it is handled")
+    finally:
+        await link.aclose()
+
+    assert handled == [1]
 
 
 @pytest.mark.parametrize("by", ["XTRIM", "XDEL"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -19,6 +20,8 @@ _BLOCK_MS = 2_000
 _MOST_BYTES = 8_000_000  # about what one read may bring
 _PAUSED = 0.25  # seconds between looks at the breakers while there is nothing to read for
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_LOOKS = 1, 2, 4, 8, 16, 32
+"""Seconds after a read that failed at which to look for what it took late; beyond, what nobody holds is swept up."""
 _log = structlog.get_logger("penstock.intake")
 
 
@@ -44,7 +47,11 @@ class Appetite:
 
 
 class Intake:
-    """Feeds a dispatcher from a reader: own pending entries first, after every start and every error."""
+    """Feeds a dispatcher from a reader: own pending entries first, after every start and every error.
+
+    And again for a while after an error: a read that was given up may still be on its way, and takes entries when it
+    arrives. However late it is, they wait for about as long again.
+    """
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class Intake:
         self._sources = sources
         self._reading = False
         self._trouble = ""
+        self._looks: list[float] = []  # when to look for what a read took that was given up, by `time.monotonic`
 
     @property
     def trouble(self) -> str:
@@ -88,6 +96,7 @@ class Intake:
                     await self._read_once()
             except Exception as error:
                 self._reading = False
+                self._looks = [time.monotonic() + seconds for seconds in _LOOKS]
                 if not self._explain(error):
                     raise
             await asyncio.sleep(pause)
@@ -104,13 +113,21 @@ class Intake:
     async def _resume(self) -> None:
         """Take up entries that are ours but not in flight: a reply that never arrived left them pending."""
         after: dict[str, str] = {}
-        while rows := await self._reader.pending(after, count=self._appetite.most(100)):
+        while True:
+            known = set(self._dispatcher.in_flight)  # as of before the read: what is settled during it is not new
+            rows = await self._reader.pending(after, count=self._appetite.most(100))
+            if not rows:
+                return
             self._appetite.learn(rows)
-            self._dispatcher.accept(rows)
+            self._dispatcher.accept([row for row in rows if (row[0].index, row[1]) not in known])
             after.update({source.key: entry_id for source, entry_id, _ in rows})
 
     async def _read_once(self) -> None:
         free = await self._dispatcher.room()
+        if self._looks and time.monotonic() >= self._looks[0]:
+            del self._looks[0]
+            await self._resume()
+            return
         wanted = [source for source in self._sources if not self._dispatcher.paused(source.stream)]
         if not wanted or not self._heartbeat.steady:
             await asyncio.sleep(_PAUSED)

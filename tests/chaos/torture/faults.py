@@ -66,7 +66,7 @@ KINDS: dict[str, Kind] = {
     "delay": Kind(3, lambda rng: {**_process(0.5, 3.0)(rng), "milliseconds": rng.randint(5, 150)}),
     "drop": Kind(2, _process(0.2, 8.0)),
     "drop-one": Kind(2, _connection(0.2, 1.5)),
-    "drop-late": Kind(1, _process(0.2, 1.5), "a read that arrives after its reader gave up strands entries for 60 s"),
+    "drop-late": Kind(1, _process(0.2, 1.5)),
     "refuse": Kind(2, _process(0.2, 2.0)),
     "mute": Kind(1, _connection(2.5, 8.0)),
     "blackout": Kind(1, _seconds(2.5, 10.0)),

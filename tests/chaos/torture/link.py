@@ -42,6 +42,7 @@ class Link:
         self.flowing.set()
         self._needle: bytes | None = None
         self._lost = asyncio.Event()
+        self._to_hold: tuple[bytes, asyncio.Future[Pipe]] | None = None
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -79,6 +80,12 @@ class Link:
         finally:
             self._needle = None
 
+    async def hold_request(self, needle: bytes) -> Pipe:
+        """Wait for the next request that holds `needle`, and hold it back until its pipe, returned, flows again."""
+        held: asyncio.Future[Pipe] = asyncio.get_running_loop().create_future()
+        self._to_hold = needle, held
+        return await held
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving = asyncio.current_task()
         assert serving is not None
@@ -105,6 +112,10 @@ class Link:
     async def _forward(self, pipe: Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
+                if self._to_hold is not None and self._to_hold[0] in data:
+                    pipe.flowing.clear()
+                    self._to_hold[1].set_result(pipe)
+                    self._to_hold = None
                 await self._travel(pipe)
                 if self._needle is not None and self._needle in data:
                     self._needle = None
