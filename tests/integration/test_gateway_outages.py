@@ -50,6 +50,18 @@ def test_while_redis_is_down_all_is_503_but_livez_and_then_all_goes_on(own_serve
             assert raw.xlen("ingest") == 1
 
 
+def test_more_requests_at_once_than_there_are_connections_to_redis_are_all_answered(
+    own_server: Server, tmp_path: Path
+) -> None:
+    with running_gateway(own_server, tmp_path) as gateway, own_server.client() as raw:
+        path = f"/v1/jobs/{gateway.post(EVENT).json['job_id']}"
+        raw.execute_command("CLIENT PAUSE", 1_000, "ALL")  # so that they are all there before one is answered
+        with ThreadPoolExecutor(150) as threads:
+            answers = list(threads.map(lambda _: gateway.get(path), range(150)))
+
+    assert [answer.body for answer in answers if answer.status != 200] == []
+
+
 @on_every_server
 def test_out_of_memory_is_503_and_nothing_is_half_enqueued(own_server: Server, tmp_path: Path) -> None:
     key = {"Idempotency-Key": "k"}
