@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from penstock.redis.connection import blocking_client, client, unavailable
+from tests.command_line import Cli
 from tests.processes import DEADLINE
 from tests.servers import BINARIES, Server, free_port, running_server
 
@@ -29,12 +30,12 @@ def authority(folder: Path, name: str) -> None:
             "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}")  # fmt: skip
 
 
-def certificate(folder: Path, name: str, *, by: str, names: str) -> None:
+def certificate(folder: Path, name: str, *, by: str, names: str, days: int = 2) -> None:
     (folder / f"{name}.ext").write_text(f"subjectAltName={names}\n")
     openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
             "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")  # fmt: skip
     openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{by}.crt", "-CAkey", f"{by}.key",
-            "-CAcreateserial", "-days", "2", "-out", f"{name}.crt", "-extfile", f"{name}.ext")  # fmt: skip
+            "-CAcreateserial", "-days", str(days), "-out", f"{name}.crt", "-extfile", f"{name}.ext")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     authority(folder, "ours")
     authority(folder, "theirs")
     certificate(folder, "server", by="ours", names="IP:127.0.0.1")
+    certificate(folder, "expired", by="ours", names="IP:127.0.0.1", days=-1)
     certificate(folder, "client", by="ours", names="DNS:client")
     certificate(folder, "stranger", by="theirs", names="DNS:client")
     return folder
@@ -151,3 +153,19 @@ async def test_an_answer_after_the_handshake_is_told_as_the_answer_it_is(folder:
     address = url(folder, tls[1]) + "&username=nobody&password=wrong"
     assert await said(address) == "wrong user name or password"
     assert await said_to_a_thread(address) == "wrong user name or password"
+
+
+def test_a_command_tells_an_expired_certificate_another_name_and_an_unknown_authority(
+    folder: Path, tls: tuple[Server, int], tmp_path: Path
+) -> None:
+    port = free_port()
+    options: tuple[str, ...] = ("--tls-port", str(port), "--tls-cert-file", str(folder / "expired.crt"))
+    options += ("--tls-key-file", str(folder / "expired.key"), "--tls-ca-cert-file", str(folder / "ours.crt"))
+    with running_server("redis-7", *options):
+        for address, words in (
+            (url(folder, port), "has it expired"),
+            (url(folder, tls[1], host="localhost"), "another name"),
+            (url(folder, tls[1], ca="theirs"), "nobody we know has signed"),
+        ):
+            done = Cli(address, tmp_path)("status")
+            assert (done.returncode, words in done.stderr) == (3, True), done.stderr
