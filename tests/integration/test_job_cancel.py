@@ -18,7 +18,7 @@ from penstock.topology import parse
 from tests.command_line import Cli
 from tests.gateways import running_gateway
 from tests.hands import Raw, connected, fields_of
-from tests.mesh import DEADLINE, eventually, running
+from tests.mesh import DEADLINE, eventually, running, settled
 from tests.processes import ROOT
 from tests.servers import Server
 
@@ -249,7 +249,7 @@ async def test_each_job_runs_or_is_cancelled_and_never_both(server: Server, raw:
             await eventually(
                 lambda: len(told(raw)) + len(told(raw, "job.completed")) == len(jobs), what="each has an end"
             )
-            await eventually(lambda: raw.xpending("orders", "shop")["pending"] == 0, what="all are settled")
+            await eventually(lambda: settled(raw, "orders", "shop"), what="what is cancelled is read, and settled, too")
 
     ran = one.ran + other.ran
     assert sorted(ran) == sorted(set(jobs) - cancelled)
