@@ -11,6 +11,13 @@ def writable(text: str) -> str:
     return text if replaced == text else replaced
 
 
+def written_out(text: str) -> str:
+    """Return the text with what could steer a terminal, or turn its text around, written out; lines stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text)
+
+
 def shown(value: object) -> str:
     """Return the repr of a value, or the name of its class if that has none."""
     try:

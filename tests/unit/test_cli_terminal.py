@@ -68,6 +68,12 @@ def test_a_table_shows_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
     assert rows == ["name   count   text", "a          1   [bold]x[/] :bug:", "b         22   y"]
 
 
+def test_no_cell_of_a_table_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["type"], [["\x1b[31mred\x9b0m\u202eback\u2028line  \u2581 \u2588"]])
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row == "\ufffd[31mred\ufffd0m\ufffdback\ufffdline  \u2581 \u2588"
+
+
 def test_json_for_a_terminal_is_the_same_json_and_steers_nothing() -> None:
     data = {"error": "a\x1b[2J\x7f\x9b31m\u202etxt.exe\u2028\U000e0041 ü 東 😀"}
     text = harmless(msgspec.json.encode(data).decode())

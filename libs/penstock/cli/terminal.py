@@ -85,7 +85,7 @@ def make_table(
             name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=name in unfolded
         )
     for row in rows:
-        table.add_row(*(cell for name, cell in zip(columns, row, strict=True) if name in least))
+        table.add_row(*(_safe(cell) for name, cell in zip(columns, row, strict=True) if name in least))
     return table
 
 
@@ -102,6 +102,11 @@ def printable(text: str) -> str:
     """Return the text on one line, and with what could steer a terminal or turn its text around replaced."""
     line = " ".join(text.split())
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+
+
+def _safe(cell: str) -> str:
+    """Return a cell with its blanks, and with what could steer a terminal replaced: whoever filled it may forget to."""
+    return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in cell)
 
 
 class Lines:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from penstock.telemetry.current import current
-from penstock.text import shown, writable
+from penstock.text import shown, writable, written_out
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -83,7 +83,11 @@ def _console_renderer() -> Callable[[Any, str, MutableMapping[str, Any]], str]:
 
     def render_console(logger: Any, name: str, line: MutableMapping[str, Any]) -> str:
         try:
-            return writable(str(render(logger, name, {**line})))
+            told = structlog.processors.format_exc_info(logger, name, {**line})
+            safe = {
+                key: written_out(writable(value)) if isinstance(value, str) else value for key, value in told.items()
+            }
+            return writable(str(render(logger, name, safe)))
         except Exception:  # noqa: BLE001 - as for JSON
             return writable(str(render(logger, name, _plain(line))))
 
