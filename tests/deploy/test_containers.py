@@ -27,7 +27,7 @@ from tests.deploy.engine import Engine
 from tests.processes import eventually, service_process
 from tests.servers import Server
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600), pytest.mark.xdist_group("docker")]
 IMAGE = "penstock-test/web:1"
 WEB: dict[str, Any] = {
     "name": "web",
