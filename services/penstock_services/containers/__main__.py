@@ -3,12 +3,13 @@
 import sys
 
 from penstock.service.main import main, report_errors
-from penstock_services.containers import commands
-from penstock_services.containers.service import build
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        with report_errors():
+    with report_errors():
+        from penstock_services.containers import commands
+        from penstock_services.containers.service import build
+
+        if sys.argv[1:]:
             commands.run(sys.argv[1:])
-    else:
-        main(build)
+        else:
+            main(build)

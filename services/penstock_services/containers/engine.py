@@ -9,12 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import docker
-import requests
-from docker.errors import APIError, DockerException, NotFound
-
+from penstock.errors import ConfigurationError
 from penstock.times import seconds_of
 from penstock_services.containers.model import Container, Declaration
+
+try:
+    import docker
+    import requests
+    from docker.errors import APIError, DockerException, NotFound
+except ModuleNotFoundError as error:
+    raise ConfigurationError(f"the containers service needs {error.name}: pip install 'penstock[containers]'") from None
 
 _LABEL = "penstock."
 _TAIL = 20  # lines of its log that a failure tells
