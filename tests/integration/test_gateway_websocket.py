@@ -345,6 +345,14 @@ async def test_one_reader_serves_whoever_follows_and_stops_with_the_last(raw: Ra
     await eventually(lambda: reads() == 0, deadline=8, what="nobody reads")
 
 
+async def test_nothing_is_told_of_a_subscription_before_it_is_answered(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "PING", 0)  # all the time it is said how far all is told
+    async with serving("gateway", server) as port, web_socket(port.number) as socket:
+        assert (await socket.ask("subscribe", "a", types=["paid"]))["event"] == "ready"
+
+
 async def test_silence_is_broken_by_how_far_all_is_told(
     server: Server, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
