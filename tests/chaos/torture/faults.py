@@ -22,14 +22,10 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of fault: how often it comes beside the others, and what is drawn of it.
-
-    `off` says why it is not done unless asked for: it shows a fault of the core that is known and not mended.
-    """
+    """A kind of fault: how often it comes beside the others, and what is drawn of it."""
 
     weight: float
     draw: Draw
-    off: str = ""
 
 
 def _seconds(least: float, most: float) -> Draw:
@@ -84,10 +80,9 @@ KINDS: dict[str, Kind] = {
     # The operator
     "replay": Kind(1, _process()),
 }
-ON = frozenset(name for name, kind in KINDS.items() if not kind.off)
 
 
-def schedule(seed: int, *, seconds: float, rate: float, kinds: Collection[str] = ON) -> list[Fault]:
+def schedule(seed: int, *, seconds: float, rate: float, kinds: Collection[str] = KINDS.keys()) -> list[Fault]:
     """Draw `rate` faults per second.
 
     Those of other `kinds` are drawn too and left out: what is on changes nothing about the rest.
