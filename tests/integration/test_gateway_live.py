@@ -330,14 +330,19 @@ async def test_a_stream_outlives_redis(own_server: Server, tmp_path: Path) -> No
                 add(raw, 1)
             told = await stream.take(1)
             own_server.kill()
-            async with event_source(gateway.port, "/v1/stream", last_id=stream.last_id) as refused:
-                status = refused.response.status
-            own_server.start()
-            with own_server.client() as raw:
-                add(raw, 2)
-            told += await stream.take(1)
+            refused = []
+            for address, last_id in ("/v1/stream", stream.last_id), ("/v1/jobs/j-1/events", ""):
+                async with event_source(gateway.port, address, last_id=last_id) as asking:
+                    refused.append(asking.response.status)
+            async with event_source(gateway.port, "/v1/stream?type=counted") as another:
+                assert (await another.take(1))[0].name == "ready"
+                own_server.start()
+                with own_server.client() as raw:
+                    add(raw, 2)
+                told += await stream.take(1)
+                assert numbers(await another.take(1)) == [2]
 
-    assert (numbers(told), status) == ([1, 2], 503)
+    assert (numbers(told), refused) == ([1, 2], [503, 503])
 
 
 async def test_a_gateway_that_is_asked_to_stop_ends_its_streams(server: Server, gateway: Gateway) -> None:
