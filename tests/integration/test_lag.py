@@ -66,6 +66,17 @@ async def test_what_was_counted_is_not_counted_again_but_for_a_part(server: Serv
     assert again < 30
 
 
+async def test_one_call_counts_what_one_call_can(server: Server, raw: Raw) -> None:
+    entries = fill(raw, 300)
+    async with connected(server) as client:
+        counter = LagCounter(client)
+        for read, left in (0, 300), (0, 300), (100, 200):
+            await count(client, b"0-0")  # the server knows the script
+            before = scripts_run(raw)
+            assert await count(client, entries[read - 1] if read else b"0-0", counter=counter) == left
+            assert scripts_run(raw) - before == 1
+
+
 async def test_what_is_trimmed_or_deleted_unread_is_counted_no_more(server: Server, raw: Raw) -> None:
     entries = fill(raw, 30_000)
     async with connected(server) as client:

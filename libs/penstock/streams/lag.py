@@ -72,6 +72,8 @@ class _Counted:
         if not self._start or entry_order(start) < entry_order(self._start):
             self._pages.clear()  # somebody is further behind
         self._start = start
+        if self._pages and self._pages[-1].entries < _PAGE:
+            del self._pages[-1]  # it may be continued
         while self._pages and entry_order(self._pages[0].last) <= entry_order(start):
             del self._pages[0]
         while self._pages and not (left := await self._between(start, self._pages[0].last)):
@@ -82,11 +84,13 @@ class _Counted:
         await self._go_on(most)
 
     async def after(self, position: str) -> int:
-        """Count what comes after a position that does not lie before the start."""
+        """Return how much comes after a position that does not lie before the start."""
         at = bisect_right(self._pages, entry_order(position), key=lambda page: entry_order(page.last))
         if at == len(self._pages):
             return 0
         later = sum(page.entries for page in self._pages[at + 1 :])
+        if position == self._start:  # then that page has just been counted from there
+            return later + self._pages[at].entries
         return later + await self._between(position, self._pages[at].last)
 
     async def _count_again(self) -> None:
@@ -97,8 +101,6 @@ class _Counted:
             self._pages[self._turn] = _Page(last, await self._between(begin, last))
 
     async def _go_on(self, most: int | None) -> None:
-        if self._pages and self._pages[-1].entries < _PAGE:
-            del self._pages[-1]  # it may be continued
         counted, is_all = 0, False
         while not is_all and (most is None or counted < most):
             begin = self._pages[-1].last if self._pages else self._start
