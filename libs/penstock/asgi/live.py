@@ -69,14 +69,14 @@ class LiveStreams:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/")
+        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         if scope["type"] == "websocket":
             if name != "ws":
                 raise Problem(404, "there is nothing at this address")
-            await self._socket(scope, receive, send)
+            await self._socket(scope, receive, send, query)
             return
         if scope["type"] != "http":
             raise RuntimeError(f"live streams are there over HTTP and WebSocket, not {scope['type']}")
-        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         method = scope["method"]
         match name.split("/"):
             case ["tickets"] if method == "POST":
@@ -120,10 +120,9 @@ class LiveStreams:
             finally:
                 await end([leaving])
 
-    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _socket(self, scope: Scope, receive: Receive, send: Send, query: Mapping[str, str]) -> None:
         await receive()  # websocket.connect
         live, _ = self._of(scope)
-        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         offered = scope.get("subprotocols") or ()
         viewer = await self._viewer(scope, presented(query.get("ticket"), ",".join(offered)))
         connection = Connection(viewer, "websocket")

@@ -84,10 +84,8 @@ class MemoryMesh:
         _check(services)
         self._streams = Streams()
         self._streams.follow(self._keys.stream(DEAD_LETTERS), lambda *entry: self._dead.append(entry))
-        for stream in {self.topology.reports(stream) for stream in self.topology.work} - {None}:
-            self._streams.follow(
-                self._keys.stream(str(stream)), lambda _, fields: self.watches.tell_report(_pairs(fields))
-            )
+        for stream in filter(None, {self.topology.reports(stream) for stream in self.topology.work}):
+            self._streams.follow(self._keys.stream(stream), lambda _, fields: self.watches.tell_report(_pairs(fields)))
         consumptions = [self._make(service) for service in services]
         for consumption in consumptions:
             task = asyncio.create_task(consumption.run(), name=consumption.name)
