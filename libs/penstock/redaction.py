@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import html
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -17,6 +19,7 @@ _SHORTEST = 6  # characters; taking shorter ones out would riddle every text, an
 _SHORTEST_PART = 8  # of one that is part of another
 _USER = re.compile(r"://[^/?#@:]*:")
 _SAFE_QUERY = frozenset({"db", "protocol", "timeout", "socket_timeout", "ssl_cert_reqs", "ssl_check_hostname"})
+_VALUE = re.compile(r'=\s*"?([^\s,;="]+)')  # of a cookie, or a parameter
 _TELLING = re.compile(r"auth|token|key|secret|cookie|signature|password|session", re.IGNORECASE)
 
 
@@ -79,12 +82,13 @@ def header_secrets(headers: Mapping[str, str]) -> set[str]:
 
 
 def forms(secrets: Iterable[str | None]) -> tuple[str, ...]:
-    """Return each secret as it is, percent-encoded and decoded, and in base64: an endpoint may echo any of them."""
+    """Return each secret in every form that may be echoed: as it is, and as addresses, JSON and HTML write it."""
     found: dict[str, None] = {}
     for secret in filter(None, secrets):
         raw = _bytes(secret)
         encoded = base64.b64encode(raw).decode()
         found.update(dict.fromkeys((secret, quote(raw, safe=""), unquote(secret), encoded, encoded.rstrip("="))))
+        found.update(dict.fromkeys((json.dumps(secret, ensure_ascii=False)[1:-1], html.escape(secret))))
     return tuple(found)
 
 
@@ -105,6 +109,7 @@ def parts_of(value: str) -> Iterator[str]:
             yield from _of_basic(rest)
     else:
         rest = value
+    yield from _VALUE.findall(rest)
     yield from (part for part in re.split(r"[\s,;=\"]+", rest) if len(part) >= _SHORTEST_PART and part != scheme)
     if ":" in value:
         yield value.rpartition(":")[2].strip()

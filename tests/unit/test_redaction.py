@@ -76,3 +76,9 @@ def test_a_credential_that_is_no_utf8_is_taken_out_in_every_form() -> None:
     secrets = header_secrets({"X-Api-Key": sent.decode(errors="surrogateescape"), "X-Token": "half-\ud83d-token"})
     said = f"{base64.b64encode(sent).decode()} k3y-%F5%D7-of-it half-\ud83d-token"
     assert redact(said, secrets) == "*** *** ***"
+
+
+def test_the_value_of_a_cookie_and_what_json_and_html_make_of_a_secret_are_taken_out() -> None:
+    secrets = header_secrets({"Cookie": "session=abc1234; theme=dark", "X-Api-Key": 'k3y-"<of>-it'})
+    said = r'abc1234, {"key":"k3y-\"<of>-it"}, <b>k3y-&quot;&lt;of&gt;-it</b>, session, dark'
+    assert redact(said, secrets) == '***, {"key":"***"}, <b>***</b>, session, dark'
