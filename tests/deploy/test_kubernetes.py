@@ -228,6 +228,7 @@ def test_a_pod_has_its_own_secrets_only_and_takes_redis_s_password_whatever_is_i
     settings = Settings.from_env(given)
     assert urlsplit(redis_url(settings)).password == quote("a/pass@word:#1", safe="")
     assert settings.scrape_secret == "presented-at-metrics-0123456789"
+    assert not settings.demo_webhook, "everybody knows its secret"
 
 
 def test_while_a_secret_is_replaced_the_old_one_and_the_new_one_hold(

@@ -150,7 +150,9 @@ def test_an_unclear_wish_is_refused_with_a_sentence(cli: Cli, arguments: tuple[s
 
 
 def test_what_an_event_says_cannot_steer_the_terminal(cli: Cli, raw: Any) -> None:
-    [letter] = bury(raw, 1, cause="\x1b[2J\x1b]0;owned\x07", kind="\x1b[31mred")
-    for shown in (cli("dlq", "ls"), cli("dlq", "ls", "--letters"), cli("dlq", "show", letter)):
-        assert "\x1b" not in shown.stdout
-        assert "\x07" not in shown.stdout
+    steering = "\x1b\x07\x7f\x9b\u202e"
+    [letter] = bury(raw, 1, cause=f"{steering}[2J", kind=f"{steering}[31mred")
+    for line in ("ls", "ls --letters", f"show {letter}", "ls --json", f"show {letter} --json", "export"):
+        shown = cli("dlq", *line.split())
+        assert not set(steering) & set(shown.stdout), (line, shown)
+        assert "[2J" in shown.stdout, (line, shown)

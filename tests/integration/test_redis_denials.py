@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,23 @@ def test_readiness_names_the_right_that_is_missing_and_comes_back_with_it(
         as_narrow(server, raw)
         eventually(worker.ready, what="it is ready again")
         eventually(lambda: raw.exists("events"))
+
+
+def test_the_gateway_names_the_script_of_which_something_is_denied_the_first_time_too(
+    server: Server, raw: Any, tmp_path: Path
+) -> None:
+    """A server that does not know the script is sent its text: older ones then say nothing of what they deny in it."""
+    port = free_port()
+    env = as_narrow(server, raw) | {"PENSTOCK_GATEWAY_PORT": str(port)}
+    with service_process("-m", "penstock_services.gateway", env=env, log=tmp_path / "log") as process:
+        gateway = Gateway(port, process, tmp_path / "log")
+        eventually(gateway.ready, what="it is ready")
+        as_narrow(server, raw, without="xadd")
+        raw.script_flush()
+        refused = gateway.post({"type": "t", "data": {}})
+        assert refused.status == 503
+        assert "user narrow may not run" in refused.detail
+        assert re.search(r"\(script publish on \S+, ingest\)", refused.detail)
 
 
 def test_a_heartbeat_names_the_key_it_may_not_use(server: Server, raw: Any, tmp_path: Path) -> None:

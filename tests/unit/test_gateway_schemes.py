@@ -19,6 +19,7 @@ from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook as Judge
 from stripe import WebhookSignature as StripeJudge
 
+from penstock.config import Duration
 from penstock.topology import HmacOptions, TokenOptions, Webhook
 from penstock_services.gateway.schemes import SCHEMES, BadSignature, Scheme, Signed, Verified
 
@@ -88,6 +89,12 @@ def test_the_published_slack_vector_is_accepted() -> None:
         verify(scheme("slack", SLACK_SECRET), headers, SLACK_BODY, SLACK_AT + 301)
 
 
+def test_slack_s_second_try_of_an_event_is_known_although_it_is_signed_anew() -> None:
+    slack, body = scheme("slack", SLACK_SECRET), b'{"type":"event_callback","event_id":"Ev1"}'
+    keys = {verify(slack, slack.sign(body, at).headers, body, at).key for at in (SLACK_AT, SLACK_AT + 60)}
+    assert keys == {"Ev1"}
+
+
 def test_the_published_twilio_vector_is_accepted() -> None:
     assert verify(scheme("twilio", "12345"), {"X-Twilio-Signature": TWILIO_SIGNATURE}, TWILIO_BODY).key
 
@@ -140,6 +147,8 @@ def test_shopify_signs_the_body_in_base64() -> None:
 def test_gitlab_sends_the_secret_itself() -> None:
     headers = {"X-Gitlab-Token": "gitlab-secret", "Idempotency-Key": "k-1"}
     assert verify(scheme("gitlab", "gitlab-secret"), headers, b"{}").key == "k-1"
+    older = {"X-Gitlab-Token": "gitlab-secret", "X-Gitlab-Event-UUID": "u-1"}
+    assert verify(scheme("gitlab", "gitlab-secret"), older, b"{}").key == "u-1"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +214,15 @@ def test_the_published_hmac_vectors_are_accepted_in_hex_and_in_base64(algorithm:
     encoded = base64.b64encode(bytes.fromhex(digest)).decode()
     found = scheme("hmac", "Jefe", hmac=HmacOptions(header="X-Sig", algorithm=algorithm, encoding="base64"))
     assert verify(found, {"X-Sig": encoded}, body).key == encoded
+
+
+def test_a_configured_hmac_has_its_own_tolerance() -> None:
+    options = HmacOptions(header="X-Sig", signed="{timestamp}.{body}", timestamp="X-At", tolerance=Duration(10))
+    found = scheme("hmac", GITHUB_SECRET, hmac=options)
+    headers = found.sign(b"{}", SIGNED_AT).headers
+    assert verify(found, headers, b"{}", SIGNED_AT + 10)
+    with pytest.raises(BadSignature, match="clocks"):
+        verify(found, headers, b"{}", SIGNED_AT + 11)
 
 
 def test_a_configured_hmac_can_be_githubs() -> None:

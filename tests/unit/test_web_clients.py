@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,12 @@ def test_a_secret_is_given_plain_or_hashed_and_several_while_one_is_replaced(
     assert found(known, SECRET) == "shop"
     if OTHER in value:
         assert found(known, OTHER) == "shop"
+
+
+def test_a_secret_is_given_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    monkeypatch.setenv("SHOP_SECRET_FILE", str(tmp_path / "secret"))
+    assert found(clients(shop=spec()), SECRET) == "shop"
 
 
 def test_what_prometheus_presents_may_be_one_of_several_while_it_is_replaced() -> None:

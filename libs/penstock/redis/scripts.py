@@ -25,22 +25,28 @@ class Script:
     async def __call__(self, client: AsyncRedis, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script; its reply is whatever the file's head says it returns."""
         try:
-            return await client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
-        except Exception as error:
-            if not _is_unknown(error):
-                error.add_note(f"script {self.name} on {', '.join(keys)}")
-                raise
+            try:
+                return await client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
+            except Exception as error:
+                if not _is_unknown(error):
+                    raise
             return await client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)
+        except Exception as error:
+            error.add_note(f"script {self.name} on {', '.join(keys)}")  # what Redis denies in it does not say so
+            raise
 
     def run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script from a thread."""
         try:
-            return client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
-        except Exception as error:
-            if not _is_unknown(error):
-                error.add_note(f"script {self.name} on {', '.join(keys)}")
-                raise
+            try:
+                return client.execute_command(self._by_digest, self._digest, len(keys), *keys, *arguments)
+            except Exception as error:
+                if not _is_unknown(error):
+                    raise
             return client.execute_command(self._by_text, self._text, len(keys), *keys, *arguments)
+        except Exception as error:
+            error.add_note(f"script {self.name} on {', '.join(keys)}")  # what Redis denies in it does not say so
+            raise
 
 
 def _is_unknown(error: Exception) -> bool:
